@@ -1,0 +1,25 @@
+"""Time, handed in. Whatever waits or measures takes a `Clock`, so that tests decide how time passes."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Three views of time.
+
+    `monotonic` measures spans (seconds, never stepped); `wall` stamps records (Unix seconds, may be stepped by an
+    operator or NTP); `sleep` waits (seconds).
+    """
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+def rfc3339(unix_s: float) -> str:
+    """`unix_s` as RFC 3339 in UTC with microseconds: `2026-03-02T09:00:00.000000Z`."""
+    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

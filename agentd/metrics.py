@@ -1,0 +1,95 @@
+"""Counters and gauges, rendered as Prometheus text.
+
+About forty lines of our own: the format is a few lines, and the usual client library costs 1.1 MB in every workspace.
+"""
+
+import threading
+from collections.abc import Callable
+from typing import Literal
+
+Labels = tuple[str, ...]
+
+
+class Metric:
+    """One named family. `labels` fixes the label names; every call names a value for each of them."""
+
+    def __init__(self, name: str, help_text: str, kind: Literal["counter", "gauge"], labels: Labels) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.kind = kind
+        self.labels = labels
+        self._values: dict[Labels, float] = {}
+        self._read: Callable[[], float] | None = None
+        self._lock = threading.Lock()
+        if not labels:
+            self._values[()] = 0.0
+
+    def inc(self, amount: float = 1.0, **labels: str) -> None:
+        key = self._key(labels)
+        with self._lock:
+            self._values[key] = self._values.get(key, 0.0) + amount
+
+    def set(self, value: float, **labels: str) -> None:
+        key = self._key(labels)
+        with self._lock:
+            self._values[key] = value
+
+    def read_from(self, read: Callable[[], float]) -> None:
+        """Ask `read` at each scrape instead of keeping a value (label-less gauges only)."""
+        self._read = read
+
+    def value(self, **labels: str) -> float:
+        if self._read is not None:
+            return self._read()
+        return self._values.get(self._key(labels), 0.0)
+
+    def render(self) -> list[str]:
+        if self._read is not None:
+            self.set(self._read())
+        with self._lock:
+            samples = sorted(self._values.items())
+        head = [f"# HELP {self.name} {self.help_text}", f"# TYPE {self.name} {self.kind}"]
+        return head + [f"{self.name}{self._suffix(key)} {value:.15g}" for key, value in samples]
+
+    def _key(self, labels: dict[str, str]) -> Labels:
+        if set(labels) != set(self.labels):
+            raise ValueError(f"{self.name} takes labels {self.labels}, not {tuple(labels)}")
+        return tuple(labels[name] for name in self.labels)
+
+    def _suffix(self, key: Labels) -> str:
+        if not key:
+            return ""
+        pairs = (f'{name}="{_escape(value)}"' for name, value in zip(self.labels, key, strict=True))
+        return "{" + ",".join(pairs) + "}"
+
+
+class Registry:
+    """All families of one daemon. Counters end in `_total`; names start with `agentd_`."""
+
+    def __init__(self) -> None:
+        self._families: dict[str, Metric] = {}
+
+    def counter(self, name: str, help_text: str, *labels: str) -> Metric:
+        if not name.endswith("_total"):
+            raise ValueError(f"counter {name} must end in _total")
+        return self._family(Metric(name, help_text, "counter", labels))
+
+    def gauge(self, name: str, help_text: str, *labels: str) -> Metric:
+        return self._family(Metric(name, help_text, "gauge", labels))
+
+    def names(self) -> list[str]:
+        return sorted(self._families)
+
+    def render(self) -> str:
+        lines = [line for name in self.names() for line in self._families[name].render()]
+        return "\n".join(lines) + "\n"
+
+    def _family(self, metric: Metric) -> Metric:
+        known = self._families.setdefault(metric.name, metric)
+        if (known.kind, known.labels) != (metric.kind, metric.labels):
+            raise ValueError(f"{metric.name} is already a {known.kind} with labels {known.labels}")
+        return known
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
