@@ -20,8 +20,8 @@ _secrets: list[str] = []
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """A logger whose lines carry `logger=name`."""
-    return cast("FilteringBoundLogger", structlog.get_logger(logger=name))
+    """A logger whose lines carry `room=name`."""
+    return cast("FilteringBoundLogger", structlog.get_logger(room=name))
 
 
 def conceal(secret: str) -> None:

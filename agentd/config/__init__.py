@@ -1,0 +1,6 @@
+"""The configuration: what can be set (`schema`), what a value may be (`values`), where values come from (`load`)."""
+
+from agentd.config.load import SYSTEM_FILE, load
+from agentd.config.schema import SNAPSHOT_MAX_BYTES, Config, Key, keys
+
+__all__ = ["SNAPSHOT_MAX_BYTES", "SYSTEM_FILE", "Config", "Key", "keys", "load"]

@@ -1,0 +1,198 @@
+"""Every setting: its name, type, default, environment name, range and explanation, written once."""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from agentd.errors import ConfigError
+
+SNAPSHOT_MAX_BYTES = 65_536  # coderd's taskSnapshotMaxSize: a body of exactly this size is accepted
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a field needs beyond its type: how it is called elsewhere, its range, and what to say about it."""
+
+    doc: str
+    env: tuple[str, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+    kind: Literal["plain", "url", "uuid", "secret", "headers"] = "plain"
+
+
+def _key(default: Any, doc: str, **spec: Any) -> Any:  # noqa: ANN401 - the field's own annotation is the type
+    spec_ = Spec(doc, **spec)
+    # A secret must not turn up in a traceback that prints a Config.
+    return dataclasses.field(
+        default=default, repr=spec_.kind not in ("secret", "headers"), metadata={"spec": spec_}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class CoderSection:
+    url: str = _key("", "Access URL of the Coder deployment.", env=("CODER_AGENT_URL",), kind="url")
+    token: str = _key("", "The agent's session token.", env=("CODER_AGENT_TOKEN",), kind="secret")
+    token_file: Path | None = _key(
+        None,
+        "File holding the session token; read again on 401 and SIGHUP. Default: $CREDENTIALS_DIRECTORY/coder-agent-token.",
+        env=("CODER_AGENT_TOKEN_FILE",),
+    )
+    auth: Literal["token", "aws-instance-identity", "azure-instance-identity", "google-instance-identity"] = (
+        _key("token", "How the agent proves who it is.", env=("CODER_AGENT_AUTH",))
+    )
+    agent_name: str = _key("", "Agent name, when one instance has several agents.", env=("CODER_AGENT_NAME",))
+    ca_file: Path | None = _key(None, "CA bundle (PEM) trusted in addition to the system's.")
+    headers: tuple[str, ...] = _key(
+        (),
+        "Extra request headers for a proxy in between, as Name=value.",
+        env=("CODER_AGENT_HEADER",),
+        kind="headers",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceSection:
+    id: str = _key(
+        "", "Workspace id; learnt from the first event when unset.", env=("CODER_WORKSPACE_ID",), kind="uuid"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AgentApiSection:
+    url: str = _key("http://localhost:3284", "Where AgentAPI listens.", kind="url")
+    poll_interval_s: float = _key(
+        1.0, "Seconds between looks at the agent's status near a change.", low=0.05, high=60
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsSection:
+    enabled: bool = _key(True, "Hold the claim stream and act on claims.")
+    hooks_dir: Path = _key(Path("/etc/agentd/hooks"), "Folder of on-claim.d/ and its like.")
+    hook_timeout_s: float = _key(
+        300.0, "Seconds a hook may take before its process group is ended.", low=0.1, high=86_400
+    )
+    max_attempts: int = _key(3, "How often a failing hook is tried.", low=1, high=100)
+    on_interrupted: Literal["retry", "hold"] = _key(
+        "retry",
+        "What becomes of a hook that agentd's own end interrupted: tried again, or held for `agentd claims retry`.",
+    )
+    pass_token: bool = _key(False, "Let hooks see CODER_AGENT_TOKEN.")
+
+
+@dataclass(frozen=True, slots=True)
+class StabilitySection:
+    settle_s: float = _key(5.0, "Seconds of quiet before the agent counts as idle.", low=0, high=3600)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusSection:
+    app_slug: str = _key("", "Slug of the app whose status is reported to coderd; empty: no reports.")
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsSection:
+    task_id: str = _key("", "Id of the Coder task; empty: nothing is uploaded to it.", kind="uuid")
+    max_messages: int = _key(10, "Newest messages kept.", low=1, high=1000)
+    max_bytes: int = _key(
+        SNAPSHOT_MAX_BYTES, "Size of a snapshot in encoded bytes.", low=1024, high=SNAPSHOT_MAX_BYTES
+    )
+    checkpoint_s: float = _key(
+        5.0, "While messages change, the spool is at most this old.", low=0.1, high=3600
+    )
+    upload: Literal["settle", "stop"] = _key(
+        "settle", "Upload at each settle (at most every 30 s) and at stop, or only at stop."
+    )
+    destinations: tuple[str, ...] = _key(("coder",), "Where snapshots go: `coder`, or URLs.")
+
+
+@dataclass(frozen=True, slots=True)
+class StateSection:
+    dir: Path = _key(
+        Path(),
+        "State directory. Default: $STATE_DIRECTORY, $XDG_STATE_HOME/agentd or ~/.local/state/agentd; root: /var/lib/agentd.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LocalApiSection:
+    socket: Path = _key(
+        Path(),
+        "Unix socket of the local API. Default: $RUNTIME_DIRECTORY/agentd.sock, else <state.dir>/agentd.sock.",
+    )
+    listen: str = _key("", "127.0.0.1:PORT to serve the local API on TCP as well; empty: no TCP.")
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownSection:
+    budget_s: float = _key(
+        8.0, "Seconds the whole shutdown may take, from the first signal.", low=0.5, high=3600
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogSection:
+    level: Literal["debug", "info", "warning", "error"] = _key("info", "Lowest level printed.")
+    format: Literal["auto", "json", "console"] = _key(
+        "auto", "JSON lines, console, or console on a terminal and JSON elsewhere."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The effective configuration. `origins` says where each value came from, by `section.key`."""
+
+    coder: CoderSection = CoderSection()
+    workspace: WorkspaceSection = WorkspaceSection()
+    agentapi: AgentApiSection = AgentApiSection()
+    claims: ClaimsSection = ClaimsSection()
+    stability: StabilitySection = StabilitySection()
+    status: StatusSection = StatusSection()
+    snapshots: SnapshotsSection = SnapshotsSection()
+    state: StateSection = StateSection()
+    local_api: LocalApiSection = LocalApiSection()
+    shutdown: ShutdownSection = ShutdownSection()
+    log: LogSection = LogSection()
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def require_coder(self) -> None:
+        """Raise `ConfigError` unless there is a Coder URL and some way to a token."""
+        if not self.coder.url:
+            raise ConfigError("coder.url: missing", hint="set CODER_AGENT_URL or [coder] url")
+        if self.coder.auth == "token" and not self.coder.token and self.coder.token_file is None:
+            raise ConfigError(
+                "coder.token: missing",
+                hint="set CODER_AGENT_TOKEN, or CODER_AGENT_TOKEN_FILE to a file holding the token",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One setting, as `keys()` lists them."""
+
+    name: str
+    annotation: Any
+    default: Any
+    spec: Spec
+
+    @property
+    def env(self) -> tuple[str, ...]:
+        """Environment names, the strongest first."""
+        return (*self.spec.env, "AGENTD_" + self.name.upper().replace(".", "_"))
+
+
+def keys() -> dict[str, Key]:
+    """Every setting by `section.key`, in the order of the documentation."""
+    found = {}
+    for section in dataclasses.fields(Config):
+        if section.name == "origins":
+            continue
+        hints = typing.get_type_hints(section.type)
+        for field in dataclasses.fields(typing.cast("Any", section.type)):
+            name = f"{section.name}.{field.name}"
+            found[name] = Key(name, hints[field.name], field.default, field.metadata["spec"])
+    return found
