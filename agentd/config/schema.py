@@ -99,7 +99,7 @@ class SnapshotsSection:
     task_id: str = _key("", "Id of the Coder task; empty: nothing is uploaded to it.", kind="uuid")
     max_messages: int = _key(10, "Newest messages kept.", low=1, high=1000)
     max_bytes: int = _key(
-        SNAPSHOT_MAX_BYTES, "Size of a snapshot in encoded bytes.", low=1024, high=SNAPSHOT_MAX_BYTES
+        SNAPSHOT_MAX_BYTES, "Size of a snapshot in encoded bytes.", low=256, high=SNAPSHOT_MAX_BYTES
     )
     checkpoint_s: float = _key(
         5.0, "While messages change, the spool is at most this old.", low=0.1, high=3600

@@ -1,0 +1,67 @@
+"""Talk to the running daemon over its unix socket. Standard library only: `agentd status` must start quickly."""
+
+import http.client
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from agentd.errors import AgentdError, UnavailableError
+
+
+class RefusedError(AgentdError):
+    """The daemon answered with an error. `status` is the HTTP status."""
+
+    def __init__(self, status: int, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def call(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> Any:  # noqa: ANN401 - JSON
+    """One request to the daemon at socket `path`; returns the parsed answer.
+
+    Raises `UnavailableError` when no daemon listens there or it does not answer within `timeout_s`, and `RefusedError`
+    when it answers with an error.
+    """
+    connection = _UnixConnection(path, timeout_s)
+    try:
+        connection.request(
+            method,
+            route,
+            body=None if body is None else json.dumps(body),
+            headers={} if body is None else {"Content-Type": "application/json"},
+        )
+        response = connection.getresponse()
+        text = response.read()
+    except (FileNotFoundError, ConnectionRefusedError) as exc:
+        raise UnavailableError(
+            f"no agentd listens on {path}", hint="is `agentd run` up with this configuration?"
+        ) from exc
+    except TimeoutError as exc:
+        raise UnavailableError(
+            f"agentd on {path} did not answer within {timeout_s:g} s", hint="see its log"
+        ) from exc
+    except (OSError, http.client.HTTPException) as exc:
+        raise UnavailableError(
+            f"agentd on {path} broke off: {str(exc) or type(exc).__name__}", hint="see its log"
+        ) from exc
+    finally:
+        connection.close()
+    answer = json.loads(text) if text else None
+    if response.status >= 400:
+        said = answer if isinstance(answer, dict) else {}
+        raise RefusedError(
+            response.status, str(said.get("message", response.reason)), hint=str(said.get("detail", ""))
+        )
+    return answer

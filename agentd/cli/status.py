@@ -1,0 +1,85 @@
+"""`agentd status`: what the daemon knows, in words."""
+
+import argparse
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from agentd import config
+from agentd.cli import add_config_options
+from agentd.cli.local_client import call
+from agentd.errors import ExitCode
+
+WATCH_EVERY_S = 1.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the daemon's answer as it is")
+    form.add_argument(
+        "--oneline", action="store_true", help="one line, for a prompt or a Coder agent-metadata script"
+    )
+    parser.add_argument(
+        "--watch", action="store_true", help="go on, printing whenever something changed; end with Ctrl-C"
+    )
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Raises `UnavailableError` (69) when no daemon listens."""
+    socket = config.load(file=args.config, flags=args.flags).local_api.socket
+    shown = _ask(socket, args)
+    print(shown, flush=True)
+    while args.watch:
+        time.sleep(WATCH_EVERY_S)
+        now = _ask(socket, args)
+        if now != shown:
+            print(now, flush=True)
+            shown = now
+    return ExitCode.OK
+
+
+def _ask(socket: Path, args: argparse.Namespace) -> str:
+    answer = call(socket, "GET", "/v1/status")
+    if args.json:
+        return json.dumps(answer, ensure_ascii=False, indent=2)
+    return oneline(answer) if args.oneline else paragraph(answer)
+
+
+def oneline(status: dict[str, Any]) -> str:
+    """`claims settled · agent stable · snapshot delivered (12,345 bytes)`."""
+    return f"claims {status['claims']['state']} · agent {status['agent']['status']} · snapshot {_snapshot(status['snapshot'])}"
+
+
+def paragraph(status: dict[str, Any]) -> str:
+    """A line for the daemon and one for each of its jobs."""
+    claims, agent = status["claims"], status["agent"]
+    workspace = status["workspace_id"] or "not known yet"
+    lines = [
+        f"agentd {status['version']}, pid {status['pid']}, since {_at(status['started_at'])}, workspace {workspace}",
+        f"claims    {claims['state']} since {_at(claims['since'])}: {claims['reason']}",
+        f"agent     {agent['status']} since {_at(agent['since'])}: {agent['evidence']}",
+        f"snapshot  {_snapshot(status['snapshot'])}",
+    ]
+    return "\n".join(lines)
+
+
+def _snapshot(snapshot: dict[str, Any]) -> str:
+    if not snapshot["captured_at"]:
+        return "nothing captured yet"
+    size = f"{snapshot['messages']} messages, {snapshot['bytes']:,} bytes, captured {_at(snapshot['captured_at'])}"
+    receipt = snapshot["last_receipt"]
+    if snapshot["pending"]:
+        failed = [f"{one['name']}: {one['detail']}" for one in receipt["destinations"]] if receipt else []
+        return f"pending ({size})" + (f", {'; '.join(failed)}" if failed else "")
+    return f"delivered ({size})" if receipt and receipt["outcome"] == "delivered" else f"kept ({size})"
+
+
+def _at(stamp: str | None) -> str:
+    if not stamp:
+        return "never"
+    moment = datetime.fromisoformat(stamp)
+    form = "%H:%M:%S" if moment.date() == datetime.now(UTC).date() else "%Y-%m-%d %H:%M:%S"
+    return moment.strftime(form)
