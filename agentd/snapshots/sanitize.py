@@ -1,0 +1,111 @@
+"""What coderd's log-snapshot handler and its database take, and how to turn a terminal's text into it.  Pure.
+
+coderd decodes the body with Go's encoding/json, stores it as PostgreSQL jsonb and decodes it again for readers.  One
+bad field loses the whole snapshot, so every field is made acceptable here rather than refused.
+"""
+
+import re
+import unicodedata
+from typing import Final
+
+FALLBACK_TIME: Final = "0001-01-01T00:00:00Z"
+"""Go's zero time, which is also what coderd takes for a missing one."""
+
+# A run of blanks and carriage returns at the end of a line.  The lookbehind and the possessive `++` make it linear:
+# each run is tried once, from its start.
+_LINE_END: Final = re.compile(r"(?<![ \r])[ \r]++(?=\n|\Z)")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
+_TIME: Final = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9})\d*)? ?(?:([Zz])|([+-]\d\d):?(\d\d)?)?",
+    re.ASCII,
+)
+_DAYS: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
+
+# How far ahead to look for the end of a character that is made of several code points.  The longest emoji in use (two
+# people, each with skin tone, kissing) has ten; an endless pile of accents is cut anywhere.
+_CLUSTER_MAX: Final = 16
+_FLAG_RUN_MAX: Final = 64
+_ZWJ: Final = "\u200d"
+
+
+def clean_text(text: str) -> str:
+    """`text` without what a terminal pads it with and without what breaks coderd's decoder or database.
+
+    - Lone surrogates become U+FFFD, as Go's decoder does (Python cannot encode them); pairs are joined.
+    - U+0000 goes: PostgreSQL refuses it in jsonb, so coderd would answer 500 for ever.
+    - Spaces at line ends go: a terminal pads every line to its width, which is most of a screen's bytes.  Only
+      spaces, which is what a terminal pads with; line feeds and carriage returns stay.
+    """
+    if _SURROGATE.search(text):
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = text.replace("\0", "")
+    return _LINE_END.sub(lambda run: run[0].replace(" ", ""), text)
+
+
+def clean_time(text: str) -> str:
+    """`text` as a time that Go's strict RFC 3339 parser takes; unchanged when it already is one.
+
+    Repaired: a missing zone (taken for UTC), a space or `t` for `T`, a comma before the fraction, `+01` or `+0100`,
+    more than the nine digits that Go reads, a leap second.  Anything else becomes `FALLBACK_TIME`: when a message
+    was said is worth less than that it can be read.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        return FALLBACK_TIME
+    date, clock = match.group(1, 2, 3), match.group(4, 5, 6)
+    year, month, day = map(int, date)
+    hour, minute, second = map(int, clock)
+    if not 1 <= month <= 12 or not 1 <= day <= _DAYS[month - 1] or hour > 23 or minute > 59 or second > 60:
+        return FALLBACK_TIME
+    if (month, day) == (2, 29) and (year % 4 != 0 or (year % 100 == 0 and year % 400 != 0)):
+        return FALLBACK_TIME
+    zone = "Z"
+    if match[9] is not None:
+        zone = f"{match[9]}:{match[10] or '00'}"
+        if int(zone[1:3]) > 23 or int(zone[4:6]) > 59:
+            return FALLBACK_TIME
+    fraction = f".{match[7]}" if match[7] else ""
+    return f"{'-'.join(date)}T{match[4]}:{match[5]}:{min(second, 59):02}{fraction}{zone}"
+
+
+def cluster_start(text: str, at: int) -> int:
+    """The first place at or after `at` where `text` can be cut without splitting what a reader sees as one character.
+
+    Knows combining marks, variation selectors, emoji joined by U+200D, skin tones, flags, Hangul syllables in parts
+    and CRLF.  After `_CLUSTER_MAX` code points without such a place it gives `at` back.
+    """
+    for place in range(at, min(at + _CLUSTER_MAX, len(text))):
+        if not _inside_cluster(text, place):
+            return place
+    return at
+
+
+def _inside_cluster(text: str, at: int) -> bool:
+    if at == 0:
+        return False
+    before, after = text[at - 1], text[at]
+    if before < "\u0300" and after < "\u0300":
+        return before == "\r" and after == "\n"
+    if before == _ZWJ or _extends(after):
+        return True
+    if _is_flag_letter(before) and _is_flag_letter(after):
+        run = 0
+        while run < min(at, _FLAG_RUN_MAX) and _is_flag_letter(text[at - 1 - run]):
+            run += 1
+        return run % 2 == 1
+    return False
+
+
+def _extends(char: str) -> bool:
+    return (
+        char == _ZWJ
+        or unicodedata.category(char) in ("Mn", "Me", "Mc")
+        or "\U0001f3fb" <= char <= "\U0001f3ff"  # skin tones
+        or "\U000e0020" <= char <= "\U000e007f"  # tags, as in the flag of Wales
+        or "\u1160" <= char <= "\u11ff"  # vowels and finals of a Hangul syllable written in parts
+    )
+
+
+def _is_flag_letter(char: str) -> bool:
+    return "\U0001f1e6" <= char <= "\U0001f1ff"
