@@ -35,11 +35,12 @@ format: $(VENV)/.dev ## let ruff lay the code out
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.run ## the published figures
-	$(BIN)/python benchmarks/footprint.py
+bench: ## what one copy costs, measured with the run-time packages alone
+	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.run
+	.venv-bench/bin/python benchmarks/footprint.py
 
 clean: ## forget the environment and the caches
-	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
+	rm -rf $(VENV) .venv-bench .coverage* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer found; install one or pass PYTHON=/path/to/python3" >&2; exit 1; }
