@@ -1,0 +1,65 @@
+"""How coderd words its answers, and how it reads ids."""
+
+import re
+import uuid
+from collections.abc import Sequence
+
+from aiohttp import web
+
+from agentd.simulator import gojson
+
+JSON = "application/json; charset=utf-8"
+NOT_FOUND = "Resource not found or you do not have access to this resource"
+
+
+def reply(status: int, value: object) -> web.Response:
+    """`value` as coderd writes it; None gives `null` and a newline."""
+    return web.Response(status=status, body=gojson.encode(value), headers={"Content-Type": JSON})
+
+
+def error(
+    status: int, message: str, *, detail: str = "", validations: Sequence[tuple[str, str]] = ()
+) -> web.Response:
+    """`codersdk.Response`; `validations` are (field, detail). Empty parts are left out."""
+    value: dict[str, object] = {"message": message}
+    if detail:
+        value["detail"] = detail
+    if validations:
+        value["validations"] = [{"field": name, "detail": text} for name, text in validations]
+    return reply(status, value)
+
+
+def route_not_found() -> web.Response:
+    return error(404, "Route not found.")
+
+
+def not_found() -> web.Response:
+    """Absent and foreign objects look the same."""
+    return error(404, NOT_FOUND)
+
+
+def internal(detail: str) -> web.Response:
+    return error(500, "An internal server error occurred.", detail=detail)
+
+
+def parse_uuid(text: str) -> str:
+    """The canonical form of `text`, by the rules of Go's `uuid.Parse`: also urn:uuid:, braces and no dashes.
+
+    Raises ValueError with Go's message.
+    """
+    length = len(text.encode())
+    if length == 45:
+        if text[:9].lower() != "urn:uuid:":
+            raise ValueError(f'invalid urn prefix: "{text[:9]}"')
+        text = text[9:]
+    elif length == 38:
+        text = text[1:-1]
+    elif length == 32:
+        if not re.fullmatch(r"[0-9a-fA-F]{32}", text):
+            raise ValueError("invalid UUID format")
+        return str(uuid.UUID(text))
+    elif length != 36:
+        raise ValueError(f"invalid UUID length: {length}")
+    if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", text):
+        raise ValueError("invalid UUID format")
+    return str(uuid.UUID(text))

@@ -1,0 +1,75 @@
+"""What coderd does when: one row per era, and what a server's version changes inside one.
+
+Eras follow the releases: E1 v2.22 to v2.31, E2 v2.32 to v2.34.3, E3 from v2.33.10 and v2.34.4 on, E4 the main branch
+of August 2026, E5 what follows the removal of Tasks.
+"""
+
+import enum
+import re
+from dataclasses import dataclass, replace
+
+from agentd.simulator.faults import SimulatorError
+
+
+class Wait(enum.Enum):
+    """What `?wait=true` means to the reinit endpoint."""
+
+    IGNORED = "ignored"
+    DURABLE = "durable check"
+    GATED = "durable check of the claim build only"
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What one server does differently from others."""
+
+    version: str
+    wait: Wait
+    owner_in_event: bool
+    log_snapshot: bool
+    snapshot_in_logs: bool
+    stop_auth: bool
+    """The token of the start build stays valid while the stop build's job is pending or running."""
+    oversize_status: int
+    busy_send_status: int
+    app_status_checks_slug_first: bool
+    tasks: bool
+
+
+_ERAS = {
+    "E1": Behaviour("v2.31.14", Wait.IGNORED, False, True, True, True, 400, 502, False, True),
+    "E2": Behaviour("v2.34.3", Wait.DURABLE, True, True, True, True, 400, 409, False, True),
+    "E3": Behaviour("v2.36.0", Wait.GATED, True, True, True, True, 400, 409, False, True),
+    "E4": Behaviour("v2.37.0-devel+c9a1e2bce", Wait.GATED, True, True, True, True, 413, 409, False, True),
+    "E5": Behaviour("v2.37.0", Wait.GATED, True, False, False, True, 413, 409, False, False),
+}
+ERAS = tuple(_ERAS)
+
+
+def behaviour(era: str, *, build_version: str | None, enable_tasks: bool) -> Behaviour:
+    """How a server of `era` behaves; `build_version` ("v2.29.1") refines E1 and is what the server says it is.
+
+    Raises `SimulatorError` for an unknown era.
+    """
+    if era not in _ERAS:
+        raise SimulatorError(f"no such era: {era!r}", hint=f"known: {', '.join(ERAS)}")
+    row = _ERAS[era]
+    if build_version is not None:
+        row = replace(row, version=build_version)
+        number = _number(build_version)
+        if era == "E1" and number is not None:
+            row = replace(
+                row,
+                log_snapshot=number >= (2, 30, 0),
+                stop_auth=number >= (2, 30, 0),
+                snapshot_in_logs=number >= (2, 31, 5),
+                app_status_checks_slug_first=number < (2, 31, 5),
+            )
+    if era == "E4" and not enable_tasks:  # CODER_ENABLE_AI_TASKS
+        row = replace(row, log_snapshot=False, tasks=False)
+    return row
+
+
+def _number(version: str) -> tuple[int, ...] | None:
+    found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    return tuple(int(part) for part in found.groups()) if found else None

@@ -1,0 +1,1 @@
+"""coderd's endpoints, one file each."""
