@@ -1,0 +1,292 @@
+"""`GET /api/v2/workspaceagents/me/reinit?wait=true`: one connection to coderd's claim stream, told honestly.
+
+coderd sends nothing, not even the status line, before its first event or its first ping, which is 15 s after the
+request; so the header deadline is 45 s, and a connection that is only quiet is a healthy one until then. After that,
+liveness is counted in bytes: a ping is 13 bytes and no event. Three pings' time without a byte ends the connection,
+and so does a line or an event that is begun and not ended (a byte every other second is no life sign).
+
+One watchdog task per connection holds these deadlines, because a timer per read would wake the daemon for every ping
+and a timeout per read does not see a trickle.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Self, cast
+
+import httpx
+from httpx_sse import ServerSentEvent
+
+from agentd.clock import Clock
+from agentd.peers.event_stream import EventDecoder, Heartbeat
+from agentd.peers.stream_answers import BODY_MAX_BYTES, refusal
+from agentd.peers.stream_faults import (
+    Broken,
+    ConnectFailed,
+    ConnectionRefused,
+    DnsFailed,
+    EventLate,
+    HeadersLate,
+    HeadersTooLarge,
+    ProtocolBroken,
+    StreamCut,
+    StreamEnded,
+    StreamIdle,
+    TlsFailed,
+)
+
+PATH = "/api/v2/workspaceagents/me/reinit"
+CONNECT_S = 10.0
+SILENCE_S = 45.0  # three of coderd's pings
+
+# A dead peer behind a dead link is noticed by the kernel too: first probe after 30 s, then every 10 s, three times.
+_KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+
+
+class ReinitStream:
+    """The claim stream of one workspace. `last_event_id` and `retry_s` live from connection to connection.
+
+    `url` is coderd's access url, `context` its TLS context (None for plain http), `headers` extra headers for proxies;
+    `silence_s` bounds the wait for headers, for bytes and for the end of an event.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        context: ssl.SSLContext | None,
+        clock: Clock,
+        headers: Mapping[str, str] | None = None,
+        silence_s: float = SILENCE_S,
+        connect_s: float = CONNECT_S,
+    ) -> None:
+        self._url = url.rstrip("/") + PATH
+        self._context = context
+        self._clock = clock
+        self._headers = dict(headers or {})
+        self._silence_s = silence_s
+        self._connect_s = connect_s
+        self.last_event_id = ""
+        self.retry_s: float | None = None
+
+    async def events(
+        self,
+        token: str,
+        *,
+        on_sent: Callable[[], None] = lambda: None,
+        on_open: Callable[[], None] = lambda: None,
+    ) -> AsyncGenerator[ServerSentEvent | Heartbeat, None]:
+        """Connect once and yield what arrives, until the connection fails; it never ends in silence.
+
+        `on_sent` is called when the request has left, `on_open` when the server has answered 200 with a stream. Close
+        the generator (`contextlib.aclosing`) to close the connection. Raises one of `stream_faults`, `StreamEnded` at
+        an orderly end.
+        """
+        # A client per connection: nothing of a broken one is kept, and an idle daemon holds one socket.
+        transport = httpx.AsyncHTTPTransport(
+            verify=self._context or _no_tls(), trust_env=False, socket_options=_KEEPALIVE, retries=0
+        )
+        timeout = httpx.Timeout(None, connect=self._connect_s)
+        async with (
+            httpx.AsyncClient(
+                transport=transport, trust_env=False, follow_redirects=False, timeout=timeout
+            ) as client,
+            _Watchdog(self._clock, self._silence_s) as watchdog,
+        ):
+            request = client.build_request(
+                "GET",
+                self._url,
+                params={"wait": "true"},
+                headers=self._request_headers(token),
+                extensions={"trace": _call_when_sent(on_sent)},
+            )
+            with _named_errors():
+                async with watchdog.deadline(HeadersLate, "no response headers"):
+                    response = await client.send(request, stream=True)
+            try:
+                await self._check(response, watchdog)
+                on_open()
+                async with contextlib.aclosing(self._decoded(response, watchdog)) as items:
+                    async for item in items:
+                        yield item
+            finally:
+                await response.aclose()
+        raise StreamEnded("the server ended the stream")
+
+    async def _check(self, response: httpx.Response, watchdog: "_Watchdog") -> None:
+        body = bytearray()
+        if response.status_code != 200:
+            # What has arrived of an error body is enough; a body that hangs or breaks off must not hide the status.
+            with contextlib.suppress(Broken), _named_errors():
+                async with watchdog.deadline(HeadersLate, "no end of the error body"):
+                    async for chunk in response.aiter_raw():
+                        body += chunk[:BODY_MAX_BYTES]
+                        if len(body) >= BODY_MAX_BYTES:
+                            break
+        refused = refusal(response.status_code, response.headers, bytes(body), now_unix_s=self._clock.wall())
+        if refused is not None:
+            raise refused
+
+    async def _decoded(
+        self, response: httpx.Response, watchdog: "_Watchdog"
+    ) -> AsyncGenerator[ServerSentEvent | Heartbeat, None]:
+        decoder = EventDecoder(last_event_id=self.last_event_id, retry_s=self.retry_s)
+        # httpx types its generator as a plain iterator, which has no aclose().
+        raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
+        async with contextlib.aclosing(raw) as chunks:
+            while True:
+                with _named_errors():
+                    async with watchdog.deadline(StreamIdle, "no byte", unfinished=decoder.unfinished):
+                        chunk = await anext(chunks, None)
+                if chunk is None:
+                    return
+                for item in decoder.feed(chunk):
+                    self.last_event_id, self.retry_s = decoder.last_event_id, decoder.retry_s
+                    yield item
+                self.last_event_id, self.retry_s = decoder.last_event_id, decoder.retry_s
+
+    def _request_headers(self, token: str) -> dict[bytes, bytes]:
+        headers = {
+            **self._headers,
+            "Coder-Session-Token": token,
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "Cache-Control": "no-store",
+        }
+        if self.last_event_id:
+            headers["Last-Event-ID"] = self.last_event_id
+        # As bytes: httpx would refuse what is not ASCII, and ids are UTF-8 by the standard.
+        return {name.encode(): value.encode() for name, value in headers.items()}
+
+
+class _Watchdog:
+    """Ends the read under way when bytes, headers or the end of an event are overdue.
+
+    It only ever interrupts a read, never what the consumer does with an event in between.
+    """
+
+    def __init__(self, clock: Clock, silence_s: float) -> None:
+        self._clock = clock
+        self._silence_s = silence_s
+        self._scope: asyncio.Timeout | None = None
+        self._read_at = 0.0
+        self._begun_at: float | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._watch(), name="claim stream watchdog")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    @contextlib.asynccontextmanager
+    async def deadline(
+        self, fault: type[Broken], what: str, *, unfinished: bool = False
+    ) -> AsyncIterator[None]:
+        """Raise `fault` when the body takes `silence_s`; `EventLate` when reads stay `unfinished` for that long."""
+        self._read_at = self._clock.monotonic()
+        if not unfinished:
+            self._begun_at = None
+        elif self._begun_at is None:
+            self._begun_at = self._read_at
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                yield
+        except TimeoutError as exc:
+            if self._overdue(self._read_at):
+                raise fault(f"{what} within {self._silence_s:g} s") from exc
+            raise EventLate(f"an event was begun and not ended within {self._silence_s:g} s") from exc
+        finally:
+            self._scope = None
+
+    def _overdue(self, since: float | None) -> bool:
+        return since is not None and self._clock.monotonic() >= since + self._silence_s
+
+    async def _watch(self) -> None:
+        while True:
+            since = self._read_at if self._begun_at is None else self._begun_at
+            left_s = since + self._silence_s - self._clock.monotonic()
+            if left_s <= 0 and self._scope is not None:
+                self._scope.reschedule(asyncio.get_running_loop().time())
+            await self._clock.sleep(left_s if left_s > 0 else self._silence_s)
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except httpx.TransportError as exc:
+        raise _named(exc) from exc
+
+
+def _named(exc: httpx.TransportError) -> Broken:
+    causes = list(_causes(exc))
+    reason = next((str(cause) for cause in reversed(causes) if str(cause)), type(exc).__name__)[:200]
+    if isinstance(exc, httpx.ConnectTimeout):
+        return ConnectFailed("no connection within the connect timeout")
+    if isinstance(exc, httpx.ConnectError):
+        if any(isinstance(cause, ssl.SSLError) for cause in causes):
+            return TlsFailed(f"TLS failed: {reason}", hint="check coder.url and coder.ca_file")
+        if any(isinstance(cause, socket.gaierror) for cause in causes):
+            return DnsFailed(
+                f"the host name does not resolve: {reason}", hint="check coder.url and the resolver"
+            )
+        if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+            return ConnectionRefused("connection refused")
+        return ConnectFailed(f"no connection: {reason}")
+    if isinstance(exc, httpx.LocalProtocolError):
+        # Its text quotes the header that was refused, which may be the token.
+        return ProtocolBroken("the request cannot be sent: a header holds a character that is not allowed")
+    if any(getattr(cause, "error_status_hint", 0) == 431 for cause in causes):
+        return HeadersTooLarge("the response headers are too large")
+    if isinstance(exc, httpx.RemoteProtocolError) and not _is_cut(reason):
+        return ProtocolBroken(f"the answer is no HTTP: {reason}")
+    return StreamCut(f"the connection broke: {reason}")
+
+
+def _is_cut(reason: str) -> bool:
+    # h11 has no type of its own for a peer that closes early.
+    return (
+        "incomplete chunked read" in reason
+        or "without sending complete message body" in reason
+        or "disconnected" in reason
+    )
+
+
+def _causes(exc: BaseException) -> Iterator[BaseException]:
+    """`exc` and what it came from, groups opened: anyio wraps a failed connect to several addresses in one."""
+    pending: list[BaseException | None] = [exc]
+    for _ in range(32):
+        if not pending:
+            return
+        cause = pending.pop(0)
+        if cause is None:
+            continue
+        yield cause
+        pending += [cause.__cause__ or cause.__context__]
+        if isinstance(cause, BaseExceptionGroup):
+            pending += cause.exceptions
+
+
+def _call_when_sent(on_sent: Callable[[], None]) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
+    async def trace(event: str, _info: Mapping[str, Any]) -> None:
+        if event == "http11.send_request_body.complete":
+            on_sent()
+
+    return trace
+
+
+def _no_tls() -> ssl.SSLContext:
+    # For plain http httpx still wants a context; one without CAs trusts nobody and costs no bundle.
+    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
