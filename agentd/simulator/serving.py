@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NoReturn, TypeAlias
 
 from aiohttp import web
+from multidict import CIMultiDict, MultiDict
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Cut: TypeAlias = Literal["eof", "cut", "reset", "half_open"]
@@ -66,7 +67,12 @@ class RequestLog:
         if len(self.entries) >= KEPT_REQUESTS:
             del self.entries[: KEPT_REQUESTS // 2]
         entry = RecordedRequest(
-            self._now(), request.method, request.path, request.query.copy(), request.headers.copy(), route
+            self._now(),
+            request.method,
+            request.path,
+            MultiDict(request.query),
+            CIMultiDict(request.headers),
+            route,
         )
         self.entries.append(entry)
         self._changes.notify()

@@ -27,16 +27,20 @@ _ELEMENTS = (
 )
 
 
+class NotTheStructError(ValueError):
+    """The JSON does not fit the struct; the message is Go's."""
+
+
 def decode(text: str) -> dict[str, Any]:
     """The first value of `text` as the struct holds it: `$schema` (if sent) and `messages` (None when missing).
 
-    Raises `gojson.SyntaxFault` for what is no JSON and ValueError for what does not fit; the messages are Go's.
+    Raises `gojson.GoSyntaxError` for what is no JSON and `NotTheStructError` for what does not fit; the messages are Go's.
     """
     value = gojson.first_value(text)
     if value is None:
         return {"messages": None}
     if not isinstance(value, gojson.Pairs):
-        raise ValueError(f"json: cannot unmarshal {_value(value)} into Go value of type {_ROOT}")
+        raise NotTheStructError(f"json: cannot unmarshal {_value(value)} into Go value of type {_ROOT}")
     data: dict[str, Any] = {}
     if value.has("$schema"):
         data["$schema"] = _string(value.field("$schema"), "MessagesResponseBody.$schema")
@@ -86,9 +90,9 @@ def _int64(value: object, where: str) -> int:
 
 
 def rfc3339(value: object) -> str:
-    """`value` as Go's `time.Time` reads and writes it again: no trailing zeros, Z for UTC. Raises ValueError."""
+    """`value` as Go's `time.Time` reads and writes it again: no trailing zeros, Z for UTC. Raises `NotTheStructError`."""
     if not isinstance(value, str) or isinstance(value, gojson.Number):
-        raise ValueError("Time.UnmarshalJSON: input is not a JSON string")
+        raise NotTheStructError("Time.UnmarshalJSON: input is not a JSON string")
     parts, rest = [], value
     for layout, pattern in _ELEMENTS:
         found = re.match(pattern, rest, re.ASCII)
@@ -122,12 +126,12 @@ def _zone(value: str, zone: str) -> str:
     return zone
 
 
-def _unparsed(value: str, why: str) -> ValueError:
-    return ValueError(f"parsing time {_quote(value)} as {_quote(_LAYOUT)}{why}")
+def _unparsed(value: str, why: str) -> NotTheStructError:
+    return NotTheStructError(f"parsing time {_quote(value)} as {_quote(_LAYOUT)}{why}")
 
 
-def _mismatch(value: object, where: str, go_type: str) -> ValueError:
-    return ValueError(
+def _mismatch(value: object, where: str, go_type: str) -> NotTheStructError:
+    return NotTheStructError(
         f"json: cannot unmarshal {_value(value)} into Go struct field {where} of type {go_type}"
     )
 

@@ -51,7 +51,7 @@ def _store(world: World, task_id: str, body: bytes) -> web.Response:
     # MaxBytesReader lets the decoder see the first 65,536 bytes; it complains only when the value needs more.
     try:
         data = agentapi_messages.decode(gojson.text_of(body[:MAX_BYTES]))
-    except gojson.Unfinished as short:
+    except gojson.UnfinishedError as short:
         if len(body) > MAX_BYTES:
             return _too_large(world)
         return _not_decoded(world, str(short))

@@ -1,0 +1,104 @@
+"""How AgentAPI (the huma framework) words its answers."""
+
+from collections.abc import Iterable, Iterator
+
+from aiohttp import web
+
+from agentd.simulator import gojson
+from agentd.simulator.agentapi.conversation import Event, Message
+
+CHUNK_BYTES = 1 << 16
+SMALL_BYTES = 2048
+"""Up to this size Go's server sends a Content-Length, beyond it chunks."""
+
+
+def reply(request: web.Request, schema: str, fields: dict[str, object]) -> web.Response:
+    """200 with `$schema` first, not HTML-escaped."""
+    body = gojson.encode({"$schema": schema_url(request, schema), **fields}, escape_html=False)
+    return web.Response(body=body, headers={"Content-Type": "application/json", "Link": _link(schema)})
+
+
+def problem(
+    request: web.Request, status: int, title: str, detail: str, errors: Iterable[dict[str, object]] = ()
+) -> web.Response:
+    """`application/problem+json`; an error is {message, location?, value?}."""
+    fields: dict[str, object] = {
+        "$schema": schema_url(request, "ErrorModel"),
+        "title": title,
+        "status": status,
+        "detail": detail,
+    }
+    if errors := list(errors):
+        fields["errors"] = errors
+    return web.Response(
+        status=status,
+        body=gojson.encode(fields, escape_html=False),
+        headers={"Content-Type": "application/problem+json", "Link": _link("ErrorModel")},
+    )
+
+
+def plain(status: int, text: str) -> web.Response:
+    """Go's `http.Error`."""
+    return web.Response(
+        status=status,
+        body=f"{text}\n".encode(),
+        headers={"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+async def messages(request: web.Request, entries: Iterable[Message]) -> web.StreamResponse:
+    """The whole history, made and sent piece by piece: it may be 200 MB."""
+    pieces = _history(schema_url(request, "MessagesResponseBody"), entries)
+    first = next(pieces)
+    headers = {"Content-Type": "application/json", "Link": _link("MessagesResponseBody")}
+    second = next(pieces, None)
+    if second is None and len(first) <= SMALL_BYTES:
+        return web.Response(body=first, headers=headers)
+    response = web.StreamResponse(headers=headers)
+    response.enable_chunked_encoding()
+    await response.prepare(request)
+    await response.write(first)
+    if second is not None:
+        await response.write(second)
+    for piece in pieces:
+        await response.write(piece)
+    await response.write_eof()
+    return response
+
+
+def event_bytes(event: Event) -> bytes:
+    """One event; unlike `/messages`, its data is HTML-escaped."""
+    return f"event: {event.kind}\ndata: {gojson.dumps(event.data)}\n\n".encode()
+
+
+def schema_url(request: web.Request, schema: str) -> str:
+    """Where huma says the schema lies: https for any host but the two local names."""
+    host = request.headers.get("Host", "")
+    scheme = "http" if hostname(host) in ("localhost", "127.0.0.1") else "https"
+    return f"{scheme}://{host}/schemas/{schema}.json"
+
+
+def hostname(host: str) -> str:
+    """A Host header without its port, lower case: `[::1]:80` is `[::1]`."""
+    host = host.lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def _link(schema: str) -> str:
+    return f'</schemas/{schema}.json>; rel="describedBy"'
+
+
+def _history(schema: str, entries: Iterable[Message]) -> Iterator[bytes]:
+    buffer = bytearray(f'{{"$schema":{gojson.dumps(schema)},"messages":['.encode())
+    separator = b""
+    for entry in entries:
+        buffer += separator
+        buffer += gojson.dumps(entry, escape_html=False).encode()
+        separator = b","
+        if len(buffer) >= CHUNK_BYTES:
+            yield bytes(buffer)
+            buffer.clear()
+    buffer += b"]}\n"
+    yield bytes(buffer)

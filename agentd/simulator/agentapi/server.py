@@ -1,0 +1,317 @@
+"""The simulated AgentAPI: what the agent says and does, and what its server was asked."""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from aiohttp import web
+
+from agentd.simulator import faults
+from agentd.simulator.agentapi import answers, events, mishaps, sending
+from agentd.simulator.agentapi.conversation import BOGUS, Conversation, Message, Mode, Status
+from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
+from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog
+
+DEFAULT_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+ROUTES = {
+    "/status": "status",
+    "/messages": "messages",
+    "/message": "message",
+    "/events": "events",
+    "/upload": "upload",
+    "/openapi.json": "openapi",
+}
+METHODS = {"message": "POST", "upload": "POST"}
+
+
+class SimulatedAgentApi:
+    """An AgentAPI on 127.0.0.1, for `async with`.
+
+    `mode` and `version` decide what it lacks and how a send behaves. `reply(prompt)` answers every user message after
+    `turn_s`; without it the agent stays running until `set_status("stable")`. `send_s` is how long a PTY takes to
+    accept a message. `sleep`, `now` (Unix seconds) and `monotonic` are its time.
+    """
+
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        mode: Mode = "pty",
+        version: str = "0.12.1",
+        allowed_hosts: Iterable[str] = DEFAULT_HOSTS,
+        agent_type: str = "claude",
+        reply: Callable[[str], str] | None = None,
+        send_s: float = 0.0,
+        turn_s: float = 0.0,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.mode: Mode = mode
+        self.version = version
+        self._number = _version_number(version)
+        self._hosts = tuple(host.lower() for host in allowed_hosts)
+        self.agent_type = agent_type if self._number >= (0, 10, 1) else None
+        self._reply = reply
+        self._send_s = send_s
+        self._turn_s = turn_s
+        self._sleep = sleep
+        self._monotonic = monotonic
+        self.conversation = Conversation(mode, now=now)
+        self.received: list[dict[str, str]] = []
+        """Messages that were POSTed and taken: {content, type}."""
+        self._lock = sending.SendLock()
+        self._turn_over = asyncio.Event()
+        self._turn_error = ""
+        self._bogus_tails = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changes = Changes()
+        self._log = RequestLog(now, self._changes)
+        self._faults = FaultPlan(mishaps.KINDS)
+        self._listener = Listener(self._handle, host="127.0.0.1", port=port)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        return self._listener.url
+
+    @property
+    def port(self) -> int:
+        return self._listener.port
+
+    # --- the server itself ---
+
+    async def start(self) -> None:
+        """Listen, on the same port as before if there was a before; the conversation is still there."""
+        await self._listener.start()
+
+    async def stop(self) -> None:
+        """Go away: the port refuses, event streams end, sends in progress are lost."""
+        for follower in list(self.conversation.followers):
+            follower.queue.put_nowait(None)
+        await asyncio.sleep(0)
+        await self._listener.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def restart(self) -> None:
+        """A new life on the same port: the conversation is gone, ids begin again."""
+        await self.stop()
+        self.conversation.restart()
+        self._lock.release()
+        await self.start()
+
+    # --- the agent ---
+
+    def set_status(self, status: Status) -> None:
+        """Running or stable; stable also ends a turn that a POST waits for (ACP)."""
+        self.conversation.set_status(status, agent_type=self.agent_type)
+        if status == "stable":
+            self._turn_over.set()
+        self._changes.notify()
+
+    def add_message(self, role: str, content: str, time: str | None = None) -> Message:
+        """Append a message; returns it as `GET /messages` shows it."""
+        return self.conversation.add(role, content, time)
+
+    def rewrite_last(self, content: str) -> Message:
+        """Rewrite the last message, as each change of the screen does."""
+        return self.conversation.rewrite_last(content)
+
+    def load(self, source: Path | str | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
+        """Replace the conversation: a transcript file, its content, or messages."""
+        self.conversation.load(source)
+
+    def agent_error(self, message: str, level: Literal["warning", "error"] = "error") -> None:
+        """The agent complains (0.12.0 and later)."""
+        if self._number < (0, 12, 0):
+            raise SimulatorError(f"AgentAPI {self.version} has no agent_error")
+        self.conversation.error(message, level)
+
+    def fail_turn(self, error: str) -> None:
+        """ACP: the prompt in progress fails; the agent's half answer is deleted and its id is spent."""
+        self._turn_error = error
+        self.set_status("stable")
+
+    # --- what goes wrong ---
+
+    def hang(self) -> None:
+        """Hold the lock of a send: /status and /messages hang, /events and /openapi.json answer."""
+        self._lock.hang()
+
+    def release(self) -> None:
+        """Let go of it."""
+        self._lock.release()
+
+    def bogus_tail(self, times: int = 1) -> None:
+        """The next `times` answers of /messages end with an entry without role."""
+        self._bogus_tails += times
+
+    def collide_ids(self) -> None:
+        """Every id is shared by two messages from now on."""
+        self.conversation.collide_ids()
+
+    def fault(self, kind: str, *, route: str = "*", times: int = 1, **params: Any) -> None:  # noqa: ANN401 - per kind
+        """Let the next `times` requests (of `route`) meet a fault; kinds: `mishaps.KINDS` and `faults.EXCHANGE`."""
+        if route != "*" and route not in ROUTES.values():
+            raise SimulatorError(f"no such route: {route!r}", hint=f"known: {', '.join(ROUTES.values())}")
+        self._faults.add(route, Fault(kind, params), times)
+
+    def clear_faults(self) -> None:
+        """Forget the faults nobody met."""
+        self._faults.clear()
+
+    # --- what it saw ---
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """Everything received, in order of arrival."""
+        return self._log.entries
+
+    def calls(self, route: str) -> list[RecordedRequest]:
+        """The requests of one route: status, messages, message, events, upload, openapi."""
+        return self._log.of(route)
+
+    @property
+    def followers(self) -> int:
+        """How many `/events` streams are open."""
+        return len(self.conversation.followers)
+
+    async def until(self, predicate: Callable[[], bool]) -> None:
+        """Wait for `predicate()`, asked again whenever a request or an answer comes or the status is set."""
+        await self._changes.until(predicate)
+
+    # --- routes ---
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        name = ROUTES.get(request.path, "other")
+        entry = self._log.note(request, name)
+        fault = self._faults.take(name)
+
+        async def answer() -> web.StreamResponse:
+            entry.body = await request.content.read()
+            return await self._answer(name, request, entry.body)
+
+        if fault is None:
+            response = await answer()
+        elif fault.kind in mishaps.KINDS:
+            response = await mishaps.play(fault, request, hosts=self._hosts)
+        else:
+            response = await faults.play(fault, request, answer)
+        self._log.answered(entry, response.status)
+        return response
+
+    async def _answer(self, name: str, request: web.Request, body: bytes) -> web.StreamResponse:
+        if not self._host_allowed(request.headers.get("Host", "")):
+            return mishaps.refused_host(self._hosts)
+        if name == "other":
+            return answers.plain(404, "404 page not found")
+        if request.method != METHODS.get(name, "GET"):
+            return web.Response(status=405, headers={"Allow": METHODS.get(name, "GET")})
+        match name:
+            case "status":
+                await self._lock.free()
+                return answers.reply(request, "StatusResponseBody", self._status())
+            case "messages":
+                await self._lock.free()
+                return await answers.messages(request, self._messages())
+            case "message":
+                return await sending.serve(request, body, self._send)
+            case "events":
+                self._changes.notify()
+                return await events.serve(
+                    request, self.conversation, agent_type=self.agent_type, monotonic=self._monotonic
+                )
+        return answers.reply(request, "OpenAPI", {"openapi": "3.1.0"})
+
+    def _host_allowed(self, host: str) -> bool:
+        # The check came with 0.4.0.
+        return self._number < (0, 4, 0) or "*" in self._hosts or answers.hostname(host) in self._hosts
+
+    def _status(self) -> dict[str, object]:
+        fields: dict[str, object] = {"status": self.conversation.status}
+        if self.agent_type is not None:
+            fields["agent_type"] = self.agent_type
+        if self._number >= (0, 12, 0):
+            fields["transport"] = self.mode
+        return fields
+
+    def _messages(self) -> list[Message]:
+        messages = list(self.conversation.messages)
+        if self._bogus_tails:
+            self._bogus_tails -= 1
+            messages.append(BOGUS)
+        return messages
+
+    # --- sending ---
+
+    async def _send(self, content: str, kind: str) -> None:
+        # A client that gives up does not take its message back: the send goes on without it.
+        task = asyncio.create_task(self._deliver(content, kind), name="simulated agentapi: send")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        await asyncio.shield(task)
+
+    async def _deliver(self, content: str, kind: str) -> None:
+        async with self._lock:
+            if kind == "user":
+                content = sending.trimmed(content)
+                if not content:
+                    raise sending.SendFailed(sending.EMPTY)
+                if self.conversation.status != "stable":
+                    raise sending.SendFailed(sending.NOT_WAITING)
+            self.received.append({"content": content, "type": kind})
+            if self.mode == "acp":
+                await self._prompt(content, recorded=kind == "user")
+                return
+            await self._sleep(self._send_s)
+            if kind == "user":
+                self.conversation.add("user", content)
+                self.set_status("running")
+        if kind == "user" and self._reply is not None:
+            turn = asyncio.create_task(self._take_turn(content), name="simulated agentapi: turn")
+            self._tasks.add(turn)
+            turn.add_done_callback(self._tasks.discard)
+
+    async def _prompt(self, content: str, *, recorded: bool) -> None:
+        """ACP: the send is the prompt, and lasts as long as the agent's turn."""
+        self._turn_over.clear()
+        self._turn_error = ""
+        before = len(self.conversation.messages)
+        if recorded:
+            self.conversation.add("user", content)
+            before += 1
+        self.set_status("running")
+        if self._reply is not None:
+            await self._take_turn(content)
+        await self._turn_over.wait()
+        if self._turn_error:
+            if len(self.conversation.messages) > before:
+                self.conversation.remove_last()
+            raise sending.SendFailed(self._turn_error)
+
+    async def _take_turn(self, prompt: str) -> None:
+        await self._sleep(self._turn_s)
+        if self._reply is not None:
+            self.conversation.add("agent", self._reply(prompt))
+        self.set_status("stable")
+
+
+def _version_number(version: str) -> tuple[int, ...]:
+    found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
+    if found is None:
+        raise SimulatorError(f"no version of AgentAPI: {version!r}", hint="write it like 0.12.1")
+    return tuple(int(part) for part in found.groups())
