@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 Scan: TypeAlias = Generator[None, bytes, _T]
 """A part of the grammar: takes chunks, returns what it read."""
 
-CUT_MARK: Final = "[…]\n"
+CUT_MARK: Final = "[... earlier text cut by agentd ...]\n"
 """Stands where the head of an over-long text was left out, so that a reader does not take the rest for all."""
 
 SPACE, QUOTE, COMMA, COLON, BACKSLASH = b' ",:\\'
