@@ -29,7 +29,7 @@ _EOL = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"
 
 
-class StreamTooLarge(PeerError):  # noqa: N818 - named for what happened, as its subclasses are
+class StreamTooLarge(PeerError):
     """The peer sent more than it may. The stream is beyond repair: where its next event starts is unknown."""
 
 

@@ -11,7 +11,7 @@ from agentd.peers.event_stream import StreamTooLarge
 __all__ = ["StreamTooLarge"]
 
 
-class Refused(PeerError):  # noqa: N818 - named for what happened, as its subclasses are
+class Refused(PeerError):
     """The server answered with something other than the stream.
 
     `status` is the HTTP status, `body_message` and `detail` what coderd said (empty when it said nothing we can read),
@@ -84,7 +84,7 @@ class ContentEncoded(Refused):
     """200, but compressed although identity was asked for. 500 MB inflate out of half a megabyte, so it is refused."""
 
 
-class Broken(PeerError):  # noqa: N818 - named for what happened, as its subclasses are
+class Broken(PeerError):
     """The connection could not be made or did not last."""
 
 

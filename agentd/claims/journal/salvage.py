@@ -1,0 +1,67 @@
+"""What can still be trusted of a damaged ledger. Pure.
+
+A lost record may have been a success, so no claim that is not provably done may act by itself again: it is held until
+a person looks. What was recorded as succeeded stays succeeded, even where the record before it is gone: a hook whose
+success is known never runs again.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+
+from agentd.claims.events import PREBUILD_CLAIMED
+from agentd.claims.journal.book import Book, Claim, Hook, Record, fold
+from agentd.claims.lifecycle import ClaimState, ClaimStep, HookState, HookStep
+from agentd.errors import AgentdError
+
+# What `fold` raises for a record that does not follow from the ones before it, or is not of its kind's shape.
+UNFOLDABLE = (AgentdError, KeyError, TypeError, ValueError, AttributeError)
+
+
+def salvage(records: Iterable[Record], *, why: str, at: float) -> Book:
+    """The book of what is readable, every claim not provably done held for the reason `why`. Never raises."""
+    book, done, succeeded = Book(), set[str](), dict[str, set[str]]()
+    for record in records:
+        claim_id = str(record.get("claim"))
+        match record:
+            case {"kind": "settle", "step": ClaimStep.FINISH}:
+                done.add(claim_id)
+            case {"kind": "end", "step": HookStep.SUCCEED, "hook": str(hook)}:
+                succeeded.setdefault(claim_id, set()).add(hook)
+            case {"kind": "forget"}:
+                done.discard(claim_id)
+                succeeded.pop(claim_id, None)
+        try:
+            book = fold(book, record)
+        except UNFOLDABLE:
+            continue  # the records it follows from are the lost ones
+    for claim_id in sorted((done | succeeded.keys()) - book.claims.keys()):
+        book = book.having(_orphan(claim_id, at))
+    for claim in book.claims.values():
+        proven = _with_successes(claim, succeeded.get(claim.id, set()))
+        if claim.id in done or claim.state is ClaimState.DONE:
+            book = book.having(dataclasses.replace(proven, state=ClaimState.DONE))
+        else:
+            held = dataclasses.replace(proven, state=ClaimState.HELD, why=why, changed_at=at)
+            book = book.having(held)
+    return dataclasses.replace(book, damage=why)
+
+
+def _orphan(claim_id: str, at: float) -> Claim:
+    """A claim whose admission is lost. Its id is made of what the event names, so its event still finds it."""
+    return Claim(
+        id=claim_id,
+        workspace_id=None,
+        owner_id=None,
+        reason=PREBUILD_CLAIMED,
+        token="",
+        state=ClaimState.HELD,
+        admitted_at=at,
+        changed_at=at,
+    )
+
+
+def _with_successes(claim: Claim, names: set[str]) -> Claim:
+    known = {hook.name: hook for hook in claim.hooks}
+    for name in names:
+        known[name] = dataclasses.replace(known.get(name, Hook(name)), state=HookState.SUCCEEDED)
+    return dataclasses.replace(claim, hooks=tuple(known[name] for name in sorted(known)))
