@@ -61,23 +61,23 @@ class CoderdError(PeerError):
         self.retry_after_s = retry_after_s
 
 
-class Unreachable(CoderdError):  # noqa: N818 - named for what happened
+class Unreachable(CoderdError):
     """No answer: nobody listens, the connection broke, TLS failed or time ran out. It may have been carried out."""
 
 
-class Unauthorized(CoderdError):  # noqa: N818 - named for what happened
+class Unauthorized(CoderdError):
     """401. While a prebuild is being claimed every request gets one, and the same token works again afterwards."""
 
 
-class RateLimited(CoderdError):  # noqa: N818 - named for what happened
+class RateLimited(CoderdError):
     """429, counted per address and path, so a whole fleet behind one NAT shares it."""
 
 
-class ServerFault(CoderdError):  # noqa: N818 - named for what happened
+class ServerFault(CoderdError):
     """408, 425 or 5xx, from coderd or from a proxy before it."""
 
 
-class NotCoderd(CoderdError):  # noqa: N818 - named for what happened
+class NotCoderd(CoderdError):
     """An answer coderd does not give: a proxy's error page, a login page, another server at that address."""
 
 
@@ -85,25 +85,25 @@ class Redirected(NotCoderd):
     """3xx. Not followed, since the token must not go to an address nobody configured."""
 
 
-class TooLarge(CoderdError):  # noqa: N818 - named for what happened
+class TooLarge(CoderdError):
     """The body is larger than the server takes: 65,536 bytes at coderd, perhaps less at a proxy."""
 
     retryable = False
 
 
-class Unsupported(CoderdError):  # noqa: N818 - named for what happened
+class Unsupported(CoderdError):
     """This server has no such endpoint: it is older or newer than the feature, or the feature is off."""
 
     retryable = False
 
 
-class NotFound(CoderdError):  # noqa: N818 - named for what happened
+class NotFound(CoderdError):
     """The object does not exist or is not this workspace's; coderd does not tell which."""
 
     retryable = False
 
 
-class Invalid(CoderdError):  # noqa: N818 - named for what happened
+class Invalid(CoderdError):
     """coderd refuses the request for what is in it."""
 
     retryable = False
@@ -185,10 +185,10 @@ class Coderd:
         what = f"{method} {path.partition('?')[0]}"
         try:
             async with asyncio.timeout(timeout_s):
-                token = self._token.current()
+                token = await self._token.current()
                 answer = await self._send(method, path, body, token, expect)
                 if answer is not None and answer.status == 401 and await self._token.renew(token):
-                    token = self._token.current()
+                    token = await self._token.current()
                     answer = await self._send(method, path, body, token, expect)
         except TimeoutError as error:
             raise Unreachable(f"{what}: no answer within {timeout_s:.1f}s") from error
