@@ -90,10 +90,12 @@ class EventStream:
         manners: Manners,
         headers: Mapping[str, str],
         sleep: Callable[[float], Awaitable[None]],
+        on_open: Callable[[], None],
     ) -> None:
         self._request = request
         self._manners = manners
         self._sleep = sleep
+        self._on_open = on_open
         self._silent = manners.silent
         self._queue: asyncio.Queue[tuple[bytes, asyncio.Event] | None] = asyncio.Queue()
         self.closed = asyncio.Event()
@@ -172,6 +174,7 @@ class EventStream:
         if not self._response.prepared:
             self._response.enable_chunked_encoding()
             await self._response.prepare(self._request)
+            self._on_open()
 
     async def _write(self, raw: bytes) -> None:
         if self._silent and raw is not self._manners.first:

@@ -52,7 +52,7 @@ async def serve(
     return response
 
 
-class Lagging(Exception):  # noqa: N818 - a state of the follower, nobody's error
+class Lagging(Exception):
     """The follower's queue was full."""
 
 

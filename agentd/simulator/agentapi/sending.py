@@ -57,7 +57,7 @@ class SendLock:
             self._free.set()
 
 
-class SendFailed(Exception):  # noqa: N818 - becomes an answer, never a traceback
+class SendFailed(Exception):
     """The agent did not take the message; the text goes into `errors[0].message`."""
 
 

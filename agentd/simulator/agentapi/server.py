@@ -11,7 +11,8 @@ from typing import Any, Literal, Self
 from aiohttp import web
 
 from agentd.simulator import faults
-from agentd.simulator.agentapi import answers, events, mishaps, sending
+from agentd.simulator.agentapi import answers, events, mishaps, sending, uploads
+from agentd.simulator.agentapi.admin import Admin
 from agentd.simulator.agentapi.conversation import BOGUS, Conversation, Message, Mode, Status
 from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
 from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog
@@ -26,6 +27,15 @@ ROUTES = {
     "/openapi.json": "openapi",
 }
 METHODS = {"message": "POST", "upload": "POST"}
+SINCE = {
+    "host_check": (0, 4, 0),
+    "upload": (0, 10, 0),
+    "agent_type": (0, 10, 1),
+    "transport": (0, 12, 0),
+    "agent_error": (0, 12, 0),
+    "state": (0, 12, 0),
+}
+"""The version that brought a feature."""
 
 
 class SimulatedAgentApi:
@@ -50,12 +60,13 @@ class SimulatedAgentApi:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        admin: bool = False,
     ) -> None:
         self.mode: Mode = mode
         self.version = version
         self._number = _version_number(version)
         self._hosts = tuple(host.lower() for host in allowed_hosts)
-        self.agent_type = agent_type if self._number >= (0, 10, 1) else None
+        self.agent_type = agent_type if self._number >= SINCE["agent_type"] else None
         self._reply = reply
         self._send_s = send_s
         self._turn_s = turn_s
@@ -72,6 +83,7 @@ class SimulatedAgentApi:
         self._changes = Changes()
         self._log = RequestLog(now, self._changes)
         self._faults = FaultPlan(mishaps.KINDS)
+        self._admin = Admin(self).handle if admin else None
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
 
     async def __aenter__(self) -> Self:
@@ -90,6 +102,10 @@ class SimulatedAgentApi:
     @property
     def port(self) -> int:
         return self._listener.port
+
+    def has(self, feature: str) -> bool:
+        """Whether this version has what `SINCE` names."""
+        return self._number >= SINCE[feature]
 
     # --- the server itself ---
 
@@ -137,7 +153,7 @@ class SimulatedAgentApi:
 
     def agent_error(self, message: str, level: Literal["warning", "error"] = "error") -> None:
         """The agent complains (0.12.0 and later)."""
-        if self._number < (0, 12, 0):
+        if not self.has("agent_error"):
             raise SimulatorError(f"AgentAPI {self.version} has no agent_error")
         self.conversation.error(message, level)
 
@@ -197,6 +213,8 @@ class SimulatedAgentApi:
     # --- routes ---
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if self._admin is not None and request.path.startswith("/_sim/"):
+            return await self._admin(request)
         name = ROUTES.get(request.path, "other")
         entry = self._log.note(request, name)
         fault = self._faults.take(name)
@@ -217,7 +235,7 @@ class SimulatedAgentApi:
     async def _answer(self, name: str, request: web.Request, body: bytes) -> web.StreamResponse:
         if not self._host_allowed(request.headers.get("Host", "")):
             return mishaps.refused_host(self._hosts)
-        if name == "other":
+        if name == "other" or (name == "upload" and not self.has("upload")):
             return answers.plain(404, "404 page not found")
         if request.method != METHODS.get(name, "GET"):
             return web.Response(status=405, headers={"Allow": METHODS.get(name, "GET")})
@@ -230,6 +248,8 @@ class SimulatedAgentApi:
                 return await answers.messages(request, self._messages())
             case "message":
                 return await sending.serve(request, body, self._send)
+            case "upload":
+                return await uploads.serve(request, body)
             case "events":
                 self._changes.notify()
                 return await events.serve(
@@ -238,14 +258,13 @@ class SimulatedAgentApi:
         return answers.reply(request, "OpenAPI", {"openapi": "3.1.0"})
 
     def _host_allowed(self, host: str) -> bool:
-        # The check came with 0.4.0.
-        return self._number < (0, 4, 0) or "*" in self._hosts or answers.hostname(host) in self._hosts
+        return not self.has("host_check") or "*" in self._hosts or answers.hostname(host) in self._hosts
 
     def _status(self) -> dict[str, object]:
         fields: dict[str, object] = {"status": self.conversation.status}
         if self.agent_type is not None:
             fields["agent_type"] = self.agent_type
-        if self._number >= (0, 12, 0):
+        if self.has("transport"):
             fields["transport"] = self.mode
         return fields
 

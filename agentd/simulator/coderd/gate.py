@@ -83,3 +83,12 @@ def agent_of(request: web.Request, workspaces: Workspaces, *, stop_auth: bool) -
             " If the job is no longer running, this agent is invalid.",
         )
     return caller
+
+
+def signed_out() -> web.Response:
+    """A user-facing route without a good API key."""
+    return answers.error(
+        401,
+        "You are signed out or your session has expired. Please sign in again to continue.",
+        detail='Cookie "coder_session_token" or query parameter must be provided.',
+    )

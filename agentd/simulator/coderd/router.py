@@ -1,23 +1,58 @@
-"""From a request to its answer: record, fault, rate limit, auth, route, in coderd's order."""
+"""From a request to its answer: record it, let its fault play, then rate limit, auth and route in coderd's order."""
 
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
+import aiohttp
 from aiohttp import web
 
-from agentd.simulator import faults
+from agentd.simulator import faults, sse
 from agentd.simulator.coderd import answers, gate
-from agentd.simulator.coderd.routes import log_snapshot, reinit
+from agentd.simulator.coderd.routes import app_status, identity, log_snapshot, reinit, task_state, tasks
 from agentd.simulator.coderd.workspaces import Caller
 from agentd.simulator.coderd.world import World
-from agentd.simulator.serving import RecordedRequest, RequestLog
+from agentd.simulator.serving import Handler, RequestLog
 
 BODY_CAP = 16 << 20
-"""More than any limit of coderd's; a client that sends more is cut off."""
+"""More than any limit of coderd's; what a client sends beyond it is not looked at."""
+
 _ME = "/api/v2/workspaceagents/me"
+_TASK = "/api/v2/tasks/{user}/{task}"
+Auth: TypeAlias = Literal["agent", "user", "open"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    name: str
+    method: str
+    auth: Auth
+    pattern: re.Pattern[str]
+
+
+def _route(name: str, method: str, auth: Auth, path: str) -> Route:
+    return Route(name, method, auth, re.compile(re.sub(r"\{\w+\}", "([^/]*)", path) + r"\Z"))
+
+
+ROUTES = (
+    _route("reinit", "GET", "agent", f"{_ME}/reinit"),
+    _route("log-snapshot", "POST", "agent", f"{_ME}/tasks/{{task}}/log-snapshot"),
+    _route("app-status", "PATCH", "agent", f"{_ME}/app-status"),
+    _route("identity", "POST", "open", "/api/v2/workspaceagents/{cloud}-instance-identity"),
+    _route("buildinfo", "GET", "open", "/api/v2/buildinfo"),
+    _route("task-list", "GET", "user", "/api/v2/tasks"),
+    _route("task", "GET", "user", _TASK),
+    _route("task-delete", "DELETE", "user", _TASK),
+    _route("task-logs", "GET", "user", f"{_TASK}/logs"),
+    _route("task-send", "POST", "user", f"{_TASK}/send"),
+    _route("task-input", "PATCH", "user", f"{_TASK}/input"),
+    _route("task-pause", "POST", "user", f"{_TASK}/pause"),
+    _route("task-resume", "POST", "user", f"{_TASK}/resume"),
+)
+OTHER = "other"
+ROUTE_NAMES = frozenset(route.name for route in ROUTES) | {OTHER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,139 +63,172 @@ class Call:
     args: tuple[str, ...]
     body: bytes
     headers: dict[str, str]
-    fault: faults.Fault | None
-
-
-AgentRoute: TypeAlias = Callable[[Call, Caller], Awaitable[web.StreamResponse]]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    name: str
-    method: str
-    pattern: re.Pattern[str]
-
-
-def _route(name: str, method: str, path: str) -> Route:
-    return Route(name, method, re.compile(re.sub(r"\{\w+\}", "([^/]*)", path) + "$"))
-
-
-ROUTES = (
-    _route("reinit", "GET", f"{_ME}/reinit"),
-    _route("log-snapshot", "POST", f"{_ME}/tasks/{{task}}/log-snapshot"),
-    _route("buildinfo", "GET", "/api/v2/buildinfo"),
-)
-OTHER = "other"
+    manners: sse.Manners
+    on_open: Callable[[], None]
+    """To be called when a stream's headers go out, which may be long before the stream ends."""
 
 
 class Router:
     """The handler of a simulated coderd's listener."""
-
-    names = frozenset(route.name for route in ROUTES)
 
     def __init__(
         self,
         world: World,
         *,
         log: RequestLog,
-        faults: faults.FaultPlan,
+        plan: faults.FaultPlan,
         limit: gate.RateLimit,
         user_token: str,
+        admin: Handler | None,
     ) -> None:
         self._world = world
         self._log = log
-        self._faults = faults
+        self._plan = plan
         self._limit = limit
         self._user_token = user_token
+        self._admin = admin
+        self._http: aiohttp.ClientSession | None = None
+        """For what coderd asks a task's app; opened with the first question."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one request as coderd would, or as the fault waiting for it wants."""
-        route, args = self._match(request)
+        """Answer one request as coderd would, or as the fault that waits for it wants."""
+        if self._admin is not None and request.path.startswith("/_sim/"):
+            return await self._admin(request)
+        route, args = match(request)
         name = route.name if route else OTHER
         entry = self._log.note(request, name)
-        fault = self._faults.take(name)
+        fault = self._plan.take(name)
         headers = self._common_headers()
 
         async def answer() -> web.StreamResponse:
             entry.body = await _read(request)
-            bent = fault if fault and fault.kind in faults.STREAM else None
-            return await self._answer(route, Call(request, args, entry.body, headers, bent), entry)
-
-        if fault and fault.kind in faults.EXCHANGE:
-            response = await faults.play(fault, request, answer)
+            bent = fault is not None and fault.kind in faults.STREAM
+            manners = self._world.manners.bent_by(fault) if fault and bent else self._world.manners
+            call = Call(
+                request, args, entry.body, headers, manners, on_open=lambda: self._log.answered(entry, 200)
+            )
+            response = await self._answer(route, call)
             if not response.prepared:
-                entry.body = entry.body or await _read(request)
+                response.headers.update(headers)
+            return response
+
+        if fault is not None and fault.kind in faults.EXCHANGE:
+            response = await faults.play(fault, request, answer)
         else:
             response = await answer()
-        if not response.prepared:
-            response.headers.update(headers)
         self._log.answered(entry, response.status)
         return response
 
     async def close(self) -> None:
-        """Let go of what the routes hold."""
+        """Let go of the connections to the tasks' apps."""
+        if self._http is not None:
+            await self._http.close()
+            self._http = None
 
-    async def _answer(self, route: Route | None, call: Call, entry: RecordedRequest) -> web.StreamResponse:
+    async def _answer(self, route: Route | None, call: Call) -> web.StreamResponse:
         path = call.request.path
         if not path.startswith("/api/v2"):
-            return web.Response(
-                body=b"<!doctype html><html><head><title>Coder</title></head></html>\n",
-                headers={"Content-Type": "text/html; charset=utf-8"},
-            )
+            # Whatever is no API is the dashboard: a wrong base URL looks like success.
+            return _dashboard()
         limit_headers, passes = self._limit.check(call.request.remote or "", path)
         call.headers.update(limit_headers)
         if not passes:
             return self._limit.refusal()
-        if path == _ME or path.startswith(_ME + "/"):
-            caller = gate.agent_of(
+        caller = None
+        if path == _ME or path.startswith(f"{_ME}/"):
+            who = gate.agent_of(
                 call.request, self._world.workspaces, stop_auth=self._world.behaviour.stop_auth
             )
-            if isinstance(caller, web.Response):
-                return caller
-            return await self._agent_route(route, call, caller, entry)
-        if route is None:
+            if isinstance(who, web.Response):
+                return who
+            caller = who
+        if route is None or self._is_absent(route):
             return answers.route_not_found()
         if route.method != call.request.method:
-            return _wrong_method(route)
-        return answers.reply(
-            200, {"external_url": "https://github.com/coder/coder", "version": self._world.behaviour.version}
+            return web.Response(status=405, headers={"Allow": route.method})
+        if caller is not None:
+            return await self._for_agent(route.name, call, caller)
+        return await self._for_others(route, call)
+
+    async def _for_agent(self, name: str, call: Call, caller: Caller) -> web.StreamResponse:
+        if name == "log-snapshot":
+            return log_snapshot.serve(self._world, call.request, caller, call.args[0], call.body)
+        if name == "app-status":
+            return app_status.serve(self._world, caller, call.body)
+        return await reinit.serve(
+            self._world,
+            call.request,
+            caller,
+            manners=call.manners,
+            headers=call.headers,
+            on_open=call.on_open,
         )
 
-    async def _agent_route(
-        self, route: Route | None, call: Call, caller: Caller, entry: RecordedRequest
-    ) -> web.StreamResponse:
-        if route is None or (route.name == "log-snapshot" and not self._world.behaviour.log_snapshot):
-            return answers.route_not_found()
-        if route.method != call.request.method:
-            return _wrong_method(route)
-        if route.name == "reinit":
-            manners = self._world.manners.bent_by(call.fault) if call.fault else self._world.manners
-            entry.status = 200
-            return await reinit.serve(
-                self._world, call.request, caller, manners=manners, headers=call.headers
+    async def _for_others(self, route: Route, call: Call) -> web.StreamResponse:
+        if route.name == "identity":
+            return identity.serve(self._world, call.args[0], call.body)
+        if route.name == "buildinfo":
+            return answers.reply(
+                200, {"external_url": "https://github.com/coder/coder", "version": self._version}
             )
-        return log_snapshot.serve(self._world, call.request, caller, call.args[0], call.body)
+        if gate.token_of(call.request) != self._user_token:
+            return gate.signed_out()
+        return await self._for_user(route.name, call)
 
-    def _match(self, request: web.Request) -> tuple[Route | None, tuple[str, ...]]:
-        best: tuple[Route | None, tuple[str, ...]] = (None, ())
-        for route in ROUTES:
-            found = route.pattern.match(request.path)
-            if found:
-                best = (route, found.groups())
-                if route.method == request.method:
-                    return best
-        return best
+    async def _for_user(self, name: str, call: Call) -> web.StreamResponse:
+        if name == "task-list":
+            return tasks.listing(self._world)
+        task = task_state.find(self._world, call.args[1])
+        if task is None:
+            return answers.not_found()
+        if self._http is None:
+            self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        if name == "task-logs":
+            return await tasks.logs(self._world, task, self._http)
+        if name == "task-send":
+            return await tasks.send(self._world, task, call.body, self._http)
+        plain: dict[str, Callable[[], web.Response]] = {
+            "task": lambda: answers.reply(200, task_state.describe(self._world, task)),
+            "task-delete": lambda: tasks.delete(self._world, task),
+            "task-input": lambda: tasks.update_input(self._world, task, call.body),
+            "task-pause": lambda: tasks.pause(self._world, task),
+            "task-resume": lambda: tasks.resume(self._world, task),
+        }
+        return plain[name]()
+
+    def _is_absent(self, route: Route) -> bool:
+        behaviour = self._world.behaviour
+        if route.name == "log-snapshot":
+            return not behaviour.log_snapshot
+        return route.auth == "user" and not behaviour.tasks
+
+    @property
+    def _version(self) -> str:
+        return self._world.behaviour.version
 
     def _common_headers(self) -> dict[str, str]:
         return {
             "X-Coder-Request-Id": str(uuid.uuid4()),
-            "X-Coder-Build-Version": self._world.behaviour.version,
+            "X-Coder-Build-Version": self._version,
             "X-Content-Type-Options": "nosniff",
         }
 
 
-def _wrong_method(route: Route) -> web.Response:
-    return web.Response(status=405, headers={"Allow": route.method})
+def match(request: web.Request) -> tuple[Route | None, tuple[str, ...]]:
+    """The route of a request, and what its path holds; with another method if only that is wrong."""
+    found: tuple[Route | None, tuple[str, ...]] = (None, ())
+    for route in ROUTES:
+        hit = route.pattern.match(request.path)
+        if hit and (found[0] is None or route.method == request.method):
+            found = (route, hit.groups())
+    return found
+
+
+def _dashboard() -> web.Response:
+    return web.Response(
+        body=b"<!doctype html>\n<html><head><title>Coder</title></head><body></body></html>\n",
+        headers={"Content-Type": "text/html; charset=utf-8"},
+    )
 
 
 async def _read(request: web.Request) -> bytes:

@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 
 from agentd.simulator import sse
 from agentd.simulator.coderd import eras
+from agentd.simulator.coderd.admin import Admin
 from agentd.simulator.coderd.gate import RateLimit
-from agentd.simulator.coderd.router import Router
+from agentd.simulator.coderd.router import ROUTE_NAMES, Router
 from agentd.simulator.coderd.routes import reinit
 from agentd.simulator.coderd.workspaces import NIL_UUID, PREBUILDS_USER, Job, Stage, Workspace
 from agentd.simulator.coderd.world import AppStatus, Notification, StoredSnapshot, Task, World
@@ -60,9 +61,10 @@ class SimulatedCoderd:
         self._router = Router(
             self._world,
             log=self._log,
-            faults=self._faults,
+            plan=self._faults,
             limit=RateLimit(rate_limit, self.now),
             user_token=self.user_token,
+            admin=Admin(self).handle if admin else None,
         )
         self._listener = Listener(self._router.handle, host="127.0.0.1", port=port)
 
@@ -159,7 +161,7 @@ class SimulatedCoderd:
 
     def claim_start(self, ws: Workspace, owner_id: str | None = None, *, job: Job = Job.RUNNING) -> None:
         """A user claims the prebuild: from now on its token is 401, while open streams live on."""
-        self._world.workspaces.claim_start(ws, owner_id or self.user_id, job=job)
+        self._world.workspaces.claim_start(ws, owner_id or self.user_id, now=self.now(), job=job)
 
     async def claim_finish(self, ws: Workspace, *, publish: bool = True) -> None:
         """The claim job has succeeded: the token is good again and the event goes to the open streams.
@@ -178,11 +180,11 @@ class SimulatedCoderd:
 
     def start_build(self, ws: Workspace, initiator_id: str | None = None, token: str | None = None) -> str:
         """A later start build, done. Returns the new agent token (also `ws.token`)."""
-        return self._world.workspaces.start(ws, initiator_id or self.user_id, token=token)
+        return self._world.workspaces.start(ws, initiator_id or self.user_id, token=token, now=self.now())
 
     def stop_start(self, ws: Workspace, *, job: Job = Job.RUNNING) -> None:
         """A stop build has begun: the token stays good while it runs."""
-        self._world.workspaces.stop_start(ws, job=job)
+        self._world.workspaces.stop_start(ws, job=job, now=self.now())
 
     def stop_finish(self, ws: Workspace, *, error: str = "") -> None:
         """The stop build is done: 401."""
@@ -190,10 +192,14 @@ class SimulatedCoderd:
 
     def delete_build(self, ws: Workspace) -> None:
         """A delete build has begun: 401 at once, and the workspace's tasks go with their snapshots."""
-        self._world.workspaces.delete(ws)
+        self._world.workspaces.delete(ws, now=self.now())
         for task in self._world.tasks.values():
             if task.workspace is ws:
-                self.delete_task(task.id)
+                self._world.drop_task(task)
+
+    def set_instance(self, ws: Workspace, instance_id: str) -> None:
+        """Let the agent of `ws` (and those of later builds) be found by its cloud's instance id."""
+        ws.agent.instance_id = instance_id
 
     async def publish(self, ws: Workspace, event: Mapping[str, Any] | bytes) -> None:
         """Send on every open stream of `ws`: a mapping as a `data` event, bytes as they are, in one chunk."""
@@ -220,8 +226,17 @@ class SimulatedCoderd:
 
     def delete_task(self, task_id: str) -> None:
         """Soft-delete the task; its snapshot goes in the same step."""
-        self._world.tasks[task_id].deleted = True
-        self._world.snapshots.pop(task_id, None)
+        self._world.drop_task(self._world.tasks[task_id])
+
+    @property
+    def workspaces(self) -> list[Workspace]:
+        """All workspaces, oldest first."""
+        return self._world.workspaces.all()
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """All tasks by id, deleted ones included."""
+        return self._world.tasks
 
     @property
     def snapshots(self) -> dict[str, StoredSnapshot]:
@@ -283,10 +298,8 @@ class SimulatedCoderd:
 
     def fault(self, route: str, kind: str, *, times: int = 1, **params: Any) -> None:  # noqa: ANN401 - per kind
         """Let the next `times` requests of `route` meet a fault; kinds and parameters: `faults.play`, `sse.Manners`."""
-        if route != "*" and route not in self._router.names:
-            raise SimulatorError(
-                f"no such route: {route!r}", hint=f"known: {', '.join(sorted(self._router.names))}"
-            )
+        if route != "*" and route not in ROUTE_NAMES:
+            raise SimulatorError(f"no such route: {route!r}", hint=f"known: {', '.join(sorted(ROUTE_NAMES))}")
         self._faults.add(route, Fault(kind, params), times)
 
     def clear_faults(self) -> None:

@@ -49,6 +49,8 @@ class Build:
     stage: Stage = Stage.NONE
     job: Job = Job.SUCCEEDED
     error: str = ""
+    reason: str = "initiator"
+    created_at: float = 0.0
     agents: list[Agent] = field(default_factory=list)
 
 
@@ -123,12 +125,12 @@ class Workspaces:
         self._all[workspace.id] = workspace
         return workspace
 
-    def claim_start(self, workspace: Workspace, owner_id: str, *, job: Job = Job.RUNNING) -> None:
+    def claim_start(self, workspace: Workspace, owner_id: str, *, now: float, job: Job = Job.RUNNING) -> None:
         """The owner changes and the claim build is inserted, in one transaction; its agents come when it is done."""
         if workspace.owner_id != PREBUILDS_USER:
             raise SimulatorError(f"workspace {workspace.name} is no unclaimed prebuild")
         workspace.owner_id = owner_id
-        self._append(workspace, Build(0, "start", owner_id, Stage.CLAIM, job))
+        self._append(workspace, Build(0, "start", owner_id, Stage.CLAIM, job, created_at=now))
 
     def claim_finish(self, workspace: Workspace) -> None:
         """The claim job has succeeded: the new build's agent carries the same token."""
@@ -145,20 +147,32 @@ class Workspaces:
             build.agents.append(Agent(str(uuid.uuid4()), old.name, old.token, old.apps, old.instance_id))
         build.job, build.error = Job.FAILED, error
 
-    def start(self, workspace: Workspace, initiator_id: str, *, token: str | None) -> str:
+    def start(
+        self,
+        workspace: Workspace,
+        initiator_id: str,
+        *,
+        token: str | None,
+        now: float,
+        reason: str = "initiator",
+    ) -> str:
         """A later start build that has succeeded; returns its agent's (new) token."""
         self._refuse_running(workspace)
         old = workspace.agent
         workspace.token = token or str(uuid.uuid4())
         agent = Agent(str(uuid.uuid4()), old.name, workspace.token, old.apps, old.instance_id)
-        self._append(workspace, Build(0, "start", initiator_id, agents=[agent]))
+        self._append(
+            workspace, Build(0, "start", initiator_id, reason=reason, created_at=now, agents=[agent])
+        )
         workspace.agent_lifecycle = "ready"
         return workspace.token
 
-    def stop_start(self, workspace: Workspace, *, job: Job = Job.RUNNING) -> None:
+    def stop_start(
+        self, workspace: Workspace, *, now: float, job: Job = Job.RUNNING, reason: str = "initiator"
+    ) -> None:
         """A stop build; its job is pending or running."""
         self._refuse_running(workspace)
-        self._append(workspace, Build(0, "stop", workspace.owner_id, job=job))
+        self._append(workspace, Build(0, "stop", workspace.owner_id, job=job, reason=reason, created_at=now))
 
     def stop_finish(self, workspace: Workspace, *, error: str = "") -> None:
         """The stop job has ended, well or with `error`."""
@@ -166,9 +180,9 @@ class Workspaces:
         build.job, build.error = (Job.FAILED if error else Job.SUCCEEDED), error
         workspace.agent_lifecycle = "off"
 
-    def delete(self, workspace: Workspace) -> None:
+    def delete(self, workspace: Workspace, *, now: float) -> None:
         """A delete build: from its insertion on, no agent of the workspace may talk."""
-        self._append(workspace, Build(0, "delete", workspace.owner_id, job=Job.RUNNING))
+        self._append(workspace, Build(0, "delete", workspace.owner_id, job=Job.RUNNING, created_at=now))
 
     def authenticate(self, token: str, *, stop_auth: bool) -> Caller | None:
         """Whom `token` lets in now (`GetAuthenticatedWorkspaceAgentAndBuildByAuthToken`)."""

@@ -1,6 +1,7 @@
 """What a simulated coderd knows: the state its routes read and change."""
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ class Task:
     app_url: str
     """Where the task's AgentAPI listens: live logs and sends go there."""
     initial_prompt: str = ""
+    created_at: float = 0.0
     deleted: bool = False
 
 
@@ -68,6 +70,13 @@ class World:
     app_statuses: dict[str, list[AppStatus]] = field(default_factory=dict)
     notifications: list[Notification] = field(default_factory=list)
     streams: dict[str, list[EventStream]] = field(default_factory=dict)
+    organization_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def drop_task(self, task: Task) -> None:
+        """Soft-delete a task; its snapshot goes in the same step."""
+        task.deleted = True
+        self.snapshots.pop(task.id, None)
+        self.changes.notify()
 
     def open_streams(self, workspace: Workspace | None = None) -> list[EventStream]:
         """The reinit streams of one workspace, or of all."""

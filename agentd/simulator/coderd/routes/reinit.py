@@ -1,6 +1,6 @@
 """`GET /workspaceagents/me/reinit`: the claim stream, by era."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -27,11 +27,17 @@ def claim_event(world: World, workspace: Workspace) -> bytes:
 
 
 async def serve(
-    world: World, request: web.Request, caller: Caller, *, manners: sse.Manners, headers: Mapping[str, str]
+    world: World,
+    request: web.Request,
+    caller: Caller,
+    *,
+    manners: sse.Manners,
+    headers: Mapping[str, str],
+    on_open: Callable[[], None],
 ) -> web.StreamResponse:
-    """Answer 409, or hold the stream until it ends."""
+    """Answer 409, or hold the stream until it ends; `on_open()` when its headers go out."""
     workspace = caller.workspace
-    stream = sse.EventStream(request, manners=manners, headers=headers, sleep=world.sleep)
+    stream = sse.EventStream(request, manners=manners, headers=headers, sleep=world.sleep, on_open=on_open)
     # Subscribed before the durable check, so that no claim falls between the two.
     world.streams.setdefault(workspace.id, []).append(stream)
     try:

@@ -1,0 +1,150 @@
+"""What a person can do to a running simulated coderd: `curl -X POST …/_sim/claim-start`."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from agentd.simulator import admin
+from agentd.simulator.coderd.workspaces import Workspace
+from agentd.simulator.faults import SimulatorError
+
+if TYPE_CHECKING:
+    from agentd.simulator.coderd.server import SimulatedCoderd
+
+_OUTAGE_S = 3.0
+
+
+class Admin:
+    """Commands over the public methods of `SimulatedCoderd`; `workspace` (an id) defaults to the newest one."""
+
+    def __init__(self, coderd: "SimulatedCoderd") -> None:
+        self._coderd = coderd
+        self._outage: asyncio.Task[None] | None = None
+        self._commands: dict[str, admin.Command] = {
+            "claim-start": self._claim_start,
+            "claim-finish": self._claim_finish,
+            "claim-fail": self._claim_fail,
+            "start": self._start,
+            "stop-start": self._stop_start,
+            "stop-finish": self._stop_finish,
+            "delete": self._delete,
+            "publish": self._publish,
+            "drop": self._drop,
+            "fail-next": self._fail_next,
+            "fault": self._fault,
+            "clear-faults": self._clear_faults,
+            "advance-clock": self._advance_clock,
+            "restart": self._restart,
+        }
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one `/_sim/` request."""
+        return await admin.serve(request, self._commands, self.state)
+
+    def state(self) -> dict[str, object]:
+        """What there is: workspaces with builds and open streams, tasks, snapshots, statuses, notifications."""
+        coderd = self._coderd
+        return {
+            "era": coderd.era,
+            "url": coderd.url,
+            "workspaces": [self._workspace_state(ws) for ws in coderd.workspaces],
+            "tasks": [
+                {"id": task.id, "workspace": task.workspace.id, "deleted": task.deleted}
+                for task in coderd.tasks.values()
+            ],
+            "snapshots": {
+                task_id: {"bytes": len(row.body), "created_at": row.created_at, "envelope": row.envelope}
+                for task_id, row in coderd.snapshots.items()
+            },
+            "notifications": coderd.notifications,
+            "requests": len(coderd.requests),
+        }
+
+    def _workspace_state(self, ws: Workspace) -> dict[str, object]:
+        return {
+            "id": ws.id,
+            "name": ws.name,
+            "owner_id": ws.owner_id,
+            "token": ws.token,
+            "open_streams": self._coderd.open_streams(ws),
+            "builds": [
+                f"{build.number} {build.transition} {build.stage.name.lower()} {build.job}"
+                for build in ws.builds
+            ],
+            "app_statuses": self._coderd.app_statuses[ws.id],
+        }
+
+    def _workspace(self, fields: Mapping[str, Any]) -> Workspace:
+        known = self._coderd.workspaces
+        wanted = fields.get("workspace")
+        for ws in reversed(known):
+            if wanted in (None, ws.id, ws.name):
+                return ws
+        raise SimulatorError(f"no workspace {wanted!r}" if wanted else "there is no workspace")
+
+    def _claim_start(self, fields: Mapping[str, Any]) -> object:
+        ws = self._workspace(fields)
+        self._coderd.claim_start(ws, fields.get("owner"))
+        return {"owner_id": ws.owner_id}
+
+    async def _claim_finish(self, fields: Mapping[str, Any]) -> object:
+        ws = self._workspace(fields)
+        await self._coderd.claim_finish(ws, publish=bool(fields.get("publish", True)))
+        return {"streams": self._coderd.open_streams(ws)}
+
+    def _claim_fail(self, fields: Mapping[str, Any]) -> None:
+        error = str(fields.get("error", "terraform apply failed"))
+        self._coderd.claim_fail(self._workspace(fields), error, bool(fields.get("agents_recorded", False)))
+
+    def _start(self, fields: Mapping[str, Any]) -> object:
+        return {"token": self._coderd.start_build(self._workspace(fields))}
+
+    def _stop_start(self, fields: Mapping[str, Any]) -> None:
+        self._coderd.stop_start(self._workspace(fields))
+
+    def _stop_finish(self, fields: Mapping[str, Any]) -> None:
+        self._coderd.stop_finish(self._workspace(fields), error=str(fields.get("error", "")))
+
+    def _delete(self, fields: Mapping[str, Any]) -> None:
+        self._coderd.delete_build(self._workspace(fields))
+
+    async def _publish(self, fields: Mapping[str, Any]) -> None:
+        event = fields["event"] if "event" in fields else str(fields["raw"]).encode()
+        await self._coderd.publish(self._workspace(fields), event)
+
+    async def _drop(self, fields: Mapping[str, Any]) -> None:
+        how = fields.get("how", "eof")
+        if how not in ("eof", "cut", "reset", "half_open"):
+            raise SimulatorError(f"no way to drop: {how!r}", hint="eof, cut, reset or half_open")
+        if how in ("cut", "reset"):
+            # This very connection goes too: say so first.
+            asyncio.get_running_loop().call_later(0.05, self._begin, self._coderd.drop_connections(how))
+        else:
+            await self._coderd.drop_connections(how)
+
+    def _fail_next(self, fields: Mapping[str, Any]) -> None:
+        self._coderd.fail_next(**fields)
+
+    def _fault(self, fields: Mapping[str, Any]) -> None:
+        self._coderd.fault(**fields)
+
+    def _clear_faults(self, _fields: Mapping[str, Any]) -> None:
+        self._coderd.clear_faults()
+
+    def _advance_clock(self, fields: Mapping[str, Any]) -> None:
+        self._coderd.advance_clock(float(fields["seconds"]))
+
+    def _restart(self, fields: Mapping[str, Any]) -> object:
+        seconds = float(fields.get("seconds", _OUTAGE_S))
+        asyncio.get_running_loop().call_later(0.05, self._begin, self._be_away(seconds))
+        return {"away_s": seconds}
+
+    def _begin(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
+        self._outage = asyncio.ensure_future(work)
+
+    async def _be_away(self, seconds: float) -> None:
+        await self._coderd.stop()
+        await asyncio.sleep(seconds)
+        await self._coderd.start()

@@ -1,0 +1,192 @@
+"""`/api/v2/tasks`: what a user sees of a task and may do to it. Logs are live while it is active, stored while not."""
+
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from agentd.simulator import gojson
+from agentd.simulator.coderd import agentapi_messages, answers
+from agentd.simulator.coderd.routes import task_state
+from agentd.simulator.coderd.workspaces import Job
+from agentd.simulator.coderd.world import Task, World
+from agentd.simulator.faults import SimulatorError
+
+_TYPES = {"user": "input", "agent": "output"}
+
+
+def listing(world: World) -> web.Response:
+    """All tasks that are not deleted."""
+    tasks = [task_state.describe(world, task) for task in world.tasks.values() if not task.deleted]
+    return answers.reply(200, {"tasks": tasks, "count": len(tasks)})
+
+
+async def logs(world: World, task: Task, http: aiohttp.ClientSession) -> web.Response:
+    """The conversation: from the agent, from the snapshot, or not at all."""
+    status = task_state.status_of(task)
+    if status == "active":
+        return await _live_logs(task, http)
+    if status in ("paused", "pending", "initializing") and world.behaviour.snapshot_in_logs:
+        return _stored_logs(world, task)
+    return answers.error(
+        409, "Cannot fetch logs for task in current state.", detail=f'Task status is "{status}".'
+    )
+
+
+def _stored_logs(world: World, task: Task) -> web.Response:
+    stored = world.snapshots.get(task.id)
+    if stored is None:
+        return answers.reply(200, {"logs": [], "snapshot": True})
+    kind = stored.envelope["format"]
+    if kind != "agentapi":
+        return answers.error(
+            500, "Unsupported task snapshot format.", detail=f'Expected format "agentapi", got "{kind}".'
+        )
+    entries = _entries(stored.envelope["data"]["messages"])
+    if isinstance(entries, str):
+        return answers.error(500, "Invalid snapshot data.", detail=entries)
+    return answers.reply(
+        200, {"logs": entries, "snapshot": True, "snapshot_at": task_state.stamp(stored.created_at)}
+    )
+
+
+async def _live_logs(task: Task, http: aiohttp.ClientSession) -> web.Response:
+    try:
+        async with http.get(f"{task.app_url}/messages") as response:
+            body = await response.read()
+            status = response.status
+    except (aiohttp.ClientError, TimeoutError) as failed:
+        return answers.error(502, "Failed to reach task app endpoint.", detail=str(failed))
+    if status != 200:
+        return answers.error(
+            502, "Failed to get messages from task app.", detail=f"unexpected status code {status}"
+        )
+    try:
+        entries = _entries(agentapi_messages.decode(gojson.text_of(body))["messages"] or [])
+    except ValueError as wrong:
+        return answers.error(502, "Failed to get messages from task app.", detail=str(wrong))
+    if isinstance(entries, str):
+        return answers.error(502, "Invalid task app response.", detail=entries)
+    return answers.reply(200, {"logs": entries})
+
+
+def _entries(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | str:
+    """Messages as log entries, or what is wrong with one of them: roles are looked at only here."""
+    entries = []
+    for message in messages:
+        if message["role"] not in _TYPES:
+            return f'invalid agentapi message role "{message["role"]}"'
+        entries.append(
+            {
+                "id": message["id"],
+                "content": message["content"],
+                "type": _TYPES[message["role"]],
+                "time": message["time"],
+            }
+        )
+    return entries
+
+
+async def send(world: World, task: Task, body: bytes, http: aiohttp.ClientSession) -> web.Response:
+    """Hand the user's input to the agent, if it takes it right now: nothing is queued."""
+    text = _input(body)
+    if isinstance(text, web.Response):
+        return text
+    refusal = _not_now(task_state.status_of(task))
+    if refusal is not None:
+        return refusal
+    if not task.app_url:
+        return answers.error(500, "Task app URL is not configured.")
+    try:
+        async with http.get(f"{task.app_url}/status") as response:
+            state = (await response.json())["status"] if response.status == 200 else None
+    except (aiohttp.ClientError, TimeoutError, ValueError, KeyError, TypeError):
+        state = None
+    if state is None:
+        return answers.error(502, "Failed to get status from task app.")
+    if state != "stable":
+        return answers.error(
+            world.behaviour.busy_send_status,
+            "Task app is not ready to accept input.",
+            detail=f"Status: {state}",
+        )
+    try:
+        async with http.post(f"{task.app_url}/message", json={"content": text, "type": "user"}) as response:
+            taken = response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        taken = False
+    return web.Response(status=204) if taken else answers.error(502, "Task app rejected the message.")
+
+
+def _not_now(status: str) -> web.Response | None:
+    if status in ("pending", "initializing"):
+        return answers.error(
+            409,
+            f"Task is {status}.",
+            detail="The task is resuming. Wait for the task to become active before sending messages.",
+        )
+    if status == "paused":
+        return answers.error(409, "Task is paused.", detail="Resume the task to send messages.")
+    if status != "active":
+        detail = f'Task status is "{status}", it must be "active" to interact with the task.'
+        return answers.error(400, "Task must be active.", detail=detail)
+    return None
+
+
+def update_input(world: World, task: Task, body: bytes) -> web.Response:
+    """Replace the prompt of a paused task."""
+    text = _input(body)
+    if isinstance(text, web.Response):
+        return text
+    if task_state.status_of(task) != "paused":
+        return answers.error(
+            409,
+            "Unable to update task input, task must be paused.",
+            detail="Please stop the task's workspace before updating the input.",
+        )
+    task.initial_prompt = text
+    world.changes.notify()
+    return web.Response(status=204)
+
+
+def _input(body: bytes) -> str | web.Response:
+    try:
+        value = gojson.first_value(gojson.text_of(body))
+    except gojson.GoSyntaxError as wrong:
+        return answers.error(400, "Request body must be valid JSON.", detail=str(wrong))
+    text = value.field("input") if isinstance(value, gojson.Pairs) else None
+    return str(text) if text else answers.error(400, "Task input is required.")
+
+
+def pause(world: World, task: Task) -> web.Response:
+    """Begin a stop build."""
+    try:
+        world.workspaces.stop_start(task.workspace, reason="task_manual_pause", now=world.now())
+    except SimulatorError:
+        return answers.error(409, "A workspace build is already active.")
+    world.changes.notify()
+    return answers.reply(202, {"workspace_build": task_state.workspace_build(task)})
+
+
+def resume(world: World, task: Task) -> web.Response:
+    """Begin (and, here, finish) a start build: the agent comes back with a new token."""
+    latest = task.workspace.latest
+    if latest.transition == "start" and latest.job is Job.SUCCEEDED:
+        return answers.error(
+            409, "Task workspace is already running.", detail='Workspace status is "running".'
+        )
+    try:
+        world.workspaces.start(
+            task.workspace, task.workspace.owner_id, token=None, reason="task_resume", now=world.now()
+        )
+    except SimulatorError:
+        return answers.error(409, "A workspace build is already active.")
+    world.changes.notify()
+    return answers.reply(202, {"workspace_build": task_state.workspace_build(task)})
+
+
+def delete(world: World, task: Task) -> web.Response:
+    """Begin a delete build, soft-delete the task and drop its snapshot with it."""
+    world.workspaces.delete(task.workspace, now=world.now())
+    world.drop_task(task)
+    return web.Response(status=202)
