@@ -1,0 +1,127 @@
+r"""One snapshot as it lies in the spool, and the file format.
+
+    agentd-snapshot 1 5f3a… {"task_id":"…","serial":7,"captured_at":"…","messages":10,"bytes":65530,…}\n
+    {"messages":[…]}
+
+The first line is the magic word, the schema, a CRC-32 of schema and header, and the header; the exact payload follows,
+so that `tail -n +2` shows what is sent. Whatever schema comes later keeps the form of the first line up to the CRC:
+that is how an older agentd tells a newer file from a damaged one.
+"""
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Final
+
+from agentd.snapshots.receipts import DestinationReceipt, Outcome
+
+SCHEMA: Final = 1
+FILE_MAX_BYTES: Final = 512 * 1024
+"""Payload, header and receipts with room to spare; a larger file is not one of ours and is not read."""
+
+_HEAD: Final = re.compile(rb"agentd-snapshot (\d{1,9}) ([0-9a-f]{8}) (\{[^\n]*\})\n")
+
+
+class DamagedError(ValueError):
+    """The bytes are no whole snapshot file. The message says what is wrong with them."""
+
+
+class NewerSchemaError(ValueError):
+    """The file was written by a newer agentd."""
+
+    def __init__(self, schema: int) -> None:
+        super().__init__(f"schema {schema}, this agentd reads {SCHEMA}")
+        self.schema = schema
+
+
+@dataclass(frozen=True)
+class SpoolEntry:
+    """The newest snapshot of one task.
+
+    `serial` grows with every snapshot of the spool, whatever the wall clock does; `receipts` are by destination name;
+    `durable` is False while the disk would not take it (it then lives in memory only).
+    """
+
+    task_id: str
+    payload: bytes
+    messages: int
+    truncated: bool
+    captured_at: str
+    serial: int
+    receipts: Mapping[str, DestinationReceipt] = field(default_factory=dict)
+    durable: bool = True
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the payload."""
+        return hashlib.sha256(self.payload).hexdigest()
+
+    def delivered_to(self, destination: str) -> bool:
+        """Whether `destination` has taken exactly this snapshot."""
+        receipt = self.receipts.get(destination)
+        return receipt is not None and receipt.outcome is Outcome.DELIVERED
+
+    def with_receipt(self, receipt: DestinationReceipt) -> "SpoolEntry":
+        """The entry with `receipt` in place of that destination's last one."""
+        return replace(self, receipts={**self.receipts, receipt.name: receipt})
+
+
+def encode(entry: SpoolEntry) -> bytes:
+    """The file's bytes. Raises `ValueError` when they would be more than `decode` reads back."""
+    header = json.dumps(
+        {
+            "task_id": entry.task_id,
+            "serial": entry.serial,
+            "captured_at": entry.captured_at,
+            "messages": entry.messages,
+            "truncated": entry.truncated,
+            "bytes": len(entry.payload),
+            "sha256": entry.sha256,
+            "receipts": [receipt.as_json() for receipt in entry.receipts.values()],
+        },
+        separators=(",", ":"),
+    ).encode()
+    data = b"agentd-snapshot %d %08x %b\n%b" % (SCHEMA, _crc(SCHEMA, header), header, entry.payload)
+    if len(data) > FILE_MAX_BYTES:
+        raise ValueError(f"snapshot of {len(entry.payload)} bytes is too large for the spool")
+    return data
+
+
+def decode(data: bytes) -> SpoolEntry:
+    """The entry that `encode` wrote. Raises `DamagedError` or `NewerSchemaError`."""
+    head = _HEAD.match(data)
+    if head is None:
+        raise DamagedError("no header line")
+    schema, header, payload = int(head[1]), head[3], data[head.end() :]
+    if int(head[2], 16) != _crc(schema, header):
+        raise DamagedError("header checksum does not match")
+    if schema > SCHEMA:
+        raise NewerSchemaError(schema)
+    try:
+        fields = json.loads(header)
+        receipts = [DestinationReceipt.from_json(receipt) for receipt in fields["receipts"]]
+        entry = SpoolEntry(
+            task_id=fields["task_id"],
+            payload=payload,
+            messages=fields["messages"],
+            truncated=fields["truncated"],
+            captured_at=fields["captured_at"],
+            serial=fields["serial"],
+            receipts={receipt.name: receipt for receipt in receipts},
+        )
+        expected_bytes, expected_sha256 = fields["bytes"], fields["sha256"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedError(f"header lacks something: {error!r}") from error
+    if len(payload) != expected_bytes:
+        raise DamagedError(f"payload has {len(payload)} bytes, not {expected_bytes}")
+    if entry.sha256 != expected_sha256:
+        raise DamagedError("payload checksum does not match")
+    return entry
+
+
+def _crc(schema: int, header: bytes) -> int:
+    return zlib.crc32(b"%d %b" % (schema, header))

@@ -1,0 +1,73 @@
+"""What became of a snapshot: one receipt per destination, and the one that a command prints and exits by."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+class Outcome(enum.StrEnum):
+    """What became of a snapshot at one destination."""
+
+    DELIVERED = "delivered"
+    PENDING = "pending"
+    """Not yet: the last try failed in a way that another may not, or there was no time for one."""
+    REFUSED = "refused"
+    """The destination will never take this one (wrong task, invalid). The next snapshot is tried again."""
+    UNSUPPORTED = "unsupported"
+    """The destination does not offer this at all: a Coder release without Tasks."""
+
+
+class Overall(enum.StrEnum):
+    """What became of a snapshot altogether; `agentd stop` exits 75 for `PENDING` and 0 otherwise."""
+
+    DELIVERED = "delivered"
+    PENDING = "pending"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationReceipt:
+    """One destination's. `status` is the HTTP status or exit code of the last try, `at` when it ended (RFC 3339)."""
+
+    name: str
+    outcome: Outcome
+    status: int | None = None
+    detail: str = ""
+    attempts: int = 0
+    at: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "DestinationReceipt":
+        """Raises `ValueError`, `TypeError` or `KeyError` when `value` is no receipt."""
+        return cls(**{**value, "outcome": Outcome(value["outcome"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The newest snapshot's. `bytes`, `messages` and `sha256` describe the payload; 0 and "" when there is none."""
+
+    outcome: Overall
+    bytes: int = 0
+    messages: int = 0
+    sha256: str = ""
+    destinations: tuple[DestinationReceipt, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def overall(destinations: Sequence[DestinationReceipt]) -> Overall:
+    """One word for all destinations of a snapshot.
+
+    `PENDING` as soon as one that could have it has it not: also a refusal, because then the user will not find the
+    conversation there and the operator has something to correct. An unsupported destination does not count: on a
+    Coder release without Tasks every stop would otherwise look like a loss.
+    """
+    outcomes = {receipt.outcome for receipt in destinations}
+    if outcomes & {Outcome.PENDING, Outcome.REFUSED}:
+        return Overall.PENDING
+    return Overall.DELIVERED if Outcome.DELIVERED in outcomes else Overall.NOTHING

@@ -1,0 +1,305 @@
+import asyncio
+import errno
+import os
+import stat
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from agentd.errors import StateError
+from agentd.peers.messages import Message
+from agentd.snapshots import entry as entry_format
+from agentd.snapshots.entry import DamagedError, NewerSchemaError, SpoolEntry
+from agentd.snapshots.receipts import DestinationReceipt, Outcome
+from agentd.snapshots.spool import MAX_QUARANTINED, MAX_TASKS, Spool
+from agentd.snapshots.transcript import fit
+
+TASK = "11111111-1111-4111-8111-111111111111"
+WHEN = "2026-03-02T09:00:00.000000Z"
+DELIVERED = DestinationReceipt("coder", Outcome.DELIVERED, 204, "", 1, WHEN)
+
+
+def fitted(text="hello"):
+    return fit([Message(0, "agent", text, WHEN)], max_messages=10)
+
+
+def put(spool, text="hello", task_id=TASK):
+    return spool.put(task_id, fitted(text), captured_at=WHEN)
+
+
+@pytest.fixture
+def spool(tmp_path):
+    return Spool.open(tmp_path / "spool")
+
+
+def reopened(spool):
+    return Spool.open(spool.path)
+
+
+def files(spool):
+    return sorted(path.name for path in spool.path.iterdir())
+
+
+def test_a_snapshot_survives_a_restart_byte_for_byte(spool):
+    put(spool, "漢字 😀")
+    assert reopened(spool).load(TASK) == spool.load(TASK)
+    assert spool.load(TASK).payload == fitted("漢字 😀").payload
+    assert (spool.path / f"{TASK}.snapshot").read_bytes().split(b"\n", 1)[1] == fitted("漢字 😀").payload
+
+
+def test_the_newest_wins_per_task_and_overall(spool):
+    put(spool, "one")
+    put(spool, "other", task_id="")
+    put(spool, "two")
+    again = reopened(spool)
+    assert again.load(TASK).payload == fitted("two").payload
+    assert [entry.task_id for entry in again.entries()] == ["", TASK]
+    assert again.newest().task_id == TASK
+
+
+def test_newest_does_not_depend_on_the_wall_clock(spool):
+    spool.put(TASK, fitted("first"), captured_at="2030-01-01T00:00:00Z")
+    spool.put("", fitted("second"), captured_at="2020-01-01T00:00:00Z")
+    assert reopened(spool).newest().task_id == ""
+
+
+def test_files_are_private(spool):
+    put(spool)
+    assert stat.S_IMODE(spool.path.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in spool.path.iterdir()} == {0o600}
+
+
+def test_the_same_snapshot_again_is_not_written_again(spool):
+    first = put(spool)
+    inode = (spool.path / f"{TASK}.snapshot").stat().st_ino
+    assert put(spool) == first
+    assert (spool.path / f"{TASK}.snapshot").stat().st_ino == inode
+
+
+@pytest.mark.parametrize(
+    "task_id", ["", "../../etc/passwd", "a/b", ".", "x" * 5000, "ü\ud800\0", TASK.upper()]
+)
+def test_whatever_the_task_id_is_made_of_its_file_is_in_the_spool(spool, task_id):
+    put(spool, task_id=task_id)
+    assert len(files(spool)) == 1
+    assert reopened(spool).load(task_id).payload == fitted().payload
+
+
+# --- receipts ---
+
+
+def test_a_receipt_stays_with_its_snapshot_and_not_with_the_next(spool):
+    assert spool.mark(put(spool), DELIVERED).delivered_to("coder")
+    again = reopened(spool)
+    assert again.load(TASK).receipts == {"coder": DELIVERED}
+    assert again.load(TASK).payload == fitted().payload, "still there to be read"
+    assert not put(again, "more").delivered_to("coder")
+    assert not put(again).delivered_to("coder"), "the first text again is another snapshot"
+
+
+def test_a_receipt_for_a_snapshot_that_was_replaced_meanwhile_is_not_kept(spool):
+    old = put(spool)
+    put(spool, "newer")
+    assert spool.mark(old, DELIVERED) is None
+    assert not reopened(spool).load(TASK).delivered_to("coder")
+
+
+def test_receipts_of_several_destinations_stand_side_by_side(spool):
+    spool.mark(put(spool), DELIVERED)
+    spool.mark(spool.load(TASK), DestinationReceipt("file", Outcome.PENDING, None, "disk full", 3, WHEN))
+    entry = reopened(spool).load(TASK)
+    assert entry.delivered_to("coder")
+    assert not entry.delivered_to("file")
+    assert set(entry.receipts) == {"coder", "file"}
+
+
+# --- damage ---
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_no_damaged_byte_goes_unnoticed(data):
+    whole = entry_format.encode(
+        SpoolEntry(TASK, fitted("x" * 50).payload, 1, False, WHEN, 3, {"coder": DELIVERED})
+    )
+    at = data.draw(st.integers(0, len(whole) - 1))
+    damaged = bytearray(whole)
+    damaged[at] ^= 1 << data.draw(st.integers(0, 7))
+    with pytest.raises(DamagedError):
+        entry_format.decode(bytes(damaged))
+    with pytest.raises(DamagedError):
+        entry_format.decode(whole[:at])
+    with pytest.raises(DamagedError):
+        entry_format.decode(whole + whole[: at + 1])
+
+
+def test_a_damaged_file_is_set_aside_named_and_does_not_stop_the_others(spool):
+    put(spool)
+    put(spool, "kept", task_id="")
+    path = spool.path / f"{TASK}.snapshot"
+    damaged = path.read_bytes()[:-3]
+    path.write_bytes(damaged)
+    with capture_logs() as logs:
+        again = reopened(spool)
+    assert again.load(TASK) is None
+    assert again.load("").payload == fitted("kept").payload
+    kept = spool.path / "quarantine" / path.name
+    assert kept.read_bytes() == damaged
+    assert [(line["event"], line["file"]) for line in logs] == [("spool.quarantined", str(kept))]
+    assert again.quarantined == 1
+    put(again, "anew")
+    assert reopened(spool).load(TASK).payload == fitted("anew").payload
+
+
+def test_quarantine_is_bounded(spool):
+    for number in range(MAX_QUARANTINED + 5):
+        (spool.path / f"{TASK}.snapshot").write_bytes(b"damage %d" % number)
+        reopened(spool)
+    kept = [path.read_bytes() for path in (spool.path / "quarantine").iterdir()]
+    assert len(kept) == MAX_QUARANTINED
+    assert b"damage %d" % (MAX_QUARANTINED + 4) in kept
+
+
+@pytest.mark.parametrize("kind", ["directory", "pipe", "symlink", "huge", "empty", "other task"])
+def test_things_that_are_no_snapshot_files_do_not_stop_the_start(spool, kind, tmp_path):
+    path = spool.path / f"{TASK}.snapshot"
+    match kind:
+        case "directory":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "symlink":
+            (tmp_path / "elsewhere").write_bytes(b"precious")
+            path.symlink_to(tmp_path / "elsewhere")
+        case "huge":
+            path.touch()
+            os.truncate(path, 10 << 30)
+        case "empty":
+            path.touch()
+        case "other task":
+            put(spool, task_id="")
+            (spool.path / "no-task.snapshot").rename(path)
+    with capture_logs() as logs:
+        assert reopened(spool).entries() == []
+    assert len(logs) == 1
+    if kind == "symlink":
+        assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+
+
+def test_a_newer_agentds_file_is_left_alone_and_not_overwritten(spool, monkeypatch):
+    monkeypatch.setattr(entry_format, "SCHEMA", 2)
+    put(spool)
+    monkeypatch.undo()
+    path = spool.path / f"{TASK}.snapshot"
+    newer = path.read_bytes()
+    with pytest.raises(NewerSchemaError, match="schema 2"):
+        entry_format.decode(newer)
+    with capture_logs() as logs:
+        again = reopened(spool)
+    assert again.load(TASK) is None
+    assert path.read_bytes() == newer
+    assert [line["event"] for line in logs] == ["spool.newer_schema"]
+    put(again)
+    assert (spool.path / f"{TASK}.snapshot.schema2").read_bytes() == newer
+    assert reopened(spool).load(TASK).payload == fitted().payload
+
+
+def test_remains_of_an_interrupted_write_are_removed(spool):
+    put(spool)
+    (spool.path / f".tmp-{TASK}.snapshot").write_bytes(b"half")
+    assert reopened(spool).load(TASK).payload == fitted().payload
+    assert files(spool) == [f"{TASK}.snapshot"]
+
+
+def test_the_spool_is_bounded_and_drops_what_was_delivered_first(spool):
+    for number in range(MAX_TASKS):
+        put(spool, str(number), task_id=f"task {number}")
+    spool.mark(spool.load("task 5"), DELIVERED)
+    with capture_logs() as logs:
+        put(spool, "one more", task_id="task 16")
+        put(spool, "and more", task_id="task 17")
+    kept = {entry.task_id for entry in reopened(spool).entries()}
+    assert kept == {f"task {number}" for number in range(18)} - {"task 5", "task 0"}
+    assert [(line["task_id"], line["delivered"]) for line in logs] == [("task 5", True), ("task 0", False)]
+    assert len(files(spool)) == MAX_TASKS
+
+
+def test_a_payload_that_could_not_be_read_back_is_refused():
+    with pytest.raises(ValueError, match="too large"):
+        entry_format.encode(SpoolEntry(TASK, b"x" * entry_format.FILE_MAX_BYTES, 1, False, WHEN, 1))
+
+
+# --- a disk that does not take it ---
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
+def test_a_failed_write_keeps_the_old_snapshot_on_disk_and_the_new_one_in_memory(
+    spool, monkeypatch, call, code
+):
+    put(spool, "old")
+    real = getattr(os, call)
+
+    def failing(*args, **kwargs):
+        if call == "open" and not args[1] & os.O_WRONLY:
+            return real(*args, **kwargs)
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, call, failing)
+        with pytest.raises(OSError, match=os.strerror(code)):
+            put(spool, "new")
+    assert (spool.load(TASK).payload, spool.load(TASK).durable) == (fitted("new").payload, False)
+    assert reopened(spool).load(TASK).payload == fitted("old").payload
+    assert files(spool) == [f"{TASK}.snapshot"], "no remains that fill the disk"
+    assert put(spool, "new").durable
+    assert reopened(spool).load(TASK).payload == fitted("new").payload
+
+
+def test_a_receipt_outlives_a_disk_that_was_full_when_it_came(spool, monkeypatch):
+    entry = put(spool)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        with pytest.raises(OSError, match="full"):
+            spool.mark(entry, DELIVERED)
+    assert spool.load(TASK).delivered_to("coder")
+    assert not reopened(spool).load(TASK).delivered_to("coder"), (
+        "delivered again after a restart, which is harmless"
+    )
+    put(spool)
+    assert reopened(spool).load(TASK).delivered_to("coder")
+
+
+def test_short_writes_are_completed(spool, monkeypatch):
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
+    put(spool)
+    assert reopened(spool).load(TASK).payload == fitted().payload
+
+
+@pytest.mark.parametrize("blocked", ["file", "unlistable"])
+def test_a_directory_that_cannot_be_used_says_what_to_do(tmp_path, blocked, monkeypatch):
+    path = tmp_path / "spool"
+    if blocked == "file":
+        path.touch()
+    else:
+        monkeypatch.setattr(
+            os, "listdir", lambda _path: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no"))
+        )
+        monkeypatch.setattr(
+            os, "scandir", lambda _path: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no"))
+        )
+    with pytest.raises(StateError, match="AGENTD_STATE_DIR"):
+        Spool.open(path)
+
+
+async def test_writes_happen_outside_the_event_loops_thread(spool, monkeypatch):
+    threads = set()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (threads.add(threading.current_thread().name), real(fd))[1])
+    await asyncio.gather(*(spool.in_thread(put, spool, str(n)) for n in range(3)))
+    assert threads == {"agentd-spool_0"}
+    spool.close()
