@@ -43,7 +43,7 @@ _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\(?:[^u]|u[0-9a-fA-F]{4})[^"\\]*+)*+'
 _BROKEN_HEAD: Final = re.compile(rb"(?:[\x80-\xbf]|\\u[dD][c-fC-F][0-9a-fA-F]{2})*+")
 
 
-class JsonMalformed(PeerError):  # noqa: N818 - named for what happened
+class JsonMalformed(PeerError):
     """A body is not the JSON it should be.  The message says what was expected, where, and what stood there."""
 
 

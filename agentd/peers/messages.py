@@ -39,19 +39,19 @@ _FIELDS: Final = frozenset({"id", "role", "content", "time"})
 _INT64_END: Final = 2**63
 
 
-class NotAMessage(PeerError):  # noqa: N818 - named for what happened
+class NotAMessage(PeerError):
     """An entry of a message list is not one: wrong types, or a role that nobody speaks in. The message says which."""
 
 
-class BodyMalformed(PeerError):  # noqa: N818 - named for what happened
+class BodyMalformed(PeerError):
     """A `/messages` body is not the JSON it should be."""
 
 
-class BodyCutOff(PeerError):  # noqa: N818 - named for what happened
+class BodyCutOff(PeerError):
     """A `/messages` body ended before its JSON did."""
 
 
-class BodyTooLarge(PeerError):  # noqa: N818 - named for what happened
+class BodyTooLarge(PeerError):
     """A `/messages` body went on beyond the cap."""
 
 
