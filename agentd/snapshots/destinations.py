@@ -1,0 +1,132 @@
+"""Where snapshots go. One small interface, and coderd behind it.
+
+A destination makes one bounded try and says how it went; when to try again is the courier's business.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from agentd.errors import AgentdError, ConfigError
+from agentd.peers import coderd as answers
+from agentd.peers.coderd import Coderd
+from agentd.snapshots.entry import SpoolEntry
+from agentd.snapshots.transcript import MAX_BYTES, MIN_BYTES, fit, messages_of
+
+
+class DeliveryError(AgentdError):
+    """A destination did not take a snapshot. `status` is an HTTP status or exit code, where there was one."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after_s: float | None = None, hint: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class RetryableError(DeliveryError):
+    """It may work later. It may also have worked: delivering again is safe."""
+
+
+class RefusedError(DeliveryError):
+    """This snapshot will never be taken there."""
+
+
+class UnsupportedError(DeliveryError):
+    """The destination does not offer this at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The destination has the snapshot. `detail` says what is worth knowing, usually nothing."""
+
+    status: int | None = None
+    detail: str = ""
+
+
+class Destination(Protocol):
+    """Something that takes snapshots. `name` is unique among the configured ones and holds no secret."""
+
+    @property
+    def name(self) -> str: ...
+
+    def takes(self, entry: SpoolEntry) -> bool:
+        """Whether the entry concerns this destination at all."""
+        ...
+
+    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+        """One try. Delivering the same entry again must be harmless. Raises a `DeliveryError`."""
+        ...
+
+
+class CoderDestination:
+    """The log snapshot of a Coder task, which coderd shows while the workspace is paused.
+
+    coderd takes 65,536 bytes, a proxy before it perhaps less: an entry that is too large is cut down until it is
+    taken, and the size that was is remembered for as long as agentd runs.
+    """
+
+    name = "coder"
+
+    def __init__(self, coderd: Coderd) -> None:
+        self._coderd = coderd
+        self._max_bytes = MAX_BYTES
+
+    def takes(self, entry: SpoolEntry) -> bool:
+        """Without a task there is nothing to attach a snapshot to."""
+        return entry.task_id != ""
+
+    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+        payload = _at_most(entry, self._max_bytes)
+        while True:
+            try:
+                await self._coderd.put_log_snapshot(entry.task_id, payload, timeout_s=timeout_s)
+            except answers.TooLarge as error:
+                smaller = min(len(payload), self._max_bytes) * 3 // 4
+                if smaller < MIN_BYTES:
+                    raise RefusedError(
+                        error.message, status=error.status, hint="no size was small enough"
+                    ) from error
+                self._max_bytes = smaller
+                payload = _at_most(entry, smaller)
+            except answers.CoderdError as error:
+                raise _as_delivery_error(error) from error
+            except ConfigError as error:
+                raise RetryableError(error.message, hint=error.hint) from error
+            else:
+                cut = (
+                    f"cut from {len(entry.payload)} to {len(payload)} bytes"
+                    if payload != entry.payload
+                    else ""
+                )
+                return Accepted(204, cut)
+
+
+def _at_most(entry: SpoolEntry, max_bytes: int) -> bytes:
+    if len(entry.payload) <= max_bytes:
+        return entry.payload
+    return fit(messages_of(entry.payload), max_messages=max(1, entry.messages), max_bytes=max_bytes).payload
+
+
+def _as_delivery_error(error: answers.CoderdError) -> DeliveryError:
+    message = error.message + (f" (request {error.request_id})" if error.request_id else "")
+    match error:
+        case answers.Unsupported():
+            return UnsupportedError(
+                message,
+                status=error.status,
+                hint="this Coder release has no Tasks; name another place in snapshots.destinations",
+            )
+        case answers.NotFound():
+            return RefusedError(
+                message,
+                status=error.status,
+                hint="check snapshots.task_id: a template passes"
+                ' data.coder_task.me.enabled ? data.coder_task.me.id : ""',
+            )
+        case answers.CoderdError(retryable=False):
+            return RefusedError(message, status=error.status, hint=error.hint or "check snapshots.task_id")
+        case _:
+            return RetryableError(
+                message, status=error.status, retry_after_s=error.retry_after_s, hint=error.hint
+            )
