@@ -21,7 +21,7 @@ class Spec:
     env: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
-    kind: Literal["plain", "url", "uuid", "secret", "headers"] = "plain"
+    kind: Literal["plain", "url", "uuid", "secret", "listen", "headers", "destinations"] = "plain"
 
 
 def _key(default: Any, doc: str, **spec: Any) -> Any:  # noqa: ANN401 - the field's own annotation is the type
@@ -48,7 +48,7 @@ class CoderSection:
     ca_file: Path | None = _key(None, "CA bundle (PEM) trusted in addition to the system's.")
     headers: tuple[str, ...] = _key(
         (),
-        "Extra request headers for a proxy in between, as Name=value.",
+        "Extra request headers for a proxy in between: Name=value, separated by commas; quote as in CSV what holds one.",
         env=("CODER_AGENT_HEADER",),
         kind="headers",
     )
@@ -107,7 +107,9 @@ class SnapshotsSection:
     upload: Literal["settle", "stop"] = _key(
         "settle", "Upload at each settle (at most every 30 s) and at stop, or only at stop."
     )
-    destinations: tuple[str, ...] = _key(("coder",), "Where snapshots go: `coder`, or URLs.")
+    destinations: tuple[str, ...] = _key(
+        ("coder",), "Where snapshots go: `coder`, or URLs.", kind="destinations"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,9 @@ class LocalApiSection:
         Path(),
         "Unix socket of the local API. Default: $RUNTIME_DIRECTORY/agentd.sock, else <state.dir>/agentd.sock.",
     )
-    listen: str = _key("", "127.0.0.1:PORT to serve the local API on TCP as well; empty: no TCP.")
+    listen: str = _key(
+        "", "127.0.0.1:PORT to serve the local API on TCP as well; empty: no TCP.", kind="listen"
+    )
 
 
 @dataclass(frozen=True, slots=True)
