@@ -11,7 +11,7 @@ the fingerprint stands for the workspace where no id is configured.
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def fingerprint(token: str) -> str:
     return hashlib.sha256(b"agentd claim ledger\0" + token.encode()).hexdigest()[:16]
 
 
-def claim_id(event: ClaimEvent, *, token: str) -> str:
+def claim_id(event: ClaimEvent, *, token: str | None) -> str:
     """The claim's stable short name (12 hex digits), from what the event names; the token where it names no workspace."""
     named = "\n".join((event.workspace_id or f"token {token}", event.owner_id or "", event.reason))
     return hashlib.sha256(named.encode()).hexdigest()[:12]
@@ -64,16 +64,17 @@ def claim_id(event: ClaimEvent, *, token: str) -> str:
 class Ledger:
     """The durable claims of one state directory, whose lock the caller holds.
 
-    `workspace_id` is the configured one, if any; `token` gives the present token's `fingerprint`.
+    `workspace_id` is the configured one, if any; `token` is set to the present token's `fingerprint` as soon as there
+    is a token, and whenever it changes.
     """
 
     def __init__(
-        self, directory: Path, *, workspace_id: str | None, token: Callable[[], str], clock: Clock
+        self, directory: Path, *, workspace_id: str | None = None, clock: Clock | None = None
     ) -> None:
         """Open or begin the ledger. Raises `StateError` when it cannot be read, `NewerSchema` when it is not ours to read."""
-        self._journal = Journal(directory / NAME, wall=clock.wall)
+        self._journal = Journal(directory / NAME, wall=(clock or Clock()).wall)
         self._workspace_id = workspace_id.lower() if workspace_id else None
-        self._token = token
+        self.token: str | None = None
         self._admitting = threading.Lock()
 
     @staticmethod
@@ -86,7 +87,7 @@ class Ledger:
         """This workspace: as configured, else as the newest claim that came with our token names it."""
         if self._workspace_id is not None:
             return self._workspace_id
-        known = (claim.workspace_id for claim in self._newest_first() if claim.token == self._token())
+        known = (claim.workspace_id for claim in self._newest_first() if claim.token == self.token)
         return next((workspace for workspace in known if workspace is not None), None)
 
     @property
@@ -106,7 +107,7 @@ class Ledger:
         """Whether the claim is known to be this workspace's. False may only mean that nobody has said so yet."""
         if self._workspace_id is not None and claim.workspace_id is not None:
             return claim.workspace_id == self._workspace_id
-        return claim.token == self._token()
+        return claim.token == self.token
 
     def unfinished(self) -> tuple[Claim, ...]:
         """Our claims that were admitted and not settled: what a start has to take up again."""
@@ -130,7 +131,7 @@ class Ledger:
         as such. Raises `LedgerUnwritable` or `LedgerFull`; nothing may be done for the event then.
         """
         with self._admitting:
-            return self._admit_or_bind(self._completed(event), self._token())
+            return self._admit_or_bind(self._completed(event), self.token or "")
 
     def act(self, claim_id: str, hooks: Sequence[str]) -> Claim:
         """These hooks are to run; a planned one that is not among them is skipped unless it has succeeded."""
@@ -228,12 +229,12 @@ class Ledger:
         return ClaimEvent(event.workspace_id or self.workspace_id, event.owner_id, event.reason)
 
     def _matches(self, claim: Claim, event: ClaimEvent) -> bool:
-        if claim.id == claim_id(event, token=self._token()):
+        if claim.id == claim_id(event, token=self.token):
             return True
         if claim.workspace_id is not None and event.workspace_id is not None:
             same_workspace = claim.workspace_id == event.workspace_id
         else:
-            same_workspace = claim.token == self._token()
+            same_workspace = claim.token == self.token
         same_owner = None in (claim.owner_id, event.owner_id) or claim.owner_id == event.owner_id
         return claim.reason == event.reason and same_workspace and same_owner
 
