@@ -62,9 +62,10 @@ def first_value(text: str) -> Any:  # noqa: ANN401 - any JSON value
     end = _Scanner(text).value(start)
     try:
         value = json.loads(text[start:end], object_pairs_hook=Pairs, parse_int=Number, parse_float=Number)
+        return _without_surrogates(value)
     except RecursionError:
+        # Python gives up at about a thousand levels, Go at ten thousand; no client comes near either.
         raise GoSyntaxError("exceeded max depth") from None
-    return _without_surrogates(value)
 
 
 class Number(str):
@@ -122,54 +123,54 @@ class _Scanner:
         self._text = text
 
     def value(self, at: int) -> int:
-        """The end of the value at `at`. Iterative: depth is the sender's choice."""
+        """The end of the value at `at`. A loop and no recursion: depth is the sender's choice."""
         open_brackets: list[str] = []
-        at = self._begin(at, open_brackets)
-        while open_brackets:
-            at = self._proceed(at, open_brackets)
+        at, begins = self._begin(at, open_brackets)
+        while begins or open_brackets:
+            at, begins = (self._begin if begins else self._proceed)(at, open_brackets)
         return at
 
-    def _begin(self, at: int, open_brackets: list[str]) -> int:
-        """Read a scalar, or open a container and read up to its first value."""
+    def _begin(self, at: int, open_brackets: list[str]) -> tuple[int, bool]:
+        """Read a scalar, or open a container. Returns where to go on, and whether a value begins there."""
         char = self._char(at)
         if char in "{[":
+            inside = _blanks(self._text, at + 1)
+            if self._char(inside) == ("}" if char == "{" else "]"):
+                return inside + 1, False
             open_brackets.append(char)
             if len(open_brackets) > MAX_DEPTH:
                 raise GoSyntaxError("exceeded max depth")
-            inside = _blanks(self._text, at + 1)
-            if self._char(inside) == ("}" if char == "{" else "]"):
-                open_brackets.pop()
-                return inside + 1
-            return self._key(inside, open_brackets) if char == "{" else self._begin(inside, open_brackets)
+            return (self._key(inside) if char == "{" else inside), True
         if char == '"':
-            return self._string(at)
+            return self._string(at), False
         if char in "-0123456789":
-            return self._number(at)
+            return self._number(at), False
         if char in _LITERALS:
-            return self._literal(at, _LITERALS[char])
+            return self._literal(at, _LITERALS[char]), False
         raise self._unexpected(at, "looking for beginning of value")
 
-    def _proceed(self, at: int, open_brackets: list[str]) -> int:
+    def _proceed(self, at: int, open_brackets: list[str]) -> tuple[int, bool]:
         """After a value inside a container: the next one, or the container's end."""
         at = _blanks(self._text, at)
         char, bracket = self._char(at), open_brackets[-1]
         if char == ("}" if bracket == "{" else "]"):
             open_brackets.pop()
-            return at + 1
+            return at + 1, False
         if char != ",":
             raise self._unexpected(
                 at, "after object key:value pair" if bracket == "{" else "after array element"
             )
         at = _blanks(self._text, at + 1)
-        return self._key(at, open_brackets) if bracket == "{" else self._begin(at, open_brackets)
+        return (self._key(at) if bracket == "{" else at), True
 
-    def _key(self, at: int, open_brackets: list[str]) -> int:
+    def _key(self, at: int) -> int:
+        """Read a key and its colon; returns where its value begins."""
         if self._char(at) != '"':
             raise self._unexpected(at, "looking for beginning of object key string")
         at = _blanks(self._text, self._string(at))
         if self._char(at) != ":":
             raise self._unexpected(at, "after object key")
-        return self._begin(_blanks(self._text, at + 1), open_brackets)
+        return _blanks(self._text, at + 1)
 
     def _string(self, at: int) -> int:
         at += 1

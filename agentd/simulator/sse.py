@@ -136,7 +136,10 @@ class EventStream:
             wait.cancel()
 
     def end(self) -> None:
-        """End the stream in order, as coderd does when it shuts down."""
+        """End the stream in order, as coderd does when it shuts down; a client that does not read is cut off."""
+        transport = self._request.transport
+        if transport is not None and transport.get_write_buffer_size():
+            serving.cut(transport)
         self._queue.put_nowait(None)
 
     def go_silent(self) -> None:
@@ -166,7 +169,8 @@ class EventStream:
                 break
         if not self._response.prepared:
             # Go's server still owes the headers, with an empty body, when a handler returns without a write.
-            return web.Response(headers=self._response.headers)
+            self._response.content_length = 0
+            await self._response.prepare(self._request)
         await self._response.write_eof()
         return self._response
 

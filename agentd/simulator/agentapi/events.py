@@ -20,7 +20,10 @@ async def serve(
     agent_type: str | None,
     monotonic: Callable[[], float],
 ) -> web.StreamResponse:
-    """Follow `conversation` until the client goes, lags, or the server stops (None in the queue)."""
+    """Follow `conversation` until the client goes, lags, or the server stops (None in the queue).
+
+    `on_change()` is called when the following begins and when it ends.
+    """
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream",
@@ -31,6 +34,7 @@ async def serve(
     )
     response.enable_chunked_encoding()
     follower = conversation.follow()
+    on_change()
     try:
         await response.prepare(request)
         written_at = await _replay(response, follower, agent_type, monotonic)
@@ -38,18 +42,18 @@ async def serve(
             async with asyncio.timeout(WRITE_DEADLINE_S):
                 await response.write(answers.event_bytes(event))
             written_at = monotonic()
+        if monotonic() - written_at < WRITE_DEADLINE_S:
+            await response.write_eof()
+            return response
+        # The write deadline of the last event has passed, so the final chunk fails.
+        serving.cut(request.transport)
     except (Lagging, TimeoutError):
         # The real server panics here ("close of nil channel"): the connection breaks mid-chunk.
         serving.cut(request.transport)
-        await serving.never()
     finally:
         conversation.followers.discard(follower)
-    if monotonic() - written_at >= WRITE_DEADLINE_S:
-        # The write deadline of the last event has passed, so the final chunk fails.
-        serving.cut(request.transport)
-        await serving.never()
-    await response.write_eof()
-    return response
+        on_change()
+    await serving.never()
 
 
 class Lagging(Exception):

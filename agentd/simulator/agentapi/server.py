@@ -1,6 +1,7 @@
 """The simulated AgentAPI: what the agent says and does, and what its server was asked."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -27,6 +28,8 @@ ROUTES = {
     "/openapi.json": "openapi",
 }
 METHODS = {"message": "POST", "upload": "POST"}
+STREAM_END_S = 0.5
+"""What an event stream is given to take its last chunk when the server stops."""
 SINCE = {
     "host_check": (0, 4, 0),
     "upload": (0, 10, 0),
@@ -117,7 +120,9 @@ class SimulatedAgentApi:
         """Go away: the port refuses, event streams end, sends in progress are lost."""
         for follower in list(self.conversation.followers):
             follower.queue.put_nowait(None)
-        await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):  # who does not read by then is cut off
+            async with asyncio.timeout(STREAM_END_S):
+                await self.until(lambda: not self.followers)
         await self._listener.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -251,9 +256,12 @@ class SimulatedAgentApi:
             case "upload":
                 return await uploads.serve(request, body)
             case "events":
-                self._changes.notify()
                 return await events.serve(
-                    request, self.conversation, agent_type=self.agent_type, monotonic=self._monotonic
+                    request,
+                    self.conversation,
+                    agent_type=self.agent_type,
+                    monotonic=self._monotonic,
+                    on_change=self._changes.notify,
                 )
         return answers.reply(request, "OpenAPI", {"openapi": "3.1.0"})
 

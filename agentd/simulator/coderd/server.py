@@ -93,24 +93,26 @@ class SimulatedCoderd:
 
     async def stop(self) -> None:
         """Go away as coderd does when it is restarted: streams end in order, connections close, the port refuses."""
-        for stream in self._world.open_streams():
-            stream.end()
-        await asyncio.sleep(0)
+        await self._break_off("eof")
         await self._listener.stop()
         await self._router.close()
 
     async def drop_connections(self, how: Cut = "eof") -> None:
         """End every open connection, and go on listening. Returns when the streams are gone (not for half_open)."""
-        streams = self._world.open_streams()
-        for stream in streams:
-            stream.break_off(how)
-        for transport in self._listener.transports():
-            if how == "half_open":
+        if how == "half_open":
+            for transport in self._listener.transports():
                 transport.pause_reading()
-            elif how == "reset":
+        await self._break_off(how)
+        for transport in self._listener.transports():
+            if how == "reset":
                 reset(transport)
             elif how == "cut":
                 cut(transport)
+
+    async def _break_off(self, how: Cut) -> None:
+        streams = self._world.open_streams()
+        for stream in streams:
+            stream.break_off(how)
         if how != "half_open":
             await asyncio.gather(*(stream.closed.wait() for stream in streams))
 
