@@ -19,6 +19,7 @@ async def serve(
     *,
     agent_type: str | None,
     monotonic: Callable[[], float],
+    on_change: Callable[[], None],
 ) -> web.StreamResponse:
     """Follow `conversation` until the client goes, lags, or the server stops (None in the queue).
 
@@ -53,7 +54,7 @@ async def serve(
     finally:
         conversation.followers.discard(follower)
         on_change()
-    await serving.never()
+    return await serving.never()
 
 
 class Lagging(Exception):
