@@ -62,13 +62,16 @@ class Actor:
         self._environ = environ
         self._log = log.get("claims")
         self._runs = metrics.counter("agentd_hook_runs_total", "Hook runs by how they ended.", "outcome")
+        self.on_change: Callable[[], None] = lambda: None
+        """Told whenever `doing` changes."""
         self.doing = ""
-        """What is happening, in words for `/v1/status`."""
+        """What is happening, in words for `/v1/status`; "" when nothing is."""
         self.next_attempt_at: float | None = None
         """When the next try is due (Unix seconds), while waiting for one."""
 
     async def act(self, claim_id: str) -> Claim:
         """Take the claim as far as it goes; the result is settled. Cancelled, the running hook is ended and recorded so."""
+        self._do(f"claim {claim_id}")
         try:
             claim = await self._without_leftover(self._ledger.claim(claim_id))
             claim = await self._unless_held(claim)
@@ -77,14 +80,19 @@ class Actor:
                 claim = await self._attempted(claim, hook)
             return claim if claim.settled else await self._settled(claim, ClaimStep.FINISH, "")
         finally:
-            self.doing, self.next_attempt_at = "", None
+            self.next_attempt_at = None
+            self._do("")
+
+    def _do(self, what: str) -> None:
+        self.doing = what
+        self.on_change()
 
     async def _without_leftover(self, claim: Claim) -> Claim:
         """A hook that is recorded as started has no agentd any more: end what is left of it, then say so."""
         hook = claim.started_hook
         if hook is None or claim.settled:
             return claim
-        self.doing = f"ending what is left of hook {hook.name} of claim {claim.id}"
+        self._do(f"ending what is left of hook {hook.name} of claim {claim.id}")
         gone = await end_run(hook.run_id, hook.process, clock=self._clock, grace_s=self._policy.grace_s)
         if not gone:
             why = f"an earlier run of hook {hook.name} cannot be ended"
@@ -124,7 +132,7 @@ class Actor:
         run_id = secrets.token_hex(12)
         claim = await self._durably(lambda: self._ledger.start(claim.id, hook.name, run_id))
         hook = claim.hook(hook.name)
-        self.doing = f"hook {hook.name} of claim {claim.id}, attempt {hook.attempt}"
+        self._do(f"hook {hook.name} of claim {claim.id}, attempt {hook.attempt}")
         self._log.info("hook.started", claim=claim.id, hook=hook.name, attempt=hook.attempt)
         distrust = await asyncio.to_thread(why_distrusted, path)
         if distrust:
@@ -186,7 +194,7 @@ class Actor:
         backoff = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
         backoff.failures = hook.failures - 1
         pause_s = backoff.next()
-        self.doing = f"waiting to run hook {hook.name} again"
+        self._do(f"waiting to run hook {hook.name} again")
         self.next_attempt_at = self._clock.wall() + pause_s
         await self._clock.sleep(pause_s)
         self.next_attempt_at = None

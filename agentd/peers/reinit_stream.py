@@ -226,11 +226,11 @@ class _Watchdog:
 def _named_errors() -> Iterator[None]:
     try:
         yield
-    except httpx.TransportError as exc:
+    except (httpx.TransportError, OSError) as exc:
         raise _named(exc) from exc
 
 
-def _named(exc: httpx.TransportError) -> Broken:
+def _named(exc: Exception) -> Broken:
     causes = list(_causes(exc))
     reason = next((str(cause) for cause in reversed(causes) if str(cause)), type(exc).__name__)[:200]
     if isinstance(exc, httpx.ConnectTimeout):
