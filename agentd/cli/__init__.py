@@ -20,6 +20,8 @@ COMMANDS = {
     "snapshot": "capture the conversation and deliver it now",
     "claims": "the ledger of claims and their hooks",
     "config": "the effective configuration and where each value comes from",
+    "install": "systemd unit, environment file and hooks directory",
+    "uninstall": "take away what install wrote",
     "simulate": "a stand-in coderd or AgentAPI for local debugging",
     "demo": "the whole main job on this machine, told as it happens",
 }
