@@ -89,7 +89,8 @@ class FaultPlan:
 
 
 async def play(fault: Fault, request: web.Request, answer: Answer) -> web.StreamResponse:
-    """Play an exchange fault; `answer()` does what the server would have done.
+    """Play an exchange fault; `answer()` does what the server would have done. The body was read by the caller
+    (except for reset_before_body), so that it is on record.
 
     respond: status, body (bytes or str), headers, content_type. redirect: location, status. slow: seconds or release
     (asyncio.Event), and sleep; the answer was made before, it only arrives late. header_flood: count of 11 kB blocks.
@@ -103,7 +104,6 @@ async def play(fault: Fault, request: web.Request, answer: Answer) -> web.Stream
             location = str(fault.params["location"])
             return web.Response(status=fault.params.get("status", 307), headers={"Location": location})
         case "no_headers":
-            await request.content.read()
             await serving.never()
         case "reset_before_body":
             serving.reset(request.transport)
@@ -113,7 +113,6 @@ async def play(fault: Fault, request: web.Request, answer: Answer) -> web.Stream
             serving.reset(request.transport)
             await serving.never()
         case "eof":
-            await request.content.read()
             serving.cut(request.transport)
             await serving.never()
         case "slow":

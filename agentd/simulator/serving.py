@@ -18,6 +18,9 @@ Cut: TypeAlias = Literal["eof", "cut", "reset", "half_open"]
 KEPT_REQUESTS = 20_000
 """A stand-alone simulator is asked once a second for days: past this many, the older half is forgotten."""
 
+BODY_CAP = 16 << 20
+"""More than any limit of either peer; what a client sends beyond it is not looked at."""
+
 
 @dataclass(slots=True, eq=False)
 class RecordedRequest:
@@ -131,6 +134,14 @@ class Listener:
     def transports(self) -> list[asyncio.Transport]:
         """The open connections."""
         return _transports(self._runner) if self._runner else []
+
+
+async def read_body(request: web.Request) -> bytes:
+    """The body of a request, up to what any peer would look at."""
+    body = bytearray()
+    while len(body) <= BODY_CAP and (chunk := await request.content.readany()):
+        body += chunk
+    return bytes(body)
 
 
 def cut(transport: asyncio.BaseTransport | None) -> None:

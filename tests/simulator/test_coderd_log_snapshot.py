@@ -58,13 +58,13 @@ ANSWERS = [
     ("no UUID", path("not-a-uuid"), GOOD, 400, '{"message":"Invalid task ID format.","detail":"invalid UUID length: 10"}\n'),
     ("odd UUID", path("g" * 36), GOOD, 400, '{"message":"Invalid task ID format.","detail":"invalid UUID format"}\n'),
     ("no format", path(query=""), GOOD, 400,
-     '{"message":"Invalid query parameters.","validations":[{"field":"format",'
-     '"detail":"Query param \\"format\\" is required and cannot be empty"}]}\n'),
+     ('{"message":"Invalid query parameters.","validations":[{"field":"format",'
+     '"detail":"Query param \\"format\\" is required and cannot be empty"}]}\n')),
     ("more parameters", path(query="?format=agentapi&x=1"), GOOD, 400,
      '{"message":"Invalid query parameters.","validations":[{"field":"x","detail":"\\"x\\" is not a valid query param"}]}\n'),
     ("other format", path(query="?format=unknown"), GOOD, 400,
-     '{"message":"Invalid format parameter.","detail":"Only \\"agentapi\\" format is currently supported,'
-     ' got \\"unknown\\"."}\n'),
+     ('{"message":"Invalid format parameter.","detail":"Only \\"agentapi\\" format is currently supported,'
+     ' got \\"unknown\\"."}\n')),
     ("unknown task", path(TASK[:-1] + "5"), GOOD, 404, NOT_FOUND),
     ("no body", path(), "", 400, undecodable("EOF")),
     ("half a body", path(), GOOD[:-1], 400, undecodable("unexpected EOF")),
@@ -222,8 +222,10 @@ async def test_a_user_reads_the_snapshot_of_a_paused_task(ask):
         after = await ask("GET", logs, token=coderd.user_token)
         assert (after.status, after.text) == (
             200,
-            '{"logs":[{"id":0,"content":"\\u003cend\\u003e","type":"input","time":"2026-03-02T09:00:00Z"}],'
-            '"snapshot":true,"snapshot_at":"2026-03-02T09:00:00.25Z"}\n',
+            (
+                '{"logs":[{"id":0,"content":"\\u003cend\\u003e","type":"input","time":"2026-03-02T09:00:00Z"}],'
+                '"snapshot":true,"snapshot_at":"2026-03-02T09:00:00.25Z"}\n'
+            ),
         )
         assert (await ask("GET", logs, token=TOKEN)).status == 401
 

@@ -24,7 +24,6 @@ async def play(fault: Fault, request: web.Request, *, hosts: Iterable[str]) -> w
     endless: messages without end; endless_string: one message without end; both as fast as they are read.
     cut_body: the connection ends inside the list. refuse_host: the 400 of the Host check.
     """
-    await request.content.read()
     match fault.kind:
         case "html":
             return _answer(b"<!DOCTYPE html><html><body>Not what you asked for</body></html>\n", "text/html")

@@ -16,7 +16,7 @@ from agentd.simulator.agentapi import answers, events, mishaps, sending, uploads
 from agentd.simulator.agentapi.admin import Admin
 from agentd.simulator.agentapi.conversation import BOGUS, Conversation, Message, Mode, Status
 from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
-from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog
+from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, read_body
 
 DEFAULT_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 ROUTES = {
@@ -224,8 +224,10 @@ class SimulatedAgentApi:
         entry = self._log.note(request, name)
         fault = self._faults.take(name)
 
+        if fault is None or fault.kind != "reset_before_body":
+            entry.body = await read_body(request)
+
         async def answer() -> web.StreamResponse:
-            entry.body = await request.content.read()
             return await self._answer(name, request, entry.body)
 
         if fault is None:

@@ -1,7 +1,7 @@
 """What a person can do to a running simulated coderd: `curl -X POST …/_sim/claim-start`."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from agentd.simulator.coderd.server import SimulatedCoderd
 
 _OUTAGE_S = 3.0
+_ANSWER_S = 0.05
+"""What an answer takes to leave, on loopback."""
 
 
 class Admin:
@@ -21,7 +23,7 @@ class Admin:
 
     def __init__(self, coderd: "SimulatedCoderd") -> None:
         self._coderd = coderd
-        self._outage: asyncio.Task[None] | None = None
+        self._pending: asyncio.Task[None] | None = None
         self._commands: dict[str, admin.Command] = {
             "claim-start": self._claim_start,
             "claim-finish": self._claim_finish,
@@ -119,8 +121,7 @@ class Admin:
         if how not in ("eof", "cut", "reset", "half_open"):
             raise SimulatorError(f"no way to drop: {how!r}", hint="eof, cut, reset or half_open")
         if how in ("cut", "reset"):
-            # This very connection goes too: say so first.
-            asyncio.get_running_loop().call_later(0.05, self._begin, self._coderd.drop_connections(how))
+            self._soon(self._coderd.drop_connections, how)
         else:
             await self._coderd.drop_connections(how)
 
@@ -138,11 +139,17 @@ class Admin:
 
     def _restart(self, fields: Mapping[str, Any]) -> object:
         seconds = float(fields.get("seconds", _OUTAGE_S))
-        asyncio.get_running_loop().call_later(0.05, self._begin, self._be_away(seconds))
+        self._soon(self._be_away, seconds)
         return {"away_s": seconds}
 
-    def _begin(self, work: Any) -> None:  # noqa: ANN401 - a coroutine
-        self._outage = asyncio.ensure_future(work)
+    def _soon(self, what: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Do it when this answer is out: the connection it travels on goes, too."""
+
+        async def later() -> None:
+            await asyncio.sleep(_ANSWER_S)
+            await what(*args)
+
+        self._pending = asyncio.create_task(later(), name="simulated coderd: admin")
 
     async def _be_away(self, seconds: float) -> None:
         await self._coderd.stop()

@@ -14,10 +14,7 @@ from agentd.simulator.coderd import answers, gate
 from agentd.simulator.coderd.routes import app_status, identity, log_snapshot, reinit, task_state, tasks
 from agentd.simulator.coderd.workspaces import Caller
 from agentd.simulator.coderd.world import World
-from agentd.simulator.serving import Handler, RequestLog
-
-BODY_CAP = 16 << 20
-"""More than any limit of coderd's; what a client sends beyond it is not looked at."""
+from agentd.simulator.serving import Handler, RequestLog, read_body
 
 _ME = "/api/v2/workspaceagents/me"
 _TASK = "/api/v2/tasks/{user}/{task}"
@@ -100,8 +97,10 @@ class Router:
         fault = self._plan.take(name)
         headers = self._common_headers()
 
+        if fault is None or fault.kind != "reset_before_body":
+            entry.body = await read_body(request)
+
         async def answer() -> web.StreamResponse:
-            entry.body = await _read(request)
             bent = fault is not None and fault.kind in faults.STREAM
             manners = self._world.manners.bent_by(fault) if fault and bent else self._world.manners
             call = Call(
@@ -229,10 +228,3 @@ def _dashboard() -> web.Response:
         body=b"<!doctype html>\n<html><head><title>Coder</title></head><body></body></html>\n",
         headers={"Content-Type": "text/html; charset=utf-8"},
     )
-
-
-async def _read(request: web.Request) -> bytes:
-    body = bytearray()
-    while len(body) <= BODY_CAP and (chunk := await request.content.readany()):
-        body += chunk
-    return bytes(body)

@@ -1,0 +1,145 @@
+"""The `/_sim/` door of both peers."""
+
+import asyncio
+import json
+
+import pytest
+
+from agentd.simulator.agentapi import SimulatedAgentApi
+from agentd.simulator.coderd import SimulatedCoderd
+
+
+@pytest.fixture
+async def coderd():
+    async with SimulatedCoderd(admin=True) as server:
+        yield server
+
+
+@pytest.fixture
+def command(ask):
+    async def one(peer, name, **fields):
+        answer = await ask("POST", f"{peer.url}/_sim/{name}", data=json.dumps(fields) if fields else None)
+        return answer.status, json.loads(answer.body)
+
+    return one
+
+
+async def test_a_claim_is_driven_from_outside(coderd, command, ask):
+    ws = coderd.add_prebuild()
+    assert (await command(coderd, "claim-start", owner="me"))[0] == 200
+    assert ws.owner_id == "me"
+    assert (await command(coderd, "claim-finish"))[1]["result"] == {"streams": 0}
+    assert (await command(coderd, "stop-start"))[0] == 200
+    assert (await command(coderd, "stop-finish"))[0] == 200
+    assert (await command(coderd, "start"))[1]["result"] == {"token": ws.token}
+    assert (await command(coderd, "delete"))[0] == 200
+    state = json.loads((await ask("GET", coderd.url + "/_sim/state")).body)
+    assert state["workspaces"][0]["builds"] == [
+        "1 start create succeeded",
+        "2 start claim succeeded",
+        "3 stop none succeeded",
+        "4 start none succeeded",
+        "5 delete none running",
+    ]
+    assert state["requests"] == 0
+
+
+async def test_a_failed_claim_and_faults(coderd, command, ask):
+    ws = coderd.add_prebuild()
+    await command(coderd, "claim-start")
+    await command(coderd, "claim-fail", error="broke", agents_recorded=True)
+    assert (ws.latest.error, len(ws.latest.agents)) == ("broke", 1)
+    await command(coderd, "fail-next", route="buildinfo", status=503)
+    assert (await ask("GET", coderd.url + "/api/v2/buildinfo")).status == 503
+    await command(coderd, "fault", route="buildinfo", kind="html_502", times=2)
+    assert (await ask("GET", coderd.url + "/api/v2/buildinfo")).status == 502
+    await command(coderd, "clear-faults")
+    assert (await ask("GET", coderd.url + "/api/v2/buildinfo")).status == 200
+    before = coderd.now()
+    await command(coderd, "advance-clock", seconds=3600)
+    assert coderd.now() - before >= 3600
+
+
+async def test_streams_are_dropped_and_fed(coderd, command, wire):
+    ws = coderd.add_prebuild()
+    stream = await wire(
+        coderd.port, "GET", "/api/v2/workspaceagents/me/reinit", {"Coder-Session-Token": ws.token}
+    )
+    await coderd.until(lambda: coderd.open_streams(ws) == 1)
+    await command(coderd, "publish", event={"reason": "x"})
+    assert b'{"reason":"x"}' in await stream.reader.readuntil(b"}")
+    await command(coderd, "publish", raw=": hi\n")
+    await stream.reader.readuntil(b": hi\n")
+    await command(coderd, "drop", how="eof")
+    await stream.reader.readuntil(b"0\r\n\r\n")
+    assert (await command(coderd, "drop", how="gently"))[0] == 400
+    assert (await command(coderd, "drop", how="cut"))[0] == 200
+
+
+async def test_an_outage_ends_by_itself(coderd, command, ask):
+    assert (await command(coderd, "restart", seconds=0))[1]["result"] == {"away_s": 0}
+    first_life = coderd._listener._runner
+    while coderd._listener._runner in (first_life, None):
+        await asyncio.sleep(0)
+    assert (await ask("GET", coderd.url + "/api/v2/buildinfo")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "status", "message"),
+    [
+        ("claim-start", {}, 400, "there is no workspace"),
+        ("claim-start", {"workspace": "x"}, 400, "no workspace 'x'"),
+        ("fail-next", {"route": "nope", "status": 500}, 400, "no such route"),
+        ("advance-clock", {}, 400, "seconds"),
+        ("nope", {}, 404, "no command 'nope'"),
+    ],
+)
+async def test_what_cannot_be_done_is_said(coderd, command, name, fields, status, message):
+    got, body = await command(coderd, name, **fields)
+
+    assert got == status
+    assert message in body["message"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "evil.example"}, 403),
+    ],
+)
+async def test_no_page_on_the_internet_may_drive_it(coderd, ask, headers, status):
+    assert (await ask("GET", coderd.url + "/_sim/state", headers=headers)).status == status
+
+
+async def test_the_door_is_shut_unless_it_was_asked_for(ask):
+    async with SimulatedCoderd() as coderd:
+        assert "html" in (await ask("GET", coderd.url + "/_sim/state")).headers["Content-Type"]
+
+
+async def test_bodies_and_methods_are_checked(coderd, ask):
+    assert (await ask("POST", coderd.url + "/_sim/claim-start", data="[]")).status == 400
+    assert (await ask("POST", coderd.url + "/_sim/claim-start", data="{")).status == 400
+    assert (await ask("GET", coderd.url + "/_sim/claim-start")).status == 405
+
+
+async def test_the_agent_is_driven_from_outside(command, ask):
+    async with SimulatedAgentApi(admin=True) as agent:
+        await command(agent, "status", status="running")
+        assert agent.conversation.status == "running"
+        assert (await command(agent, "status", status="asleep"))[0] == 400
+        assert (await command(agent, "message", content="hello"))[1]["result"]["id"] == 1
+        await command(agent, "rewrite", content="hello!")
+        await command(agent, "error", message="oops")
+        await command(agent, "hang")
+        await command(agent, "release")
+        await command(agent, "bogus-tail")
+        assert json.loads((await ask("GET", agent.url + "/messages")).body)["messages"][-1]["role"] == ""
+        await command(agent, "collide-ids")
+        await command(agent, "fault", kind="null", route="messages")
+        assert (await ask("GET", agent.url + "/messages")).text == '{"messages":null}\n'
+        await command(agent, "clear-faults")
+        state = json.loads((await ask("GET", agent.url + "/_sim/state")).body)
+        assert (state["status"], state["newest"][-1]["content"]) == ("running", "hello!")
