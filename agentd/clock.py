@@ -21,5 +21,13 @@ class Clock:
 
 
 def rfc3339(unix_s: float) -> str:
-    """`unix_s` as RFC 3339 in UTC with microseconds: `2026-03-02T09:00:00.000000Z`."""
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """`unix_s` as RFC 3339 in UTC with microseconds: `2026-03-02T09:00:00.000000Z`.
+
+    Raises `ValueError` for a moment outside the years 1 to 9999.
+    """
+    try:
+        moment = datetime.fromtimestamp(unix_s, UTC)
+    except (OverflowError, OSError) as exc:
+        raise ValueError(f"{unix_s!r} is no moment of the calendar") from exc
+    # Not strftime: glibc does not pad years below 1000.
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

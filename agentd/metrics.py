@@ -3,17 +3,30 @@
 About forty lines of our own: the format is a few lines, and the usual client library costs 1.1 MB in every workspace.
 """
 
+import math
+import re
 import threading
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[str, ...]
 
+_NAME = re.compile(r"agentd_[a-z0-9_]+")
+_LABEL = re.compile(r"[a-z][a-z0-9_]*")
+
 
 class Metric:
-    """One named family. `labels` fixes the label names; every call names a value for each of them."""
+    """One named family. `labels` fixes the label names; every call names a value for each of them.
+
+    Label values come from short lists in the code, never from a peer: each distinct one stays in memory for ever.
+    Every method raises `ValueError` for what does not fit the family: that is a fault in the code.
+    """
 
     def __init__(self, name: str, help_text: str, kind: Literal["counter", "gauge"], labels: Labels) -> None:
+        if not _NAME.fullmatch(name) or not all(_LABEL.fullmatch(label) for label in labels):
+            raise ValueError(f"metric {name} with labels {labels} is not agentd_… in lower case")
         self.name = name
         self.help_text = help_text
         self.kind = kind
@@ -25,17 +38,23 @@ class Metric:
             self._values[()] = 0.0
 
     def inc(self, amount: float = 1.0, **labels: str) -> None:
+        if amount < 0 and self.kind == "counter":
+            raise ValueError(f"counter {self.name} cannot go down")
         key = self._key(labels)
         with self._lock:
             self._values[key] = self._values.get(key, 0.0) + amount
 
     def set(self, value: float, **labels: str) -> None:
+        if self.kind == "counter":
+            raise ValueError(f"counter {self.name} cannot be set")
         key = self._key(labels)
         with self._lock:
             self._values[key] = value
 
     def read_from(self, read: Callable[[], float]) -> None:
-        """Ask `read` at each scrape instead of keeping a value (label-less gauges only)."""
+        """Ask `read` at each scrape instead of keeping a value (gauges without labels only)."""
+        if self.labels or self.kind == "counter":
+            raise ValueError(f"{self.name} is no gauge without labels")
         self._read = read
 
     def value(self, **labels: str) -> float:
@@ -48,8 +67,10 @@ class Metric:
             self.set(self._read())
         with self._lock:
             samples = sorted(self._values.items())
-        head = [f"# HELP {self.name} {self.help_text}", f"# TYPE {self.name} {self.kind}"]
-        return head + [f"{self.name}{self._suffix(key)} {value:.15g}" for key, value in samples]
+        # In a help text only the backslash and the line end are escaped, in a label value the quote as well.
+        help_text = self.help_text.replace("\\", "\\\\").replace("\n", "\\n")
+        head = [f"# HELP {self.name} {help_text}", f"# TYPE {self.name} {self.kind}"]
+        return head + [f"{self.name}{self._suffix(key)} {_number(value)}" for key, value in samples]
 
     def _key(self, labels: dict[str, str]) -> Labels:
         if set(labels) != set(self.labels):
@@ -89,6 +110,12 @@ class Registry:
         if (known.kind, known.labels) != (metric.kind, metric.labels):
             raise ValueError(f"{metric.name} is already a {known.kind} with labels {known.labels}")
         return known
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return "NaN" if math.isnan(value) else f"{value:.15g}"
 
 
 def _escape(value: str) -> str:

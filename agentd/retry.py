@@ -42,7 +42,10 @@ class Backoff:
 
 
 class wait_server_or_jitter(wait_random_exponential):  # noqa: N801 - tenacity names its waits like functions
-    """Tenacity wait: what the server asked for (`retry_after_s` of the error, bounded), else full jitter."""
+    """Tenacity wait: full jitter, after what the server asked for (`retry_after_s` of the error, bounded).
+
+    The jitter comes on top, since a server that is overrun tells everybody the same number.
+    """
 
     def __init__(self, *, first_s: float, cap_s: float, server_cap_s: float = 300.0) -> None:
         super().__init__(multiplier=first_s, max=cap_s)
@@ -52,6 +55,7 @@ class wait_server_or_jitter(wait_random_exponential):  # noqa: N801 - tenacity n
         outcome = retry_state.outcome
         error = outcome.exception() if outcome is not None and outcome.failed else None
         asked_s: float | None = getattr(error, "retry_after_s", None)
-        if asked_s is not None:
-            return min(max(asked_s, 0.0), self._server_cap_s)
-        return super().__call__(retry_state)
+        jitter_s = super().__call__(retry_state)
+        if asked_s is None:
+            return jitter_s
+        return min(max(asked_s, 0.0), self._server_cap_s) + jitter_s

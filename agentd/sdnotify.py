@@ -32,7 +32,8 @@ class Notifier:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
                 self._socket.setblocking(False)
-            self._socket.sendto(text.encode(), self._address)
+            # Surrogates may stand in a path or an agent's words; the manager refuses what is no UTF-8 anyway.
+            self._socket.sendto(text.encode("utf-8", "replace"), self._address)
         except OSError:
             self.lost += 1
 
@@ -45,10 +46,11 @@ class Notifier:
 def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None:
     """How often to say `WATCHDOG=1` (seconds; half of what systemd allows), or None when nobody listens."""
     try:
-        usec = int(environ.get("WATCHDOG_USEC", "0"))
-        pid = int(environ.get("WATCHDOG_PID", "0") or 0)
-    except ValueError:
+        usec = float(int(environ.get("WATCHDOG_USEC") or 0))
+        pid = int(environ.get("WATCHDOG_PID") or 0)
+    except (ValueError, OverflowError):
         return None
+    # The pid tells whether the request is meant for us or was inherited from a parent.
     if usec <= 0 or (pid and pid != os.getpid()):
         return None
     return usec / 2_000_000

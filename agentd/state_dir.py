@@ -4,14 +4,18 @@ import contextlib
 import errno
 import fcntl
 import os
-import stat
+import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from agentd.errors import StateError
 
-LOCK_NAME = "agentd.lock"
+LOCK_NAME: Final = "agentd.lock"
+
+# `holder_pid` holds the lock for an instant while it looks; a start at that instant must not take it for a daemon.
+_LOCK_TRIES: Final = 5
+_LOCK_PAUSE_S: Final = 0.02
 
 
 class StateDir:
@@ -33,30 +37,22 @@ class StateDir:
         held by another agentd (the message names its pid).
         """
         _prepare(path)
-        lock_path = path / LOCK_NAME
         try:
-            fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            # Closed on exec: a hook that outlives us must not hold the lock in our name.
+            fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as exc:
             raise _unusable(path, exc) from exc
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+            _lock(fd, path)
+        except StateError:
             os.close(fd)
-            raise StateError(
-                f"state directory {path} is in use by another agentd (pid {holder})",
-                hint="stop that one first, or give this one another directory with AGENTD_STATE_DIR",
-            ) from exc
-        except OSError as exc:
-            os.close(fd)
-            raise _unusable(path, exc) from exc
-        state = cls(path, fd)
+            raise
         # A full disk must not keep a daemon from starting: it still delivers what is spooled, which frees the disk.
         # The pid is only for the message, so it may be missing then.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        return state
+        return cls(path, fd)
 
     def writable(self) -> bool:
         """Whether the directory still takes writes; the liveness check of `/healthz`. A few syscalls, no fsync."""
@@ -85,7 +81,7 @@ class StateDir:
 
 
 def holder_pid(path: Path) -> int | None:
-    """Pid of the agentd that holds `path`, or None when nobody does."""
+    """Pid of the agentd that holds `path`, 0 when it did not write one, None when nobody holds it or we cannot see."""
     try:
         fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -93,27 +89,48 @@ def holder_pid(path: Path) -> int | None:
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.read(fd, 32).decode(errors="replace").strip()
-        return int(text) if text.isdigit() else 0
+        return _pid_in(fd)
     finally:
         os.close(fd)
     return None
+
+
+def _lock(fd: int, path: Path) -> None:
+    """Take the lock. Waits a moment for a passing look, never for a daemon."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+        except OSError as exc:
+            raise _unusable(path, exc) from exc
+        else:
+            return
+    raise StateError(
+        f"state directory {path} is in use by another agentd (pid {_pid_in(fd) or 'unknown'})",
+        hint="stop that one first, or give this one another directory with AGENTD_STATE_DIR",
+    )
+
+
+def _pid_in(fd: int) -> int:
+    text = os.pread(fd, 32, 0).strip()
+    return int(text) if text.isdigit() else 0
 
 
 def _prepare(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = path.stat()
-    except OSError as exc:
-        raise _unusable(path, exc) from exc
-    if not stat.S_ISDIR(info.st_mode):
+    except FileExistsError as exc:
         raise StateError(
             f"state directory {path} is not a directory", hint="set AGENTD_STATE_DIR to a directory"
-        )
+        ) from exc
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
     if info.st_uid != os.geteuid():
         raise StateError(
             f"state directory {path} belongs to uid {info.st_uid}, agentd runs as uid {os.geteuid()}",
-            hint="run agentd as that user, or chown the directory",
+            hint="run agentd as that user, chown it, or set AGENTD_STATE_DIR to a directory below it",
         )
     if info.st_mode & 0o077:
         # Conversations and hook output lie here; a directory made by hand or by a volume is usually 0755.
@@ -130,6 +147,9 @@ def _unusable(path: Path, exc: OSError) -> StateError:
         errno.EROFS: "mount it writable, or set AGENTD_STATE_DIR to a writable place",
         errno.ENOSPC: "free some space there, or set AGENTD_STATE_DIR to another disk",
         errno.ENOTDIR: "a part of the path is a file; set AGENTD_STATE_DIR to a directory",
+        errno.ELOOP: f"{LOCK_NAME} in it must not be a symbolic link; remove it",
+        errno.ENOLCK: "its file system has no locks; set AGENTD_STATE_DIR to a local disk",
+        errno.EOPNOTSUPP: "its file system has no locks; set AGENTD_STATE_DIR to a local disk",
     }
     reason = exc.strerror or str(exc)
     return StateError(

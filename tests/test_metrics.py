@@ -1,0 +1,116 @@
+import re
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd.metrics import Registry
+
+
+def test_the_text_is_what_prometheus_reads():
+    registry = Registry()
+    runs = registry.counter("agentd_hook_runs_total", "Hook runs.", "outcome")
+    runs.inc(outcome="done")
+    runs.inc(2, outcome="done")
+    runs.inc(outcome="failed")
+    registry.gauge("agentd_spool_bytes", "Size of the spool.").set(1234.5)
+    registry.counter("agentd_events_total", "Events.")
+    assert registry.render() == (
+        "# HELP agentd_events_total Events.\n"
+        "# TYPE agentd_events_total counter\n"
+        "agentd_events_total 0\n"
+        "# HELP agentd_hook_runs_total Hook runs.\n"
+        "# TYPE agentd_hook_runs_total counter\n"
+        'agentd_hook_runs_total{outcome="done"} 3\n'
+        'agentd_hook_runs_total{outcome="failed"} 1\n'
+        "# HELP agentd_spool_bytes Size of the spool.\n"
+        "# TYPE agentd_spool_bytes gauge\n"
+        "agentd_spool_bytes 1234.5\n"
+    )
+    assert registry.names() == ["agentd_events_total", "agentd_hook_runs_total", "agentd_spool_bytes"]
+
+
+def test_a_family_asked_for_twice_is_the_same():
+    registry = Registry()
+    registry.counter("agentd_x_total", "X.", "a").inc(a="1")
+    registry.counter("agentd_x_total", "X.", "a").inc(a="1")
+    assert registry.counter("agentd_x_total", "X.", "a").value(a="1") == 2
+
+
+def test_a_family_cannot_be_two_things():
+    registry = Registry()
+    registry.gauge("agentd_x", "X.", "a")
+    with pytest.raises(ValueError, match=r"already a gauge with labels \('a',\)"):
+        registry.gauge("agentd_x", "X.")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda r: r.counter("agentd_x", "Without _total."),
+        lambda r: r.counter("x_total", "Without our name."),
+        lambda r: r.gauge("agentd_X", "Upper case."),
+        lambda r: r.gauge("agentd_x", "A label with a dash.", "a-b"),
+        lambda r: r.counter("agentd_x_total", "X.").inc(-1),
+        lambda r: r.counter("agentd_x_total", "X.").set(1),
+        lambda r: r.counter("agentd_x_total", "X.").read_from(lambda: 1),
+        lambda r: r.gauge("agentd_x", "X.", "a").read_from(lambda: 1),
+        lambda r: r.gauge("agentd_x", "X.", "a").set(1),
+        lambda r: r.gauge("agentd_x", "X.", "a").inc(b="1"),
+        lambda r: r.gauge("agentd_x", "X.").inc(a="1"),
+    ],
+)
+def test_a_fault_in_the_code_is_named(use):
+    with pytest.raises(ValueError, match="agentd_|x_total"):
+        use(Registry())
+
+
+def test_a_gauge_can_go_down_and_be_read_when_asked():
+    registry = Registry()
+    gauge = registry.gauge("agentd_x", "X.")
+    gauge.inc(3)
+    gauge.inc(-1)
+    assert gauge.value() == 2
+    now = [1.0]
+    gauge.read_from(lambda: now[0])
+    now[0] = 7.0
+    assert gauge.value() == 7
+    assert "\nagentd_x 7\n" in registry.render()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(float("inf"), "+Inf"), (float("-inf"), "-Inf"), (float("nan"), "NaN"), (1e20, "1e+20"), (0.1, "0.1")],
+)
+def test_numbers_are_written_as_prometheus_spells_them(value, text):
+    registry = Registry()
+    registry.gauge("agentd_x", "X.").set(value)
+    assert registry.render().endswith(f"agentd_x {text}\n")
+
+
+@given(st.text(), st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"\n')))
+def test_no_text_breaks_out_of_its_place(help_text, value):
+    registry = Registry()
+    registry.gauge("agentd_x", help_text, "a").set(1, a=value)
+    head, kind, sample, end = registry.render().split("\n")
+    assert head.startswith("# HELP agentd_x ")
+    assert (kind, end) == ("# TYPE agentd_x gauge", "")
+    found = re.fullmatch(r'agentd_x\{a="((?:[^"\\]|\\[\\n"])*)"\} 1', sample, re.DOTALL)
+    assert re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), found[1]) == value
+
+
+def test_threads_lose_no_count():
+    counter = Registry().counter("agentd_x_total", "X.", "a")
+
+    def count() -> None:
+        for _ in range(5_000):
+            counter.inc(a="1")
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counter.value(a="1") == 20_000
+    assert counter.value(a="never") == 0
