@@ -115,8 +115,9 @@ class Pacing:
             Pace.SLOW: Backoff(first_s=4.0, cap_s=30.0, floor_s=1.0),
             Pace.RARE: Backoff(first_s=720.0, cap_s=720.0, floor_s=480.0),
         }
-        # After the claim nothing is expected any more, and some servers repeat it on every connection for ever.
-        self._after_claim = Backoff(first_s=30.0, cap_s=300.0, floor_s=5.0)
+        # After the claim nothing is expected any more, and some servers repeat it on every connection for ever. The
+        # first connection after a good one still comes soon; only those that never prove themselves become rare.
+        self._after_claim = Backoff(first_s=2.0, cap_s=300.0, floor_s=0.5)
 
     def reset(self) -> None:
         """A connection has proved itself."""

@@ -29,7 +29,12 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def call(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> Any:  # noqa: ANN401 - JSON
-    """One request to the daemon at socket `path`; returns the parsed answer.
+    """One request to the daemon at socket `path`; returns the parsed answer. Raises as `fetch`."""
+    return json.loads(fetch(path, method, route, body=body, timeout_s=timeout_s) or b"null")
+
+
+def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> bytes:
+    """One request to the daemon at socket `path`; returns the answer's bytes.
 
     Raises `UnavailableError` when no daemon listens there or it does not answer within `timeout_s`, and `RefusedError`
     when it answers with an error.
@@ -58,10 +63,9 @@ def call(path: Path, method: str, route: str, *, body: object = None, timeout_s:
         ) from exc
     finally:
         connection.close()
-    answer = json.loads(text) if text else None
     if response.status >= 400:
-        said = answer if isinstance(answer, dict) else {}
+        said = json.loads(text) if text else {}
         raise RefusedError(
             response.status, str(said.get("message", response.reason)), hint=str(said.get("detail", ""))
         )
-    return answer
+    return text

@@ -5,7 +5,8 @@ import sys
 
 from agentd import config
 from agentd.cli import add_config_options, receipt
-from agentd.cli.local_client import call
+from agentd.cli.local_client import RefusedError, call, fetch
+from agentd.cli.stop import ANSWER_MARGIN_S, NOTHING
 from agentd.errors import ExitCode, UnavailableError
 
 
@@ -20,23 +21,36 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 delivered or nothing to deliver; 75 kept in the spool; 69 nothing reachable and nothing spooled."""
     settings = config.load(file=args.config, flags=args.flags)
-    from agentd.cli import takeover  # noqa: PLC0415 - aiohttp and the daemon's rooms, only for this command
+    return _show(settings) if args.show else _deliver(settings, as_json=args.json)
 
-    if args.show:
-        payload = takeover.payload(settings)
-        if payload is None:
-            print("agentd: the agent does not answer and nothing is spooled", file=sys.stderr)
-            return ExitCode.UNAVAILABLE
-        sys.stdout.buffer.write(payload)
-        sys.stdout.buffer.flush()
-        return ExitCode.OK
+
+def _show(settings: config.Config) -> int:
+    payload: bytes | None
     try:
-        answer = call(
-            settings.local_api.socket, "POST", "/v1/snapshot", timeout_s=settings.shutdown.budget_s + 5.0
-        )
+        payload = fetch(settings.local_api.socket, "GET", "/v1/snapshot")
+    except RefusedError:
+        payload = None
     except UnavailableError:
+        from agentd.cli import takeover  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon
+
+        payload = takeover.payload(settings)
+    if payload is None:
+        print(NOTHING, file=sys.stderr)
+        return ExitCode.UNAVAILABLE
+    sys.stdout.buffer.write(payload)
+    sys.stdout.buffer.flush()
+    return ExitCode.OK
+
+
+def _deliver(settings: config.Config, *, as_json: bool) -> int:
+    timeout_s = settings.shutdown.budget_s + ANSWER_MARGIN_S
+    try:
+        answer = call(settings.local_api.socket, "POST", "/v1/snapshot", timeout_s=timeout_s)
+    except UnavailableError:
+        from agentd.cli import takeover  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon
+
         answer = takeover.deliver(settings, budget_s=None)
-        if answer is None:
-            print("agentd: the agent does not answer and nothing is spooled", file=sys.stderr)
-            return ExitCode.UNAVAILABLE
-    return receipt.show(answer, as_json=args.json)
+    if answer is None:
+        print(NOTHING, file=sys.stderr)
+        return ExitCode.UNAVAILABLE
+    return receipt.show(answer, as_json=as_json)

@@ -8,6 +8,8 @@ from agentd.cli import add_config_options, receipt
 from agentd.cli.local_client import call
 from agentd.errors import ExitCode, UnavailableError
 
+NOTHING = "agentd: the agent does not answer and nothing is spooled"
+
 # The daemon answers when its own budget is over at the latest; this much more covers the answer's way.
 ANSWER_MARGIN_S = 5.0
 
@@ -31,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(f"agentd: {exc.message}; delivering without it", file=sys.stderr)
         answer = takeover.deliver(settings, budget_s=args.timeout)
-        if answer is None:
-            print("agentd: the agent does not answer and nothing is spooled", file=sys.stderr)
-            return ExitCode.UNAVAILABLE
+    if answer is None:
+        print(NOTHING, file=sys.stderr)
+        return ExitCode.UNAVAILABLE
     return receipt.show(answer, as_json=args.json)

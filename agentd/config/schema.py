@@ -163,6 +163,15 @@ class Config:
     log: LogSection = LogSection()
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def differences(self, other: "Config") -> set[str]:
+        """The `section.key`s whose values differ."""
+
+        def value(config: "Config", name: str) -> object:
+            section, field = name.split(".")
+            return getattr(getattr(config, section), field)
+
+        return {name for name in keys() if value(self, name) != value(other, name)}
+
     def require_coder(self) -> None:
         """Raise `ConfigError` unless there is a Coder URL and some way to a token."""
         if not self.coder.url:

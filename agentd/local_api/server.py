@@ -49,6 +49,8 @@ class Answers:
     retry_claim: Callable[[str], Awaitable[Json]]
     forget_claim: Callable[[str], Awaitable[Json]]
     snapshot: Callable[[], Awaitable[Json]]
+    payload: Callable[[], Awaitable[bytes | None]]
+    """The exact bytes a snapshot taken now would send; None when there is nothing to send."""
     stop: Callable[[], Awaitable[Json]]
 
 
@@ -97,6 +99,7 @@ class LocalApi:
                 web.get("/v1/claims", _view(answers.claims)),
                 web.post("/v1/claims/{id}/retry", _on_claim(answers.retry_claim)),
                 web.delete("/v1/claims/{id}", _on_claim(answers.forget_claim)),
+                web.get("/v1/snapshot", _bytes(answers.payload)),
                 web.post("/v1/snapshot", _act(answers.snapshot)),
                 web.post("/v1/stop", _act(answers.stop)),
             ]
@@ -132,6 +135,16 @@ def _checks(read: Callable[[], Json]) -> Handler:
 def _text(read: Callable[[], str]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
         return web.Response(text=read(), content_type="text/plain", charset="utf-8")
+
+    return handle
+
+
+def _bytes(read: Callable[[], Awaitable[bytes | None]]) -> Handler:
+    async def handle(_request: web.Request) -> web.Response:
+        body = await read()
+        if body is None:
+            return _error(404, "Nothing to send.", "The agent does not answer and nothing is stored.")
+        return web.Response(body=body, content_type="application/json")
 
     return handle
 

@@ -76,6 +76,13 @@ class Recorder:
         """One message as `/events` told it. True when the window changed."""
         return self._note(self._window.update(message))
 
+    def retarget(self, task_id: str) -> None:
+        """The conversation belongs to another task from now on: a claim gave the workspace its task, say."""
+        if task_id != self._task_id:
+            self._task_id = task_id
+            self._written = ()
+            self._changed.set()
+
     async def settle(self) -> SpoolEntry | None:
         """The agent has settled: have the window on disk now.
 

@@ -1,0 +1,86 @@
+"""`agentd run`: the daemon. The only place that handles signals."""
+
+import argparse
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from agentd import config, log
+from agentd.cli import add_config_options
+from agentd.clock import Clock
+from agentd.config import Config
+from agentd.errors import ExitCode
+from agentd.sdnotify import Notifier
+
+if TYPE_CHECKING:
+    from agentd.supervisor.daemon import Daemon
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--foreground",
+        action="store_true",
+        help="for debugging: readable log on stderr, debug level, no talk with systemd",
+    )
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 clean stop, 1 a task failed, 73 state directory, 75 a snapshot is kept undelivered, 78 configuration."""
+
+    def read_config() -> Config:
+        return config.load(file=args.config, flags=args.flags)
+
+    settings = read_config()
+    settings.require_coder()
+    if args.foreground:
+        log.configure(level="debug", fmt="console")
+    else:
+        log.configure(level=settings.log.level, fmt=settings.log.format)
+    return asyncio.run(_serve(settings, read_config, Notifier({} if args.foreground else os.environ)))
+
+
+async def _serve(settings: Config, read_config: Callable[[], Config], notifier: Notifier) -> ExitCode:
+    from agentd.supervisor.assembly import furnish  # noqa: PLC0415 - after the configuration is known to be good
+    from agentd.supervisor.daemon import Daemon  # noqa: PLC0415 - as above
+
+    async with furnish(settings, Clock()) as rooms:
+        daemon = Daemon(rooms, notifier=notifier, read_config=read_config)
+        with _Signals(daemon):
+            return await daemon.run()
+
+
+class _Signals:
+    """TERM and INT: the first stops, the second skips waiting, the third exits now. HUP reloads."""
+
+    def __init__(self, daemon: "Daemon") -> None:
+        self._daemon = daemon
+        self._loop = asyncio.get_running_loop()
+        self._count = 0
+        self._reloads: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._end, number)
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def __exit__(self, *_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.remove_signal_handler(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._count += 1
+        if self._count == 1:
+            self._daemon.stop(number.name)
+        elif self._count == 2:
+            self._daemon.hurry()
+        else:
+            # The operator has asked three times. What is spooled is safe; hooks are ended by the next start.
+            os._exit(ExitCode.PENDING)
+
+    def _reload(self) -> None:
+        task = self._loop.create_task(self._daemon.reload(), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)

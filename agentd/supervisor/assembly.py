@@ -1,0 +1,255 @@
+"""Builds every object once and hands each what it needs. The only place that knows all rooms.
+
+`furnish` is for the daemon and for the commands that do its work without it: both hold the state directory's lock.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from agentd import __version__, log
+from agentd.claims.acting import Actor, HookPolicy
+from agentd.claims.ledger import Ledger
+from agentd.claims.listener import ClaimListener
+from agentd.clock import Clock
+from agentd.config import Config
+from agentd.errors import ConfigError
+from agentd.metrics import Registry
+from agentd.peers.agentapi import AgentApi
+from agentd.peers.coderd import Coderd
+from agentd.peers.reinit_stream import ReinitStream
+from agentd.peers.tls import aiohttp, client_context
+from agentd.peers.token import FileToken, StaticToken, TokenSource
+from agentd.snapshots.delivery import Delivery
+from agentd.snapshots.destinations import CoderDestination, Destination
+from agentd.snapshots.entry import SpoolEntry
+from agentd.snapshots.recorder import Recorder
+from agentd.snapshots.spool import Spool
+from agentd.stability.tracker import AgentStatus, Tracker, Transition
+from agentd.stability.watcher import Watcher
+from agentd.state_dir import StateDir
+
+SPOOL_DIR = "spool"
+
+# Between TERM and KILL of a hook that runs when agentd is stopped.
+HOOK_GRACE_SHARE = 0.25
+HOOK_GRACE_MAX_S = 5.0
+
+# What SIGHUP applies at once; anything else in the file needs a restart, which `reload` says by name.
+LIVE_KEYS = frozenset({"snapshots.task_id", "log.level", "log.format"})
+
+
+@dataclass(slots=True)
+class Rooms:
+    """Everything one agentd consists of, built and not yet running."""
+
+    config: Config
+    clock: Clock
+    started_at: float
+    state: StateDir
+    metrics: Registry
+    token: TokenSource | None
+    agent: AgentApi
+    tracker: Tracker
+    watcher: Watcher
+    spool: Spool
+    recorder: Recorder
+    delivery: Delivery
+    ledger: Ledger
+    listener: ClaimListener | None
+    quiet: asyncio.Event
+    """Set when the agent has settled or gone: time to have its conversation on disk and on its way."""
+
+    def facts(self) -> dict[str, Any]:
+        """What the first log line says."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "state_dir": str(self.config.state.dir),
+            "socket": str(self.config.local_api.socket),
+            "coder_url": self.config.coder.url,
+            "agentapi_url": self.config.agentapi.url,
+        }
+
+    async def keep_when_quiet(self) -> None:
+        """Whenever the agent has settled or gone: write its conversation and send it on its way. Forever."""
+        while True:
+            await self.quiet.wait()
+            self.quiet.clear()
+            await self.recorder.settle()
+            self.delivery.offer()
+
+    async def reconfigure(self, fresh: Config) -> list[str]:
+        """Apply what can be applied while running; returns the changed keys that need a restart."""
+        changed = fresh.differences(self.config)
+        if self.token is not None and self.listener is not None:
+            await self.token.renew(await self.token.current())
+            self.listener.reconnect()
+        if "snapshots.task_id" in changed:
+            self.recorder.retarget(fresh.snapshots.task_id)
+        if changed & {"log.level", "log.format"}:
+            log.configure(level=fresh.log.level, fmt=fresh.log.format)
+        self.config = fresh if changed <= LIVE_KEYS else self.config
+        return sorted(changed - LIVE_KEYS)
+
+
+@contextlib.asynccontextmanager
+async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
+    """Take the state directory and build everything in it; closes it all again at the end.
+
+    Raises `StateError` when the directory is unusable or held, `ConfigError` when a file the configuration names is
+    not what it should be.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        state = stack.enter_context(StateDir.open(config.state.dir))
+        metrics = Registry()
+        metrics.gauge("agentd_info", "Always 1; the version is a label.", "version").set(
+            1, version=__version__
+        )
+        ledger = open_ledger(config, clock)
+        stack.callback(ledger.close)
+        spool = Spool.open(state.path / SPOOL_DIR)
+        stack.callback(spool.close)
+        # Deadlines are the callers'. Cookies are nobody's business, and trust_env would send loopback requests through
+        # a corporate proxy.
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                timeout=aiohttp.ClientTimeout(total=None),
+            )
+        )
+        token = _token(config)
+        delivery = Delivery(
+            spool=spool,
+            destinations=_destinations(config, token, session),
+            upload=config.snapshots.upload,
+            clock=clock,
+            metrics=metrics,
+        )
+        recorder = Recorder(
+            spool=spool,
+            task_id=config.snapshots.task_id,
+            max_messages=config.snapshots.max_messages,
+            max_bytes=config.snapshots.max_bytes,
+            checkpoint_s=config.snapshots.checkpoint_s,
+            clock=clock,
+            metrics=metrics,
+            on_spooled=_say_spooled,
+        )
+        quiet = asyncio.Event()
+
+        def on_transition(transition: Transition) -> None:
+            if transition.new in (AgentStatus.STABLE, AgentStatus.UNREACHABLE):
+                quiet.set()
+
+        agent = AgentApi(config.agentapi.url, session=session, tls=client_context(config.agentapi.url))
+        stack.push_async_callback(agent.close)
+        tracker = Tracker(config.stability.settle_s)
+        watcher = Watcher(
+            agent=agent,
+            tracker=tracker,
+            clock=clock,
+            poll_interval_s=config.agentapi.poll_interval_s,
+            checkpoint_s=config.snapshots.checkpoint_s,
+            keep_messages=config.snapshots.max_messages,
+            on_messages=recorder.offer,
+            on_transition=on_transition,
+        )
+        yield Rooms(
+            config=config,
+            clock=clock,
+            started_at=clock.wall(),
+            state=state,
+            metrics=metrics,
+            token=token,
+            agent=agent,
+            tracker=tracker,
+            watcher=watcher,
+            spool=spool,
+            recorder=recorder,
+            delivery=delivery,
+            ledger=ledger,
+            listener=_listener(config, token, ledger, clock, metrics),
+            quiet=quiet,
+        )
+
+
+def open_ledger(config: Config, clock: Clock) -> Ledger:
+    """The ledger of the configured state directory, whose lock the caller holds. Raises `StateError`."""
+    return Ledger(config.state.dir, workspace_id=config.workspace.id or None, clock=clock)
+
+
+def _token(config: Config) -> TokenSource | None:
+    if config.coder.token_file is not None:
+        return FileToken(config.coder.token_file)
+    return StaticToken(config.coder.token) if config.coder.token else None
+
+
+def _destinations(
+    config: Config, token: TokenSource | None, session: aiohttp.ClientSession
+) -> list[Destination]:
+    found: list[Destination] = []
+    for name in config.snapshots.destinations:
+        if name != "coder":
+            raise ConfigError(f"snapshots.destinations: {name!r} is not known", hint="use `coder`")
+        if token is not None and config.coder.url:
+            found.append(
+                CoderDestination(
+                    Coderd(
+                        config.coder.url,
+                        token=token,
+                        session=session,
+                        headers=_headers(config),
+                        tls=client_context(config.coder.url, config.coder.ca_file),
+                    )
+                )
+            )
+    return found
+
+
+def _listener(
+    config: Config, token: TokenSource | None, ledger: Ledger, clock: Clock, metrics: Registry
+) -> ClaimListener | None:
+    if not config.claims.enabled or token is None:
+        return None
+    policy = HookPolicy(
+        hooks_dir=config.claims.hooks_dir,
+        state_dir=config.state.dir,
+        timeout_s=config.claims.hook_timeout_s,
+        max_attempts=config.claims.max_attempts,
+        on_interrupted=config.claims.on_interrupted,
+        stop_grace_s=min(HOOK_GRACE_MAX_S, config.shutdown.budget_s * HOOK_GRACE_SHARE),
+        pass_token=config.claims.pass_token,
+    )
+    return ClaimListener(
+        stream=ReinitStream(
+            config.coder.url,
+            context=client_context(config.coder.url, config.coder.ca_file),
+            clock=clock,
+            headers=_headers(config),
+        ),
+        tokens=token,
+        ledger=ledger,
+        actor=Actor(ledger=ledger, policy=policy, clock=clock, metrics=metrics, environ=os.environ),
+        clock=clock,
+        metrics=metrics,
+        workspace_id=config.workspace.id or None,
+    )
+
+
+def _headers(config: Config) -> dict[str, str]:
+    return dict(header.split("=", 1) for header in config.coder.headers)
+
+
+def _say_spooled(entry: SpoolEntry) -> None:
+    log.get("snapshots").debug(
+        "snapshot.spooled",
+        task_id=entry.task_id,
+        messages=entry.messages,
+        bytes=len(entry.payload),
+        durable=entry.durable,
+    )

@@ -1,0 +1,183 @@
+"""The daemon's life: start, run every room as a named task, and one shutdown inside one deadline.
+
+Nothing here exits the process or handles signals; `cli/run.py` does and calls `stop`, `hurry` and `reload`.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from agentd import log
+from agentd.clock import Clock
+from agentd.config import Config
+from agentd.errors import AgentdError, ConfigError, ExitCode
+from agentd.local_api.server import LocalApi
+from agentd.sdnotify import Notifier, watchdog_interval_s
+from agentd.snapshots.receipts import Receipt
+from agentd.supervisor import views
+from agentd.supervisor.assembly import Rooms
+
+CLAIM_LISTENER = "claim listener"
+Forever = Callable[[], Coroutine[Any, Any, None]]
+
+# Parts of the shutdown budget. The snapshot is safe on disk after the refresh; delivery gets what is left.
+REFRESH_SHARE = 0.25
+REFRESH_MAX_S = 2.0
+CLOSING_S = 0.3
+"""Kept back for closing the local API and answering whoever asked for the stop."""
+
+
+class Daemon:
+    """One run of `agentd run`. Build it with furnished rooms, await `run()` once."""
+
+    def __init__(self, rooms: Rooms, *, notifier: Notifier, read_config: Callable[[], Config]) -> None:
+        self._rooms = rooms
+        self._clock: Clock = rooms.clock
+        self._notifier = notifier
+        self._read_config = read_config
+        self._log = log.get("supervisor")
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._deadline = float("inf")
+        self._receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._failed = False
+        self._api = LocalApi(
+            socket_path=rooms.config.local_api.socket,
+            listen=rooms.config.local_api.listen,
+            answers=views.answers(
+                rooms, stop=self._stop_and_report, snapshot=self._snapshot_now, payload=self._payload_now
+            ),
+        )
+
+    async def run(self) -> ExitCode:
+        """Run until `stop()` or a fault; returns 0, 75 (a snapshot is kept undelivered) or 1 (a task failed).
+
+        Raises `StateError` or `ConfigError` when the local API cannot listen.
+        """
+        await self._api.start()
+        self._notifier.send(READY=1, STATUS="running")
+        self._log.info("agentd.started", **self._rooms.facts())
+        tasks = [asyncio.create_task(run(), name=name) for name, run in self._forever().items()]
+        for task in tasks:
+            task.add_done_callback(self._on_task_end)
+        await self._stopping.wait()
+        receipt = await self._shut_down(tasks)
+        self._receipt.set_result(receipt)
+        await self._api.close()
+        self._notifier.close()
+        if self._failed:
+            return ExitCode.FAILED
+        return ExitCode.PENDING if receipt.outcome == "pending" else ExitCode.OK
+
+    def stop(self, reason: str) -> None:
+        """Start the shutdown; its deadline counts from here. Further calls change nothing."""
+        if self._stopping.is_set():
+            return
+        self._deadline = self._clock.monotonic() + self._rooms.config.shutdown.budget_s
+        self._notifier.send(STOPPING=1, STATUS=f"stopping: {reason}")
+        self._log.info("agentd.stopping", reason=reason, budget_s=self._rooms.config.shutdown.budget_s)
+        self._stopping.set()
+
+    def hurry(self) -> None:
+        """Skip what the shutdown waits for: the snapshot stays in the spool."""
+        if not self._hurry.is_set():
+            self._log.warning("agentd.hurried", kept="whatever is not delivered stays in the spool")
+            self._hurry.set()
+
+    async def reload(self) -> None:
+        """SIGHUP: read the token and the configuration again; a wrong configuration changes nothing."""
+        try:
+            fresh = self._read_config()
+            fresh.require_coder()
+            restart = await self._rooms.reconfigure(fresh)
+        except ConfigError as exc:
+            self._log.error("config.rejected", error=str(exc), kept="the configuration in force")
+            return
+        self._log.info("config.reloaded", needs_restart=restart or None)
+
+    def _forever(self) -> dict[str, Forever]:
+        rooms = self._rooms
+        tasks: dict[str, Forever] = {
+            "agent watcher": rooms.watcher.run,
+            "snapshot recorder": rooms.recorder.run,
+            "snapshot delivery": rooms.delivery.run,
+            "quiet agent": rooms.keep_when_quiet,
+        }
+        if rooms.listener is not None:
+            tasks[CLAIM_LISTENER] = rooms.listener.run
+        if watchdog_interval_s() is not None:
+            tasks["watchdog"] = self._feed_watchdog
+        return tasks
+
+    def _on_task_end(self, task: "asyncio.Task[None]") -> None:
+        if self._stopping.is_set() or task.cancelled():
+            return
+        # A forever-task that returns is as much a fault as one that raises: a room has gone dark.
+        error = task.exception()
+        self._failed = True
+        self._log.error(
+            "agentd.task_failed", task=task.get_name(), exc_info=error, error=str(error or "it returned")
+        )
+        self.stop(f"{task.get_name()} failed")
+
+    async def _shut_down(self, tasks: "list[asyncio.Task[None]]") -> Receipt:
+        """End the claim stream and its hook; meanwhile read the agent once more, write, deliver. Inside the deadline."""
+        rooms, left_s = self._rooms, self._left_s()
+        claims = [task for task in tasks if task.get_name() == CLAIM_LISTENER]
+        ending_claims = asyncio.create_task(_cancelled(claims), name="end of claims")
+        await self._unless_hurried(rooms.watcher.refresh(min(REFRESH_MAX_S, left_s * REFRESH_SHARE)))
+        await rooms.recorder.capture()
+        await self._unless_hurried(rooms.delivery.flush(self._deadline - CLOSING_S))
+        await ending_claims
+        await _cancelled(tasks)
+        receipt = rooms.delivery.receipt()
+        self._log.info("agentd.stopped", **receipt.as_json())
+        return receipt
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - CLOSING_S - self._clock.monotonic())
+
+    async def _unless_hurried(self, work: Coroutine[Any, Any, object]) -> None:
+        """Do `work`, or as much of it as there is time for before a second signal."""
+        working = asyncio.create_task(work, name="shutdown")
+        hurried = asyncio.create_task(self._hurry.wait(), name="second signal")
+        await asyncio.wait({working, hurried}, return_when=asyncio.FIRST_COMPLETED)
+        await _cancelled([hurried, *([] if working.done() else [working])])
+        if working.done() and not working.cancelled() and (error := working.exception()) is not None:
+            self._failed = True
+            self._log.error("agentd.stop_step_failed", exc_info=error)
+
+    async def _stop_and_report(self) -> dict[str, Any]:
+        self.stop("asked over the local API")
+        receipt = await asyncio.shield(self._receipt)
+        return receipt.as_json()
+
+    async def _snapshot_now(self) -> dict[str, Any]:
+        budget_s = self._rooms.config.shutdown.budget_s
+        deadline = self._clock.monotonic() + budget_s
+        await self._rooms.watcher.refresh(min(REFRESH_MAX_S, budget_s * REFRESH_SHARE))
+        await self._rooms.recorder.capture()
+        return (await self._rooms.delivery.flush(deadline)).as_json()
+
+    async def _payload_now(self) -> bytes | None:
+        await self._rooms.watcher.refresh(REFRESH_MAX_S)
+        entry = await self._rooms.recorder.capture()
+        return entry.payload if entry else None
+
+    async def _feed_watchdog(self) -> None:
+        """Fed from this loop and the state directory only: a coderd outage must not restart the fleet."""
+        interval_s = watchdog_interval_s() or 1.0
+        while True:
+            if self._rooms.state.writable():
+                self._notifier.send(WATCHDOG=1)
+            await self._clock.sleep(interval_s)
+
+
+async def _cancelled(tasks: "list[Any]") -> None:
+    """Cancel `tasks` and wait until they are gone; what they still had to say has been logged by them."""
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, AgentdError):
+            await task
