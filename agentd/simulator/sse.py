@@ -162,6 +162,9 @@ class EventStream:
         while (item := await self._queue.get()) is not None:
             raw, written = item
             is_event = raw is not PING
+            if self._silent:
+                written.set()
+                continue
             for _ in range(self._manners.copies if is_event else 1):
                 await self._write(raw)
             written.set()
@@ -181,8 +184,6 @@ class EventStream:
             self._on_open()
 
     async def _write(self, raw: bytes) -> None:
-        if self._silent and raw is not self._manners.first:
-            return
         await self._open()
         await self._response.write(raw)
 

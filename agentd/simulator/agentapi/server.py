@@ -15,6 +15,7 @@ from agentd.simulator import faults
 from agentd.simulator.agentapi import answers, events, mishaps, sending, uploads
 from agentd.simulator.agentapi.admin import Admin
 from agentd.simulator.agentapi.conversation import BOGUS, Conversation, Message, Mode, Status
+from agentd.simulator.agentapi.turns import Turns
 from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
 from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, read_body
 
@@ -70,19 +71,17 @@ class SimulatedAgentApi:
         self._number = _version_number(version)
         self._hosts = tuple(host.lower() for host in allowed_hosts)
         self.agent_type = agent_type if self._number >= SINCE["agent_type"] else None
-        self._reply = reply
-        self._send_s = send_s
-        self._turn_s = turn_s
-        self._sleep = sleep
         self._monotonic = monotonic
         self.conversation = Conversation(mode, now=now)
-        self.received: list[dict[str, str]] = []
-        """Messages that were POSTed and taken: {content, type}."""
-        self._lock = sending.SendLock()
-        self._turn_over = asyncio.Event()
-        self._turn_error = ""
+        self._turns = Turns(
+            self.conversation,
+            set_status=self.set_status,
+            reply=reply,
+            send_s=send_s,
+            turn_s=turn_s,
+            sleep=sleep,
+        )
         self._bogus_tails = 0
-        self._tasks: set[asyncio.Task[None]] = set()
         self._changes = Changes()
         self._log = RequestLog(now, self._changes)
         self._faults = FaultPlan(mishaps.KINDS)
@@ -124,15 +123,13 @@ class SimulatedAgentApi:
             async with asyncio.timeout(STREAM_END_S):
                 await self.until(lambda: not self.followers)
         await self._listener.stop()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._turns.close()
 
     async def restart(self) -> None:
         """A new life on the same port: the conversation is gone, ids begin again."""
         await self.stop()
         self.conversation.restart()
-        self._lock.release()
+        self._turns.lock.release()
         await self.start()
 
     # --- the agent ---
@@ -141,7 +138,7 @@ class SimulatedAgentApi:
         """Running or stable; stable also ends a turn that a POST waits for (ACP)."""
         self.conversation.set_status(status, agent_type=self.agent_type)
         if status == "stable":
-            self._turn_over.set()
+            self._turns.over()
         self._changes.notify()
 
     def add_message(self, role: str, content: str, time: str | None = None) -> Message:
@@ -164,18 +161,19 @@ class SimulatedAgentApi:
 
     def fail_turn(self, error: str) -> None:
         """ACP: the prompt in progress fails; the agent's half answer is deleted and its id is spent."""
-        self._turn_error = error
-        self.set_status("stable")
+        self.conversation.set_status("stable", agent_type=self.agent_type)
+        self._turns.over(error)
+        self._changes.notify()
 
     # --- what goes wrong ---
 
     def hang(self) -> None:
         """Hold the lock of a send: /status and /messages hang, /events and /openapi.json answer."""
-        self._lock.hang()
+        self._turns.lock.hang()
 
     def release(self) -> None:
         """Let go of it."""
-        self._lock.release()
+        self._turns.lock.release()
 
     def bogus_tail(self, times: int = 1) -> None:
         """The next `times` answers of /messages end with an entry without role."""
@@ -201,6 +199,11 @@ class SimulatedAgentApi:
     def requests(self) -> list[RecordedRequest]:
         """Everything received, in order of arrival."""
         return self._log.entries
+
+    @property
+    def received(self) -> list[dict[str, str]]:
+        """Messages that were POSTed and taken: {content, type}."""
+        return self._turns.received
 
     def calls(self, route: str) -> list[RecordedRequest]:
         """The requests of one route: status, messages, message, events, upload, openapi."""
@@ -248,13 +251,13 @@ class SimulatedAgentApi:
             return web.Response(status=405, headers={"Allow": METHODS.get(name, "GET")})
         match name:
             case "status":
-                await self._lock.free()
+                await self._turns.lock.free()
                 return answers.reply(request, "StatusResponseBody", self._status())
             case "messages":
-                await self._lock.free()
+                await self._turns.lock.free()
                 return await answers.messages(request, self._messages())
             case "message":
-                return await sending.serve(request, body, self._send)
+                return await sending.serve(request, body, self._turns.send)
             case "upload":
                 return await uploads.serve(request, body)
             case "events":
@@ -284,59 +287,6 @@ class SimulatedAgentApi:
             self._bogus_tails -= 1
             messages.append(BOGUS)
         return messages
-
-    # --- sending ---
-
-    async def _send(self, content: str, kind: str) -> None:
-        # A client that gives up does not take its message back: the send goes on without it.
-        task = asyncio.create_task(self._deliver(content, kind), name="simulated agentapi: send")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
-
-    async def _deliver(self, content: str, kind: str) -> None:
-        async with self._lock:
-            if kind == "user":
-                content = sending.trimmed(content)
-                if not content:
-                    raise sending.SendFailed(sending.EMPTY)
-                if self.conversation.status != "stable":
-                    raise sending.SendFailed(sending.NOT_WAITING)
-            self.received.append({"content": content, "type": kind})
-            if self.mode == "acp":
-                await self._prompt(content, recorded=kind == "user")
-                return
-            await self._sleep(self._send_s)
-            if kind == "user":
-                self.conversation.add("user", content)
-                self.set_status("running")
-        if kind == "user" and self._reply is not None:
-            turn = asyncio.create_task(self._take_turn(content), name="simulated agentapi: turn")
-            self._tasks.add(turn)
-            turn.add_done_callback(self._tasks.discard)
-
-    async def _prompt(self, content: str, *, recorded: bool) -> None:
-        """ACP: the send is the prompt, and lasts as long as the agent's turn."""
-        self._turn_over.clear()
-        self._turn_error = ""
-        before = len(self.conversation.messages)
-        if recorded:
-            self.conversation.add("user", content)
-            before += 1
-        self.set_status("running")
-        if self._reply is not None:
-            await self._take_turn(content)
-        await self._turn_over.wait()
-        if self._turn_error:
-            if len(self.conversation.messages) > before:
-                self.conversation.remove_last()
-            raise sending.SendFailed(self._turn_error)
-
-    async def _take_turn(self, prompt: str) -> None:
-        await self._sleep(self._turn_s)
-        if self._reply is not None:
-            self.conversation.add("agent", self._reply(prompt))
-        self.set_status("stable")
 
 
 def _version_number(version: str) -> tuple[int, ...]:

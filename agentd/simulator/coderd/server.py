@@ -13,12 +13,10 @@ from agentd.simulator.coderd.admin import Admin
 from agentd.simulator.coderd.gate import RateLimit
 from agentd.simulator.coderd.router import ROUTE_NAMES, Router
 from agentd.simulator.coderd.routes import reinit
-from agentd.simulator.coderd.workspaces import NIL_UUID, PREBUILDS_USER, Job, Stage, Workspace
+from agentd.simulator.coderd.workspaces import PREBUILDS_USER, Job, Stage, Workspace
 from agentd.simulator.coderd.world import AppStatus, Notification, StoredSnapshot, Task, World
 from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
 from agentd.simulator.serving import Cut, Listener, RecordedRequest, RequestLog, cut, reset
-
-UNLIMITED = 0
 
 
 class SimulatedCoderd:
@@ -307,6 +305,3 @@ class SimulatedCoderd:
     def clear_faults(self) -> None:
         """Forget the faults nobody met."""
         self._faults.clear()
-
-
-__all__ = ["NIL_UUID", "PREBUILDS_USER", "UNLIMITED", "SimulatedCoderd"]

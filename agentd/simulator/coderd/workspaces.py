@@ -38,7 +38,6 @@ class Agent:
     token: str
     apps: tuple[str, ...] = ()
     instance_id: str = ""
-    deleted: bool = False
 
 
 @dataclass(slots=True)
@@ -63,7 +62,6 @@ class Workspace:
     owner_id: str
     token: str
     builds: list[Build] = field(default_factory=list)
-    deleted: bool = False
     agent_lifecycle: str = "ready"
     app_health: str = "healthy"
     deadline_bumps: list[float] = field(default_factory=list)
@@ -95,13 +93,6 @@ class Workspaces:
 
     def all(self) -> list[Workspace]:
         return list(self._all.values())
-
-    def get(self, workspace_id: str) -> Workspace:
-        """Raises `SimulatorError` when there is none of that id."""
-        try:
-            return self._all[workspace_id]
-        except KeyError:
-            raise SimulatorError(f"no workspace {workspace_id}") from None
 
     def add(
         self,
@@ -189,7 +180,7 @@ class Workspaces:
         for workspace in self._all.values():
             for build in workspace.builds:
                 for agent in build.agents:
-                    if agent.token == token and not agent.deleted and _may_talk(workspace, build, stop_auth):
+                    if agent.token == token and _may_talk(workspace, build, stop_auth):
                         return Caller(workspace, build, agent)
         return None
 
@@ -200,7 +191,7 @@ class Workspaces:
             for workspace in self._all.values()
             for build in reversed(workspace.builds)
             for agent in build.agents
-            if agent.instance_id == instance_id and not agent.deleted
+            if agent.instance_id == instance_id
         ]
 
     def _append(self, workspace: Workspace, build: Build) -> None:
@@ -220,8 +211,6 @@ class Workspaces:
 
 def _may_talk(workspace: Workspace, build: Build, stop_auth: bool) -> bool:
     latest = workspace.latest
-    if workspace.deleted:
-        return False
     if build is latest:
         return build.transition != "delete"
     # The shutdown rule: the stop build right after a good start, for as long as its job is at work.
