@@ -12,6 +12,7 @@ from agentd.clock import Clock, rfc3339
 from agentd.metrics import Metric
 from agentd.retry import Backoff
 from agentd.snapshots.destinations import (
+    Accepted,
     DeliveryError,
     Destination,
     RefusedError,
@@ -122,20 +123,21 @@ class Courier:
             asked_s = await self._deliver_pending(
                 max(left_s * _SHARE, min(left_s * 0.95, _LAST_TRY_S)), patient=False
             )
-            if asked_s is None:
+            if asked_s is not None:
+                last_chance_s = deadline - self._clock.monotonic() - _LAST_TRY_S
+                await self._clock.sleep(max(backoff.next(), min(asked_s, last_chance_s)))
+            elif not self.pending():  # else a newer one came meanwhile
                 return
-            last_chance_s = deadline - self._clock.monotonic() - _LAST_TRY_S
-            await self._clock.sleep(max(backoff.next(), min(asked_s, last_chance_s)))
 
     async def _deliver_pending(self, timeout_s: float, *, patient: bool) -> float | None:
         """Try everything that is pending, newest first, up to the first failure that may pass.
 
-        None when nothing is left to try; else how long to wait: what the server asked for, or (for the `patient`) a
+        None when all were tried; else how long to wait: what the server asked for, or (for the `patient`) a
         growing random time.
         """
-        while entries := self.pending():
+        for entry in self.pending():
             try:
-                await self._deliver(entries[0], timeout_s)
+                await self._deliver(entry, timeout_s)
             except RetryableError as error:
                 jitter_s = self._backoff.next() if patient else 0.0
                 return max(jitter_s, min(error.retry_after_s or 0.0, _PATIENCE_MAX_S))
@@ -146,16 +148,10 @@ class Courier:
     async def _deliver(self, entry: SpoolEntry, timeout_s: float) -> None:
         """One try, with its receipt. Raises `RetryableError` when there is to be another."""
         try:
-            async with asyncio.timeout(timeout_s) as self._attempt:
-                accepted = await self._destination.deliver(entry, timeout_s=timeout_s)
-        except TimeoutError as error:
-            late = RetryableError(f"no answer within {timeout_s:.1f}s")
-            if not self._cut_short:
-                await self._note(entry, Outcome.PENDING, None, late)
-            self._cut_short = False
-            raise late from error
+            accepted = await self._try(entry, timeout_s)
         except RetryableError as error:
-            await self._note(entry, Outcome.PENDING, error.status, error)
+            if not self._cut_short:
+                await self._note(entry, Outcome.PENDING, error.status, error)
             raise
         except UnsupportedError as error:
             self._unsupported_until = self._clock.monotonic() + UNSUPPORTED_PAUSE_S
@@ -164,6 +160,15 @@ class Courier:
             await self._note(entry, Outcome.REFUSED, error.status, error)
         else:
             await self._note(entry, Outcome.DELIVERED, accepted.status, accepted.detail)
+
+    async def _try(self, entry: SpoolEntry, timeout_s: float) -> Accepted:
+        """The destination's answer within `timeout_s`, or until a flush cuts it short."""
+        self._cut_short = False
+        try:
+            async with asyncio.timeout(timeout_s) as self._attempt:
+                return await self._destination.deliver(entry, timeout_s=timeout_s)
+        except TimeoutError as error:
+            raise RetryableError(f"no answer within {timeout_s:.1f}s") from error
         finally:
             self._attempt = None
 

@@ -1,0 +1,462 @@
+import asyncio
+import json
+import time
+import uuid
+
+import pytest
+from structlog.testing import capture_logs
+
+from agentd.clock import Clock
+from agentd.metrics import Registry
+from agentd.peers.coderd import Coderd
+from agentd.peers.messages import Message
+from agentd.peers.token import StaticToken
+from agentd.simulator.coderd import SimulatedCoderd
+from agentd.snapshots.delivery import Delivery
+from agentd.snapshots.destinations import Accepted, CoderDestination, RefusedError, RetryableError
+from agentd.snapshots.receipts import Outcome, Overall
+from agentd.snapshots.spool import Spool
+from agentd.snapshots.transcript import fit
+
+ROUTE = "log-snapshot"
+WHEN = "2026-03-02T09:00:00Z"
+
+
+def put(spool, task_id, text="hello"):
+    return spool.put(task_id, fit([Message(0, "agent", text, WHEN)], max_messages=10), captured_at=WHEN)
+
+
+def delivery_of(spool, *destinations, upload="settle", clock=None, metrics=None):
+    return Delivery(
+        spool=spool,
+        destinations=destinations,
+        upload=upload,
+        clock=clock or Clock(),
+        metrics=metrics or Registry(),
+    )
+
+
+def soon(seconds=8.0):
+    return time.monotonic() + seconds
+
+
+@pytest.fixture
+def delivery(spool, coderd):
+    return delivery_of(spool, CoderDestination(coderd))
+
+
+class Shelf:
+    """A second destination: a list, which fails as it is told."""
+
+    def __init__(self, name="shelf", failures=()):
+        self.name = name
+        self.failures = list(failures)
+        self.taken = []
+
+    def takes(self, entry):
+        return True
+
+    async def deliver(self, entry, *, timeout_s):
+        if self.failures:
+            raise self.failures.pop(0)
+        self.taken.append(entry.payload)
+        return Accepted()
+
+
+# --- the flush ---
+
+
+async def test_what_is_spooled_arrives_and_the_receipt_says_so(delivery, spool, server, task_id):
+    entry = put(spool, task_id)
+    receipt = await delivery.flush(soon())
+    assert server.snapshots[task_id].body == entry.payload
+    [coder] = receipt.destinations
+    assert (coder.name, coder.outcome, coder.status, coder.attempts) == ("coder", Outcome.DELIVERED, 204, 1)
+    assert json.loads(json.dumps(receipt.as_json())) == {
+        "outcome": "delivered",
+        "bytes": len(entry.payload),
+        "messages": 1,
+        "sha256": entry.sha256,
+        "destinations": [
+            {
+                "name": "coder",
+                "outcome": "delivered",
+                "status": 204,
+                "detail": "",
+                "attempts": 1,
+                "at": coder.at,
+            }
+        ],
+    }
+    assert spool.load(task_id).payload == entry.payload, "still there to be read"
+
+
+async def test_a_delivered_snapshot_is_not_delivered_again_also_after_a_restart(
+    delivery, spool, server, task_id, coderd
+):
+    put(spool, task_id)
+    await delivery.flush(soon())
+    await delivery.flush(soon())
+    again = delivery_of(Spool.open(spool.path), CoderDestination(coderd))
+    assert (await again.flush(soon())).outcome is Overall.DELIVERED
+    assert len(server.calls(ROUTE)) == 1
+
+
+async def test_an_empty_spool_or_no_task_is_nothing_to_deliver(delivery, spool, server):
+    assert (await delivery.flush(soon())).as_json() == {
+        "outcome": "nothing",
+        "bytes": 0,
+        "messages": 0,
+        "sha256": "",
+        "destinations": (),
+    }
+    put(spool, "")
+    assert (await delivery.flush(soon())).outcome is Overall.NOTHING
+    assert server.requests == []
+
+
+async def test_the_newest_snapshot_wins_when_it_changes_between_two_tries(delivery, spool, server, task_id):
+    put(spool, task_id, "older")
+    server.fail_next(ROUTE, 503, times=2)
+    flushing = asyncio.create_task(delivery.flush(soon()))
+    await server.until(lambda: len(server.calls(ROUTE)) == 1)
+    newer = put(spool, task_id, "newer")
+    receipt = await flushing
+    assert receipt.sha256 == newer.sha256
+    assert receipt.outcome is Overall.DELIVERED
+    assert server.snapshots[task_id].body == newer.payload
+
+
+async def test_a_snapshot_that_comes_while_one_is_on_its_way_goes_out_as_well(
+    delivery, spool, server, task_id
+):
+    put(spool, task_id, "older")
+    release = asyncio.Event()
+    server.fault(ROUTE, "slow", release=release)
+    flushing = asyncio.create_task(delivery.flush(soon()))
+    await server.until(lambda: len(server.calls(ROUTE)) == 1)
+    newer = put(spool, task_id, "newer")
+    release.set()
+    assert (await flushing).outcome is Overall.DELIVERED
+    assert server.snapshots[task_id].body == newer.payload
+
+
+@pytest.mark.parametrize("budget_s", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("trouble", ["hangs", "refuses", "500", "429"])
+async def test_a_flush_never_overruns_its_deadline(spool, server, task_id, coderd, budget_s, trouble):
+    match trouble:
+        case "hangs":
+            server.fault(ROUTE, "no_headers", times=100)
+        case "refuses":
+            await server.stop()
+        case "500":
+            server.fail_next(ROUTE, 500, times=1000)
+        case "429":
+            server.fail_next(ROUTE, 429, headers={"Retry-After": "60"}, times=1000)
+    put(spool, task_id)
+    started = time.monotonic()
+    receipt = await delivery_of(spool, CoderDestination(coderd)).flush(started + budget_s)
+    assert time.monotonic() - started < budget_s + 0.25
+    assert receipt.outcome is Overall.PENDING
+    assert not Spool.open(spool.path).load(task_id).delivered_to("coder")
+
+
+async def test_a_request_that_hangs_leaves_time_for_another(delivery, spool, server, task_id):
+    server.fault(ROUTE, "no_headers")
+    put(spool, task_id)
+    receipt = await delivery.flush(soon(3.0))
+    assert receipt.outcome is Overall.DELIVERED
+    assert receipt.destinations[0].attempts == 2
+
+
+async def test_a_server_that_asks_for_too_much_patience_gets_a_last_try_in_time(
+    delivery, spool, server, task_id
+):
+    server.fail_next(ROUTE, 429, headers={"Retry-After": "60"})
+    put(spool, task_id)
+    assert (await delivery.flush(soon(2.0))).outcome is Overall.DELIVERED
+
+
+async def test_a_flush_cuts_a_running_try_short_and_starts_at_once(delivery, spool, server, task_id):
+    server.fault(ROUTE, "no_headers")
+    put(spool, task_id)
+    running = asyncio.create_task(delivery.run())
+    await server.until(lambda: len(server.calls(ROUTE)) == 1)
+    started = time.monotonic()
+    assert (await delivery.flush(soon())).outcome is Overall.DELIVERED
+    assert time.monotonic() - started < 2.0
+    running.cancel()
+
+
+async def test_a_flush_does_not_wait_for_a_background_retry(
+    spool, server, task_id, coderd, clock, fake_clock
+):
+    delivery = delivery_of(spool, CoderDestination(coderd), clock=clock)
+    server.fail_next(ROUTE, 503)
+    put(spool, task_id)
+    running = asyncio.create_task(delivery.run())
+    await server.until(lambda: server.calls(ROUTE) and server.calls(ROUTE)[0].status == 503)
+    assert (await delivery.flush(fake_clock.now + 8)).outcome is Overall.DELIVERED, (
+        "though no time has passed"
+    )
+    running.cancel()
+
+
+# --- what a refusal means ---
+
+
+async def test_an_unknown_task_is_refused_told_once_and_counts_as_undelivered(delivery, spool, server):
+    task_id = str(uuid.uuid4())
+    put(spool, task_id)
+    with capture_logs() as logs:
+        receipt = await delivery.flush(soon())
+        again = await delivery.flush(soon())
+    assert receipt == again
+    assert receipt.outcome is Overall.PENDING
+    assert receipt.destinations[0].outcome is Outcome.REFUSED
+    assert "snapshots.task_id" in receipt.destinations[0].detail
+    assert len(server.calls(ROUTE)) == 1
+    assert [line["event"] for line in logs] == ["snapshot.refused"]
+
+
+async def test_after_a_refusal_the_next_snapshot_is_tried_and_so_is_the_same_after_a_restart(
+    delivery, spool, server, workspace, coderd
+):
+    task_id = str(uuid.uuid4())
+    put(spool, task_id)
+    await delivery.flush(soon())
+    server.add_task(workspace, task_id)
+    restarted = delivery_of(Spool.open(spool.path), CoderDestination(coderd))
+    assert (await restarted.flush(soon())).outcome is Overall.DELIVERED
+    put(spool, task_id, "more")
+    assert (await delivery.flush(soon())).outcome is Overall.DELIVERED
+
+
+async def test_a_release_without_tasks_is_unsupported_quiet_and_no_loss(spool, session):
+    async with SimulatedCoderd(era="E5") as server:
+        coderd = Coderd(server.url, token=StaticToken(server.add_workspace().token), session=session)
+        delivery = delivery_of(spool, CoderDestination(coderd))
+        put(spool, str(uuid.uuid4()))
+        with capture_logs() as logs:
+            receipt = await delivery.flush(soon())
+        assert receipt.outcome is Overall.NOTHING
+        assert receipt.destinations[0].outcome is Outcome.UNSUPPORTED
+        assert [(line["event"], line["log_level"]) for line in logs] == [("snapshot.unsupported", "info")]
+
+
+async def test_a_server_without_the_feature_is_not_asked_for_every_snapshot(
+    spool, session, clock, fake_clock
+):
+    async with SimulatedCoderd(era="E5") as server:
+        coderd = Coderd(server.url, token=StaticToken(server.add_workspace().token), session=session)
+        metrics = Registry()
+        delivery = delivery_of(spool, CoderDestination(coderd), clock=clock, metrics=metrics)
+        running = asyncio.create_task(delivery.run())
+        task_id = str(uuid.uuid4())
+        for number in range(5):
+            put(spool, task_id, str(number))
+            delivery.offer()
+            await server.until(lambda: len(server.calls(ROUTE)) == 1)
+            await fake_clock.advance(60)
+        assert len(server.calls(ROUTE)) == 1
+        assert delivery.receipt().destinations[0].outcome is Outcome.UNSUPPORTED
+        assert metrics.gauge("agentd_snapshot_pending", "").value() == 0
+        await fake_clock.advance(3600)
+        delivery.offer()
+        await server.until(lambda: len(server.calls(ROUTE)) == 2)
+        running.cancel()
+
+
+@pytest.mark.parametrize("era", ["E3", "E4"])
+async def test_a_snapshot_that_is_too_large_is_cut_until_it_is_taken_and_the_size_remembered(
+    spool, session, era
+):
+    async with SimulatedCoderd(era=era) as server:
+        workspace = server.add_workspace()
+        task_id = server.add_task(workspace)
+        coderd = Coderd(server.url, token=StaticToken(workspace.token), session=session)
+        delivery = delivery_of(spool, CoderDestination(coderd))
+        bodies = {
+            "E3": (
+                400,
+                b'{"message":"Failed to decode request payload.","detail":"http: request body too large"}',
+            ),
+            "E4": (413, b"<html>413 Request Entity Too Large</html>"),
+        }
+        server.fail_next(ROUTE, *bodies[era], times=2)
+        put(spool, task_id, "x" * 70_000 + "the end")
+        receipt = await delivery.flush(soon())
+        assert receipt.outcome is Overall.DELIVERED
+        stored = server.snapshots[task_id]
+        assert 36_000 < len(stored.body) <= 36_864
+        assert stored.envelope["data"]["messages"][0]["content"].endswith("the end")
+        assert receipt.destinations[0].detail == f"cut from 65536 to {len(stored.body)} bytes"
+        put(spool, task_id, "y" * 70_000)
+        await delivery.flush(soon())
+        assert len(server.calls(ROUTE)) == 4
+
+
+async def test_a_server_that_takes_no_size_at_all_is_a_refusal(delivery, spool, server, task_id):
+    server.fail_next(ROUTE, 413, times=1000)
+    put(spool, task_id, "x" * 70_000)
+    receipt = await delivery.flush(soon())
+    assert receipt.destinations[0].outcome is Outcome.REFUSED
+    assert len(server.calls(ROUTE)) < 30
+
+
+# --- the daemon ---
+
+
+async def test_at_start_what_an_earlier_run_left_is_delivered_under_either_policy(
+    spool, server, task_id, coderd
+):
+    for upload in ("settle", "stop"):
+        put(spool, task_id, upload)
+        delivery = delivery_of(Spool.open(spool.path), CoderDestination(coderd), upload=upload)
+        running = asyncio.create_task(delivery.run())
+        await server.until(lambda upload=upload: upload in str(server.snapshots.get(task_id)))
+        running.cancel()
+
+
+async def test_settles_are_delivered_at_most_every_30_seconds(
+    spool, server, task_id, coderd, clock, fake_clock
+):
+    delivery = delivery_of(spool, CoderDestination(coderd), clock=clock)
+    running = asyncio.create_task(delivery.run())
+    put(spool, task_id, "settle 0")
+    delivery.offer()
+    async with asyncio.timeout(10):
+        while not spool.load(task_id).delivered_to("coder"):
+            await asyncio.sleep(0)
+    for second in range(1, 30):
+        put(spool, task_id, f"settle {second}")
+        delivery.offer()
+        await fake_clock.advance(1.0)
+    assert len(server.calls(ROUTE)) == 1
+    await fake_clock.advance(5.0)
+    await server.until(lambda: "settle 29" in str(server.snapshots[task_id].envelope))
+    assert len(server.calls(ROUTE)) == 2
+    running.cancel()
+
+
+async def test_under_the_stop_policy_only_a_flush_sends(spool, server, task_id, coderd, clock, fake_clock):
+    delivery = delivery_of(spool, CoderDestination(coderd), upload="stop", clock=clock)
+    running = asyncio.create_task(delivery.run())
+    await fake_clock.settle()
+    put(spool, task_id)
+    delivery.offer()
+    await fake_clock.advance(120)
+    assert server.requests == []
+    assert (await delivery.flush(fake_clock.now + 8)).outcome is Overall.DELIVERED
+    running.cancel()
+
+
+async def test_background_tries_go_on_for_ever_and_are_told_once(
+    spool, server, task_id, coderd, clock, fake_clock
+):
+    delivery = delivery_of(spool, CoderDestination(coderd), clock=clock)
+    server.fail_next(ROUTE, 500, times=12)
+    put(spool, task_id)
+    with capture_logs() as logs:
+        running = asyncio.create_task(delivery.run())
+        async with asyncio.timeout(10):
+            while not spool.load(task_id).delivered_to("coder"):
+                await fake_clock.advance(1.0)
+        running.cancel()
+    assert [line["event"] for line in logs] == ["snapshot.delivery_failed", "snapshot.delivered"]
+    assert spool.load(task_id).receipts["coder"].attempts == 13
+    assert 10 < max(fake_clock.slept) <= 60.0
+
+
+async def test_a_server_that_asks_for_patience_gets_it_in_the_background(
+    spool, server, task_id, coderd, clock, fake_clock
+):
+    delivery = delivery_of(spool, CoderDestination(coderd), clock=clock)
+    server.fail_next(ROUTE, 429, headers={"Retry-After": "60"})
+    put(spool, task_id)
+    running = asyncio.create_task(delivery.run())
+    await server.until(lambda: server.calls(ROUTE) and server.calls(ROUTE)[0].status == 429)
+    assert await fake_clock.next_sleep() == 60.0
+    running.cancel()
+
+
+# --- several destinations ---
+
+
+async def test_each_destination_has_its_own_receipt_and_none_waits_for_another(
+    spool, server, task_id, coderd
+):
+    shelf, stubborn = Shelf(), Shelf("stubborn", [RetryableError("not now")] * 1000)
+    delivery = delivery_of(spool, CoderDestination(coderd), shelf, stubborn)
+    entry = put(spool, task_id)
+    receipt = await delivery.flush(soon(1.0))
+    assert receipt.outcome is Overall.PENDING
+    assert [(one.name, one.outcome) for one in receipt.destinations] == [
+        ("coder", Outcome.DELIVERED),
+        ("shelf", Outcome.DELIVERED),
+        ("stubborn", Outcome.PENDING),
+    ]
+    assert receipt.destinations[2].detail == "not now"
+    assert shelf.taken == [entry.payload]
+    again = delivery_of(Spool.open(spool.path), CoderDestination(coderd), shelf, Shelf("stubborn"))
+    assert (await again.flush(soon())).outcome is Overall.DELIVERED
+    assert len(shelf.taken) == len(server.calls(ROUTE)) == 1
+
+
+async def test_without_a_task_other_destinations_still_get_the_snapshot(spool, server, coderd):
+    shelf = Shelf()
+    put(spool, "")
+    receipt = await delivery_of(spool, CoderDestination(coderd), shelf).flush(soon())
+    assert [(one.name, one.outcome) for one in receipt.destinations] == [("shelf", Outcome.DELIVERED)]
+
+
+async def test_an_older_tasks_snapshot_goes_out_too_and_is_told_while_it_cannot(spool, task_id):
+    shelf = Shelf(failures=[])
+    put(spool, "older task")
+    put(spool, task_id)
+    shelf.failures = [RetryableError("busy")] * 1000
+    delivery = delivery_of(spool, shelf)
+    receipt = await delivery.flush(soon(0.3))
+    assert [(one.outcome, one.detail) for one in receipt.destinations] == [
+        (Outcome.PENDING, "busy"),
+        (Outcome.PENDING, "task older task"),
+    ]
+    shelf.failures = []
+    assert (await delivery.flush(soon())).outcome is Overall.DELIVERED
+    assert len(shelf.taken) == 2
+
+
+async def test_a_refusal_of_an_older_task_does_not_spoil_the_outcome(spool, task_id):
+    put(spool, "older task")
+    put(spool, task_id)
+    shelf = Shelf()
+    delivery = delivery_of(spool, shelf)
+    real = shelf.deliver
+
+    async def deliver(entry, *, timeout_s):
+        if entry.task_id == "older task":
+            raise RefusedError("gone")
+        return await real(entry, timeout_s=timeout_s)
+
+    shelf.deliver = deliver
+    assert (await delivery.flush(soon())).outcome is Overall.DELIVERED
+
+
+async def test_tries_and_what_is_pending_are_counted(spool, server, task_id, coderd):
+    metrics = Registry()
+    delivery = delivery_of(spool, CoderDestination(coderd), metrics=metrics)
+    server.fail_next(ROUTE, 500)
+    put(spool, task_id)
+    assert "agentd_snapshot_pending 1" in metrics.render()
+    await delivery.flush(soon())
+    text = metrics.render()
+    assert 'agentd_snapshot_deliveries_total{destination="coder",outcome="pending"} 1' in text
+    assert 'agentd_snapshot_deliveries_total{destination="coder",outcome="delivered"} 1' in text
+    assert "agentd_snapshot_pending 0" in text
+
+
+async def test_without_destinations_the_daemon_has_nothing_to_do_and_does_not_end(spool, fake_clock):
+    running = asyncio.create_task(delivery_of(spool).run())
+    await fake_clock.settle()
+    assert not running.done()
+    running.cancel()
