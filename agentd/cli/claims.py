@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from agentd import config
 from agentd.cli import add_config_options
-from agentd.cli.local_client import RefusedError, call
+from agentd.cli.local_client import RefusedError, call, daemon_socket
 from agentd.errors import ExitCode, UnavailableError, UsageError
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _claims(settings: config.Config) -> list[Any]:
     try:
-        return list(call(settings.local_api.socket, "GET", "/v1/claims")["claims"])
+        return list(call(daemon_socket(settings), "GET", "/v1/claims")["claims"])
     except UnavailableError:
         from agentd.cli import takeover  # noqa: PLC0415 - the ledger itself, only when no daemon answers
 
@@ -56,7 +56,7 @@ def _change(settings: config.Config, args: argparse.Namespace) -> int:
             return _unknown(args.id)
         method, route = ("POST", "/retry") if args.action == "retry" else ("DELETE", "")
         try:
-            answer = call(settings.local_api.socket, method, f"/v1/claims/{quote(claim['id'])}{route}")
+            answer = call(daemon_socket(settings), method, f"/v1/claims/{quote(claim['id'])}{route}")
         except UnavailableError:
             from agentd.cli import takeover  # noqa: PLC0415 - the ledger itself, only when no daemon answers
 

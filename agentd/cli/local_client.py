@@ -2,10 +2,13 @@
 
 import http.client
 import json
+import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from agentd.config import Config
 from agentd.errors import AgentdError, UnavailableError
 
 
@@ -26,6 +29,24 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def daemon_socket(
+    settings: Config, *, environ: Mapping[str, str] = os.environ, run: Path = Path("/run")
+) -> Path:
+    """Where the daemon listens: as configured, or else where it would by default, as a service or by hand.
+
+    A service's socket is in the runtime directory systemd gives it, of which the shell we are typed in knows nothing.
+    """
+    own = settings.local_api.socket
+    chosen = {settings.origins["local_api.socket"], settings.origins["state.dir"]} - {"default"}
+    if chosen or os.path.exists(own):  # noqa: PTH110 - as below
+        return own
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    services = [Path(runtime) / "agentd" / own.name] if runtime else []
+    services.append(run / "agentd" / own.name)
+    # os.path.exists, unlike Path.exists, takes a directory we may not look into for one without a socket.
+    return next((service for service in services if os.path.exists(service)), own)  # noqa: PTH110 - as above
 
 
 def call(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> Any:  # noqa: ANN401 - JSON

@@ -5,7 +5,7 @@ import sys
 
 from agentd import config
 from agentd.cli import add_config_options, receipt
-from agentd.cli.local_client import RefusedError, call, fetch
+from agentd.cli.local_client import RefusedError, call, daemon_socket, fetch
 from agentd.cli.stop import ANSWER_MARGIN_S, NOTHING
 from agentd.errors import ExitCode, UnavailableError
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
 def _show(settings: config.Config) -> int:
     payload: bytes | None
     try:
-        payload = fetch(settings.local_api.socket, "GET", "/v1/snapshot")
+        payload = fetch(daemon_socket(settings), "GET", "/v1/snapshot")
     except RefusedError:
         payload = None
     except UnavailableError:
@@ -45,7 +45,7 @@ def _show(settings: config.Config) -> int:
 def _deliver(settings: config.Config, *, as_json: bool) -> int:
     timeout_s = settings.shutdown.budget_s + ANSWER_MARGIN_S
     try:
-        answer = call(settings.local_api.socket, "POST", "/v1/snapshot", timeout_s=timeout_s)
+        answer = call(daemon_socket(settings), "POST", "/v1/snapshot", timeout_s=timeout_s)
     except UnavailableError:
         from agentd.cli import takeover  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon
 

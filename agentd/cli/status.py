@@ -9,7 +9,7 @@ from typing import Any
 
 from agentd import config
 from agentd.cli import add_config_options
-from agentd.cli.local_client import call
+from agentd.cli.local_client import call, daemon_socket
 from agentd.errors import ExitCode
 
 WATCH_EVERY_S = 1.0
@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Raises `UnavailableError` (69) when no daemon listens."""
-    socket = config.load(file=args.config, flags=args.flags).local_api.socket
+    socket = daemon_socket(config.load(file=args.config, flags=args.flags))
     shown = _ask(socket, args)
     print(shown, flush=True)
     while args.watch:

@@ -5,7 +5,7 @@ import sys
 
 from agentd import config
 from agentd.cli import add_config_options, receipt
-from agentd.cli.local_client import call
+from agentd.cli.local_client import call, daemon_socket
 from agentd.errors import ExitCode, UnavailableError
 
 NOTHING = "agentd: the agent does not answer and nothing is spooled"
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     settings = config.load(file=args.config, flags=args.flags)
     timeout_s = args.timeout if args.timeout is not None else settings.shutdown.budget_s + ANSWER_MARGIN_S
     try:
-        answer = call(settings.local_api.socket, "POST", "/v1/stop", timeout_s=timeout_s)
+        answer = call(daemon_socket(settings), "POST", "/v1/stop", timeout_s=timeout_s)
     except UnavailableError as exc:
         from agentd.cli import takeover  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon
 

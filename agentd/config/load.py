@@ -185,7 +185,8 @@ def _fill_places(values: dict[str, Any], origins: dict[str, str], env: Mapping[s
     credentials = env.get("CREDENTIALS_DIRECTORY")
     if credentials and not values.get("coder.token") and not values.get("coder.token_file"):
         credential = Path(credentials, "coder-agent-token")
-        if os.path.lexists(credential):
+        # A blank one is the unit's stand-in for a token file that is not there, and counts as unset like a blank variable.
+        if os.path.lexists(credential) and not _blank(credential):
             values["coder.token_file"] = credential
             origins["coder.token_file"] = "environment CREDENTIALS_DIRECTORY"
     if "state.dir" not in values:
@@ -194,6 +195,13 @@ def _fill_places(values: dict[str, Any], origins: dict[str, str], env: Mapping[s
         runtime = _first_directory(env, "RUNTIME_DIRECTORY")
         values["local_api.socket"] = (runtime or values["state.dir"]) / "agentd.sock"
         origins["local_api.socket"] = "environment RUNTIME_DIRECTORY" if runtime else "default"
+
+
+def _blank(path: Path) -> bool:
+    try:
+        return path.stat().st_size <= len("\n")
+    except OSError:
+        return False  # whoever reads the token says what is wrong with it
 
 
 def _default_state_dir(env: Mapping[str, str]) -> tuple[Path, str]:
