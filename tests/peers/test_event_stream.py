@@ -129,7 +129,9 @@ def endless(piece: bytes, total: int) -> list[bytes]:
     ("chunks", "error"),
     [
         pytest.param([b"data: " + b"x" * LINE_MAX_BYTES + b"\n"], LineTooLong, id="a finished line"),
-        pytest.param([b"data: ", *endless(b"x" * 1024, LINE_MAX_BYTES)], LineTooLong, id="an unfinished line"),
+        pytest.param(
+            [b"data: ", *endless(b"x" * 1024, LINE_MAX_BYTES)], LineTooLong, id="an unfinished line"
+        ),
         pytest.param([b":", *endless(b"x" * 1024, LINE_MAX_BYTES)], LineTooLong, id="a comment without end"),
         pytest.param(endless(b"data: x\n", EVENT_MAX_BYTES), EventTooLarge, id="data lines without end"),
         pytest.param(endless(b": x\n", EVENT_MAX_BYTES), EventTooLarge, id="comments without a blank line"),

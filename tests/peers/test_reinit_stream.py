@@ -232,7 +232,9 @@ async def test_a_trickle_is_no_life_sign(piece: bytes, fake_clock: FakeClock) ->
 
 
 async def test_an_error_body_that_hangs_does_not_hide_the_status(fake_clock: FakeClock) -> None:
-    hanging = b"HTTP/1.1 409 X\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n" + b'{"message":'
+    hanging = (
+        b"HTTP/1.1 409 X\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n" + b'{"message":'
+    )
     async with server(says_and_waits(hanging)) as (url, _):
         assert isinstance(await waits_for_deadline(url, fake_clock), faults.Conflict)
 
@@ -355,7 +357,9 @@ def test_the_mime_type_is_compared_exactly_but_for_case(content_type: str) -> No
     assert refusal(200, {"content-type": content_type}, b"", now_unix_s=0.0) is None
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[" * 5000, b"[]", b'{"message": 1}', b"\xff\xfe", b"null"])
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[" * 5000, b"[]", b'{"message": 1}', b"\xff\xfe", b"null"]
+)
 def test_an_error_body_may_be_anything(body: bytes) -> None:
     refused = refusal(500, {}, body, now_unix_s=0.0)
     assert isinstance(refused, faults.ServerFailed)

@@ -1,0 +1,141 @@
+"""A claim side as the supervisor builds it, against the simulated coderd, with real hooks in a real directory."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.claims.acting import Actor, HookPolicy
+from agentd.claims.hook_dir import ON_CLAIM
+from agentd.claims.ledger import Ledger
+from agentd.claims.listener import ClaimListener
+from agentd.claims.standing import ClaimsView
+from agentd.clock import Clock
+from agentd.metrics import Registry
+from agentd.peers.reinit_stream import ReinitStream
+from agentd.peers.token import StaticToken
+
+
+@dataclass
+class Hooks:
+    """A hooks directory whose hooks write what they do to `trace`, one line per run."""
+
+    root: Path
+    trace: Path
+
+    @property
+    def directory(self) -> Path:
+        return self.root / ON_CLAIM
+
+    def add(self, name: str, body: str = "") -> Path:
+        """A hook that notes `name attempt event-id` and then does `body` (sh)."""
+        path = self.directory / name
+        path.write_text(
+            f'#!/bin/sh\necho "{name} $AGENTD_ATTEMPT $AGENTD_EVENT_ID" >> "{self.trace}"\n{body}\n'
+        )
+        path.chmod(0o755)
+        return path
+
+    def runs(self) -> list[str]:
+        """`name attempt` of each run, in order."""
+        if not self.trace.exists():
+            return []
+        return [line.rsplit(" ", 1)[0] for line in self.trace.read_text().splitlines()]
+
+
+@pytest.fixture
+def hooks(tmp_path: Path) -> Hooks:
+    root = tmp_path / "hooks"
+    (root / ON_CLAIM).mkdir(parents=True, mode=0o755)
+    return Hooks(root, tmp_path / "trace")
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    path = tmp_path / "state"
+    path.mkdir(mode=0o700)
+    return path
+
+
+async def hurried(seconds: float) -> None:
+    """A clock's sleep for tests that want the order of waits, not their length."""
+    await asyncio.sleep(min(seconds, 0.01))
+
+
+HURRIED = Clock(sleep=hurried)
+
+
+@dataclass
+class Side:
+    """One running claim side."""
+
+    listener: ClaimListener
+    ledger: Ledger
+    metrics: Registry
+    changes: list[ClaimsView] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self, view: ClaimsView) -> None:
+        self.changes.append(view)
+        self.changed.set()
+
+    async def until(self, state: str) -> ClaimsView:
+        while (view := self.listener.view()).state != state:
+            self.changed.clear()
+            await asyncio.wait_for(self.changed.wait(), 20)
+        return view
+
+    def words(self) -> list[str]:
+        return [view.state.value for view in self.changes]
+
+
+StartSide = Callable[..., contextlib.AbstractAsyncContextManager[Side]]
+
+
+@pytest.fixture
+def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
+    @contextlib.asynccontextmanager
+    async def start(
+        url: str, token: str, *, clock: Clock = HURRIED, workspace_id: str | None = None, **options: Any
+    ) -> AsyncIterator[Side]:
+        metrics = Registry()
+        ledger = Ledger(state_dir, workspace_id=workspace_id, clock=clock)
+        policy = {name: options.pop(name) for name in HookPolicy.__dataclass_fields__ if name in options}
+        # Hooks are real processes: their time is real whatever the listener's clock does.
+        actor = Actor(
+            ledger=ledger,
+            policy=HookPolicy(
+                **{"hooks_dir": hooks.root, "state_dir": state_dir, "timeout_s": 30.0, **policy}
+            ),
+            clock=options.pop("actor_clock", Clock()),
+            metrics=metrics,
+            environ={"PATH": "/usr/bin:/bin"},
+        )
+        sides: list[Side] = []
+        listener = ClaimListener(
+            stream=ReinitStream(url, context=None, clock=options.pop("stream_clock", Clock())),
+            tokens=options.pop("tokens", None) or StaticToken(token),
+            ledger=ledger,
+            actor=actor,
+            clock=clock,
+            metrics=metrics,
+            workspace_id=workspace_id,
+            on_change=lambda view: sides[0].note(view),
+            **options,
+        )
+        side = Side(listener, ledger, metrics)
+        sides.append(side)
+        running = asyncio.create_task(listener.run(), name="claim side under test")
+        try:
+            yield side
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+            ledger.close()
+
+    return start

@@ -1,0 +1,320 @@
+"""The ledger's file under tears, flips, full disks, newer formats and other people's fingers."""
+
+import errno
+import json
+import os
+import stat
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.claims.events import ClaimEvent
+from agentd.claims.journal import file as journal_file
+from agentd.claims.journal.book import Book, fold, pack
+from agentd.claims.journal.file import NAME, LedgerUnwritable
+from agentd.claims.journal.records import NewerSchema, decode, encode, scan
+from agentd.claims.ledger import Admitted, Ledger, Replay
+from agentd.claims.lifecycle import ClaimState, ClaimStep, HookState, HookStep
+from agentd.errors import StateError
+
+W = "11111111-1111-4111-8111-111111111111"
+OWNER = "22222222-2222-4222-8222-222222222222"
+EVENT = ClaimEvent(W, OWNER, "prebuild_claimed")
+
+
+def opened(directory: Path, **options: Any) -> Ledger:
+    ledger = Ledger(directory, **{"workspace_id": W, **options})
+    ledger.token = "token-one"
+    return ledger
+
+
+def a_life(directory: Path) -> list[int]:
+    """One claim with two hooks, done; the file's size after each record."""
+    sizes = []
+    ledger = opened(directory)
+
+    def step(verb: Any, *args: Any, **kwargs: Any) -> Any:
+        result = verb(*args, **kwargs)
+        sizes.append((directory / NAME).stat().st_size)
+        return result
+
+    claim = step(ledger.admit, EVENT).claim
+    step(ledger.act, claim.id, ["10-a", "20-b"])
+    for name in ("10-a", "20-b"):
+        step(ledger.start, claim.id, name, f"run-{name}")
+        step(ledger.end, claim.id, name, f"run-{name}", HookStep.SUCCEED, exit_code=0, why="", tail="out")
+    step(ledger.settle, claim.id, ClaimStep.FINISH)
+    ledger.close()
+    return sizes
+
+
+def states(directory: Path) -> list[tuple[ClaimState, list[HookState]]]:
+    return [
+        (claim.state, [hook.state for hook in claim.hooks])
+        for claim in Ledger.read(directory).claims.values()
+    ]
+
+
+def test_what_was_recorded_is_there_after_a_restart(state_dir: Path) -> None:
+    a_life(state_dir)
+    ledger = opened(state_dir)
+    assert isinstance(ledger.admit(EVENT), Replay)
+    assert states(state_dir) == [(ClaimState.DONE, [HookState.SUCCEEDED] * 2)]
+
+
+def test_the_file_is_private_and_each_line_is_json(state_dir: Path) -> None:
+    a_life(state_dir)
+    path = state_dir / NAME
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [record["seq"] for record in records] == list(range(1, 8))
+    assert {record["v"] for record in records} == {1}
+
+
+def test_a_tear_at_every_byte_leaves_the_records_before_it_and_no_damage(state_dir: Path) -> None:
+    sizes = a_life(state_dir)
+    path = state_dir / NAME
+    whole = path.read_bytes()
+    expected: list[Book] = [Book()]
+    for line in whole.splitlines():
+        record = decode(line)
+        assert record is not None
+        expected.append(fold(expected[-1], record))
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        kept = sum(size <= cut for size in sizes)
+        # A record that lacks nothing but its newline is whole.
+        kept += cut + 1 in sizes
+        ledger = opened(state_dir)
+        assert not ledger.damage, cut
+        assert ledger.claims() == tuple(expected[kept].claims.values()), cut
+        ledger.close()
+
+
+def test_after_a_tear_the_next_record_takes_the_torn_ones_place(state_dir: Path) -> None:
+    sizes = a_life(state_dir)
+    path = state_dir / NAME
+    for torn in (b"", b"\0" * 700, b"garbage without an end"):
+        path.write_bytes(path.read_bytes()[: sizes[0]] + b'{"crc":"' + torn)
+        ledger = opened(state_dir)
+        claim = ledger.act(ledger.claims()[0].id, ["10-a"])
+        ledger.close()
+        assert Ledger.read(state_dir).claims == {claim.id: claim}
+        assert scan(path.read_bytes()).damage == ""
+
+
+def test_one_flipped_byte_anywhere_is_seen_and_never_runs_a_success_again(state_dir: Path) -> None:
+    a_life(state_dir)
+    path = state_dir / NAME
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 3):
+        for flip in (0x01, 0x80, whole[at]):  # the last makes it NUL
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
+            book = Ledger.read(state_dir)
+            damaged = bool(book.damage)
+            for claim in book.claims.values():
+                assert claim.state in (ClaimState.DONE, ClaimState.HELD), (at, flip)
+                assert claim.state is ClaimState.DONE or damaged
+            # Unless the flip fell on the last newline, it is damage, and a new admission would be held.
+            assert damaged or at == len(whole) - 1, (at, flip)
+
+
+def test_damage_is_quarantined_and_what_is_not_provably_done_is_held_until_a_person_says_retry(
+    state_dir: Path,
+) -> None:
+    sizes = a_life(state_dir)
+    path = state_dir / NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(
+        b"".join(lines[:4] + lines[5:6])
+    )  # the second start is lost, its success and the end are not
+    damaged = path.read_bytes()
+    assert sizes
+    ledger = opened(state_dir)
+    [claim] = ledger.claims()
+    assert claim.state is ClaimState.HELD
+    assert "damaged" in claim.why
+    assert [hook.state for hook in claim.hooks] == [HookState.SUCCEEDED, HookState.SUCCEEDED]
+    [kept] = state_dir.glob("ledger.corrupt-*")
+    assert kept.read_bytes() == damaged
+    assert isinstance(ledger.admit(EVENT), Replay)
+    other = ledger.admit(ClaimEvent(W, W, "prebuild_claimed"))
+    assert isinstance(other, Admitted)
+    assert other.claim.state is ClaimState.HELD
+    assert ledger.unfinished() == ()
+    ledger.close()
+
+    ledger = opened(state_dir)
+    assert len(list(state_dir.glob("ledger.corrupt-*"))) == 1, "a second start finds nothing to repair"
+    ledger.retry(claim.id)
+    assert ledger.damage, "one claim is still held for it"
+    ledger.forget(other.claim.id)
+    assert not ledger.damage
+    assert isinstance(ledger.admit(ClaimEvent(W, W, "prebuild_claimed")), Admitted)
+
+
+def test_a_lost_admission_does_not_lose_what_succeeded(state_dir: Path) -> None:
+    a_life(state_dir)
+    path = state_dir / NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[1:]))
+    ledger = opened(state_dir)
+    replay = ledger.admit(EVENT)
+    assert isinstance(replay, Replay)
+    assert replay.claim.state is ClaimState.DONE
+    assert replay.claim.owner_id == OWNER
+
+
+def test_garbage_in_place_of_a_ledger_is_quarantined_and_new_claims_are_held(state_dir: Path) -> None:
+    (state_dir / NAME).write_bytes(os.urandom(4096) + b"\n")
+    ledger = opened(state_dir)
+    admitted = ledger.admit(EVENT)
+    assert isinstance(admitted, Admitted)
+    assert admitted.claim.state is ClaimState.HELD
+    ledger.retry(admitted.claim.id)
+    assert [claim.state for claim in ledger.unfinished()] == [ClaimState.ADMITTED]
+
+
+def test_a_record_that_does_not_follow_is_damage_even_with_a_good_checksum(state_dir: Path) -> None:
+    a_life(state_dir)
+    path = state_dir / NAME
+    claim_id = next(iter(Ledger.read(state_dir).claims))
+    with path.open("ab") as file:
+        file.write(encode({"kind": "start", "at": 1.0, "claim": claim_id, "hook": "10-a", "run": "x"}, 8))
+    book = Ledger.read(state_dir)
+    assert "does not follow" in book.damage
+    assert states(state_dir) == [(ClaimState.DONE, [HookState.SUCCEEDED] * 2)]
+
+
+def test_a_newer_format_is_refused_and_left_alone(state_dir: Path) -> None:
+    path = state_dir / NAME
+    a_life(state_dir)
+    body = json.dumps({"v": 9, "seq": 8, "kind": "wonder"}).encode()
+    newer = path.read_bytes() + b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body[1:])
+    path.write_bytes(newer)
+    with pytest.raises(NewerSchema, match=r"format 9, this agentd knows up to 1"):
+        opened(state_dir)
+    assert path.read_bytes() == newer
+
+
+def test_records_of_every_earlier_version_are_upgraded_step_by_step() -> None:
+    migrations = {
+        1: lambda record: {**record, "two": record["seq"]},
+        2: lambda record: {**record, "three": record["two"] + 1},
+    }
+    old = encode({"kind": "x"}, 1) + encode({"kind": "y"}, 2)
+    found = scan(old, migrations=migrations, schema=3)
+    assert [(record["v"], record["three"]) for record in found.records] == [(3, 2), (3, 3)]
+    assert found.rewrite
+    assert not found.damage
+    assert scan(old).rewrite is False
+
+
+def test_a_ledger_that_cannot_be_read_says_so(state_dir: Path) -> None:
+    (state_dir / NAME).mkdir()
+    with pytest.raises(StateError, match="cannot be read"):
+        opened(state_dir)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync", "open"])
+def test_a_disk_that_refuses_changes_nothing_and_is_tried_again(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    ledger = opened(state_dir)
+    before = ledger.admit(EVENT).claim
+    if call == "open":
+        ledger.close()
+
+    def refuse(*_args: object, **_kwargs: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal_file.os, call, refuse)
+        with pytest.raises(LedgerUnwritable, match=os.strerror(code)):
+            ledger.act(before.id, ["10-a"])
+    assert ledger.claims() == (before,)
+    after = ledger.act(before.id, ["10-b"])
+    ledger.close()
+    assert Ledger.read(state_dir).claims == {after.id: after}
+
+
+def test_a_short_write_is_finished_or_taken_back(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(EVENT).claim
+    real = os.pwrite
+    wrote: list[int] = []
+
+    def piecewise(fd: int, data: bytes, offset: int) -> int:
+        if len(wrote) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        wrote.append(real(fd, data[:10], offset))
+        return wrote[-1]
+
+    with monkeypatch.context() as broken:
+        broken.setattr(journal_file.os, "pwrite", piecewise)
+        with pytest.raises(LedgerUnwritable):
+            ledger.act(claim.id, ["10-a"])
+    ledger.act(claim.id, ["20-b"])
+    assert scan((state_dir / NAME).read_bytes()).damage == ""
+    assert [hook.name for hook in Ledger.read(state_dir).claims[claim.id].hooks] == ["20-b"]
+
+
+def test_a_file_removed_under_the_daemon_is_written_anew(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(EVENT).claim
+    (state_dir / NAME).unlink()
+    after = ledger.act(claim.id, ["10-a"])
+    assert Ledger.read(state_dir).claims == {after.id: after}
+
+
+def test_compaction_keeps_every_fact_and_bounds_the_file(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_file, "COMPACT_BYTES", 30_000)
+    ledger = opened(state_dir)
+    claim = ledger.admit(EVENT).claim
+    ledger.act(claim.id, ["10-a"])
+    for attempt in range(40):
+        ledger.start(claim.id, "10-a", f"run-{attempt}")
+        ledger.end(
+            claim.id, "10-a", f"run-{attempt}", HookStep.FAIL, exit_code=1, why="exit code 1", tail="x" * 8000
+        )
+        assert (state_dir / NAME).stat().st_size < 60_000
+    [kept] = ledger.claims()
+    assert kept.hooks[0].attempt == 40
+    ledger.close()
+    assert Ledger.read(state_dir).claims == {kept.id: kept}
+    assert not list(state_dir.glob("*.new"))
+
+
+def test_a_packed_claim_unpacks_to_itself(state_dir: Path) -> None:
+    a_life(state_dir)
+    for claim in Ledger.read(state_dir).claims.values():
+        record = decode(encode(pack(claim), 1).rstrip(b"\n"))
+        assert record is not None
+        assert fold(Book(), record).claims == {claim.id: claim}
+
+
+def test_records_from_many_threads_stand_one_after_the_other(state_dir: Path) -> None:
+    ledger = opened(state_dir, workspace_id=None)
+    owners = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(1, 11)]
+    threads = [
+        threading.Thread(
+            target=lambda owner=owner: [
+                ledger.admit(ClaimEvent(W, owner, "prebuild_claimed")) for _ in range(20)
+            ]
+        )
+        for owner in owners
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ledger.close()
+    book = Ledger.read(state_dir)
+    assert not book.damage
+    assert {claim.owner_id for claim in book.claims.values()} == set(owners)

@@ -1,0 +1,358 @@
+"""Whose claim it is, what is a replay, and a model of the ledger that crashes and tears."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
+from agentd.claims.events import ClaimEvent
+from agentd.claims.journal.file import NAME
+from agentd.claims.journal.records import scan
+from agentd.claims.ledger import (
+    Admitted,
+    IllegalStep,
+    Ledger,
+    LedgerFull,
+    Process,
+    Replay,
+    UnknownClaim,
+    claim_id,
+    describe,
+    fingerprint,
+)
+from agentd.claims.lifecycle import SETTLED_HOOKS, ClaimState, ClaimStep, HookState, HookStep
+from agentd.clock import Clock
+
+W = "11111111-1111-4111-8111-111111111111"
+OTHER = "33333333-3333-4333-8333-333333333333"
+OWNER = "22222222-2222-4222-8222-222222222222"
+SOMEONE = "44444444-4444-4444-8444-444444444444"
+REASON = "prebuild_claimed"
+
+
+def opened(directory: Path, *, workspace_id: str | None = None, token: str | None = "token-one") -> Ledger:
+    # A standing clock: the same steps make the same bytes.
+    ledger = Ledger(directory, workspace_id=workspace_id, clock=Clock(wall=lambda: 1_772_442_000.0))
+    ledger.token = token
+    return ledger
+
+
+def claim_event(workspace_id: str | None = W, owner_id: str | None = OWNER) -> ClaimEvent:
+    return ClaimEvent(workspace_id, owner_id, REASON)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        pytest.param(claim_event(), claim_event(), id="the same"),
+        pytest.param(claim_event(), claim_event(owner_id=None), id="the owner is left out later"),
+        pytest.param(claim_event(owner_id=None), claim_event(), id="the owner is named later"),
+        pytest.param(claim_event(), claim_event(workspace_id=None), id="the workspace is left out later"),
+        pytest.param(claim_event(workspace_id=None), claim_event(), id="the workspace is named later"),
+        pytest.param(claim_event(None, None), claim_event(), id="nothing was named at first"),
+        pytest.param(claim_event(None, None), claim_event(None, None), id="nothing is ever named"),
+    ],
+)
+def test_a_server_that_says_more_or_less_than_before_is_a_replay(
+    state_dir: Path, first: ClaimEvent, second: ClaimEvent
+) -> None:
+    ledger = opened(state_dir)
+    admitted = ledger.admit(first)
+    assert isinstance(admitted, Admitted)
+    ledger.close()
+    ledger = opened(state_dir)
+    replay = ledger.admit(second)
+    assert isinstance(replay, Replay)
+    assert replay.claim.id == admitted.claim.id
+    assert replay.claim.owner_id == (first.owner_id or second.owner_id)
+    assert isinstance(ledger.admit(first), Replay)
+    assert len(ledger.claims()) == 1
+
+
+def test_another_owner_is_another_claim(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    ids = {ledger.admit(claim_event(owner_id=owner)).claim.id for owner in (OWNER, SOMEONE, OWNER)}
+    assert len(ids) == 2
+
+
+def test_a_replay_that_says_nothing_new_writes_nothing(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    ledger.admit(claim_event())
+    size = (state_dir / NAME).stat().st_size
+    for _ in range(10_000):
+        assert isinstance(ledger.admit(claim_event()), Replay)
+    assert (state_dir / NAME).stat().st_size == size
+
+
+def done(ledger: Ledger, claim: str) -> None:
+    ledger.act(claim, [])
+    ledger.settle(claim, ClaimStep.FINISH)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["workspace configured", "workspace unknown"])
+def test_a_cloned_ledger_swallows_no_claim_of_the_clone(state_dir: Path, named: bool) -> None:
+    baked = opened(state_dir, workspace_id=W if named else None)
+    done(baked, baked.admit(claim_event()).claim.id)
+    baked.close()
+    clone = opened(state_dir, workspace_id=OTHER if named else None, token="token-two")
+    assert clone.latest() is None
+    # Even an event that names neither workspace nor owner is the clone's own.
+    for event in (claim_event(None, None), claim_event(OTHER, OWNER)):
+        assert clone.find(event) is None
+    assert isinstance(clone.admit(claim_event(OTHER, OWNER)), Admitted)
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["workspace configured", "workspace unknown"])
+def test_a_cloned_ledger_takes_up_no_foreign_claim(state_dir: Path, named: bool) -> None:
+    baked = opened(state_dir, workspace_id=W if named else None)
+    baked.admit(claim_event())
+    baked.close()
+    clone = opened(state_dir, workspace_id=OTHER if named else None, token="token-two")
+    assert clone.unfinished() == ()
+    same = opened(state_dir, workspace_id=W if named else None)
+    assert len(same.unfinished()) == 1
+
+
+def test_an_interrupted_claim_of_unknown_origin_goes_on_when_its_event_confirms_it(state_dir: Path) -> None:
+    before = opened(state_dir, token="token-one")
+    claim = before.admit(claim_event()).claim
+    before.close()
+    after = opened(state_dir, token="token-two")
+    assert after.unfinished() == ()
+    assert isinstance(after.admit(claim_event()), Replay)
+    assert [known.id for known in after.unfinished()] == [claim.id]
+
+
+def test_without_a_token_yet_only_a_configured_workspace_knows_its_claims(state_dir: Path) -> None:
+    opened(state_dir).admit(claim_event())
+    assert opened(state_dir, token=None).unfinished() == ()
+    assert len(opened(state_dir, workspace_id=W, token=None).unfinished()) == 1
+
+
+def test_the_workspace_is_learnt_from_the_claim_that_came_with_our_token(state_dir: Path) -> None:
+    assert opened(state_dir).workspace_id is None
+    opened(state_dir).admit(claim_event())
+    assert opened(state_dir).workspace_id == W
+    assert opened(state_dir, token="token-two").workspace_id is None
+    assert opened(state_dir, workspace_id=OTHER.upper()).workspace_id == OTHER
+
+
+def test_the_claims_name_is_stable_and_the_token_cannot_be_read_from_the_file(state_dir: Path) -> None:
+    secret = "2f6c1c1e-6d0a-4f0c-9a55-2f0b3e5f7a11"
+    ledger = opened(state_dir, token=fingerprint(secret))
+    claim = ledger.admit(claim_event()).claim
+    assert claim.id == claim_id(claim_event(), token="any") == "3ede72cf0ac8"
+    assert secret not in (state_dir / NAME).read_text()
+    assert claim.token not in str(describe(claim))
+
+
+def test_retry_starts_at_the_first_hook_that_has_not_succeeded_and_counts_afresh(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(claim_event()).claim
+    ledger.act(claim.id, ["10-a", "20-b"])
+    ledger.start(claim.id, "10-a", "r1")
+    ledger.end(claim.id, "10-a", "r1", HookStep.SUCCEED, exit_code=0, why="", tail="")
+    ledger.start(claim.id, "20-b", "r2")
+    ledger.end(claim.id, "20-b", "r2", HookStep.FAIL, exit_code=2, why="exit code 2", tail="boo")
+    ledger.settle(claim.id, ClaimStep.FAIL, "hook 20-b failed 1 times")
+    with pytest.raises(IllegalStep):
+        ledger.act(claim.id, ["10-a"])
+    again = ledger.retry(claim.id)
+    assert again.state is ClaimState.ADMITTED
+    assert again.next_hook is not None
+    assert (again.next_hook.name, again.next_hook.attempt, again.next_hook.failures) == ("20-b", 1, 0)
+    assert describe(again, tails=True)["hooks"][1]["tail"] == "boo"
+
+
+def test_done_is_final_forgotten_acts_again(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(claim_event()).claim
+    done(ledger, claim.id)
+    with pytest.raises(IllegalStep, match="is done"):
+        ledger.retry(claim.id)
+    ledger.forget(claim.id)
+    assert isinstance(ledger.admit(claim_event()), Admitted)
+
+
+def test_a_claim_whose_hook_may_run_is_not_forgotten(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(claim_event()).claim
+    ledger.act(claim.id, ["10-a"])
+    ledger.start(claim.id, "10-a", "r1")
+    with pytest.raises(IllegalStep, match="may still run"):
+        ledger.forget(claim.id)
+    assert ledger.claim(claim.id).started_hook is not None
+
+
+@pytest.mark.parametrize("verb", ["claim", "retry", "forget"])
+def test_an_unknown_id_has_its_own_error(state_dir: Path, verb: str) -> None:
+    with pytest.raises(UnknownClaim, match="'beef'"):
+        getattr(opened(state_dir), verb)("beef")
+
+
+def test_hooks_start_in_name_order_one_at_a_time_and_never_after_success(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(claim_event()).claim
+    ledger.act(claim.id, ["10-a", "20-b"])
+    with pytest.raises(IllegalStep, match="not the next"):
+        ledger.start(claim.id, "20-b", "r")
+    ledger.start(claim.id, "10-a", "r1")
+    for refused in (("10-a", "r2"), ("20-b", "r2")):
+        with pytest.raises(IllegalStep):
+            ledger.start(claim.id, *refused)
+    with pytest.raises(IllegalStep, match="not in run"):
+        ledger.end(claim.id, "10-a", "r0", HookStep.SUCCEED, exit_code=0, why="", tail="")
+    ledger.end(claim.id, "10-a", "r1", HookStep.SUCCEED, exit_code=0, why="", tail="")
+    with pytest.raises(IllegalStep):
+        ledger.start(claim.id, "10-a", "r3")
+    with pytest.raises(IllegalStep, match="cannot finish"):
+        ledger.settle(claim.id, ClaimStep.FINISH)
+
+
+def test_a_hook_removed_is_skipped_and_one_added_joins_while_the_claim_acts(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(claim_event()).claim
+    ledger.act(claim.id, ["20-b", "30-c"])
+    after = ledger.act(claim.id, ["10-a", "30-c"])
+    assert [(hook.name, hook.state.value) for hook in after.hooks] == [
+        ("10-a", "pending"), ("20-b", "skipped"), ("30-c", "pending"),
+    ]  # fmt: skip
+    back = ledger.act(claim.id, ["10-a", "20-b", "30-c"])
+    assert back.hook("20-b").state is HookState.PENDING
+
+
+def test_a_server_that_names_owners_without_end_is_stopped(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentd.claims.ledger.MAX_CLAIMS", 3)
+    ledger = opened(state_dir)
+    owners = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(1, 5)]
+    for owner in owners[:3]:
+        ledger.admit(claim_event(owner_id=owner))
+    with pytest.raises(LedgerFull):
+        ledger.admit(claim_event(owner_id=owners[3]))
+    assert isinstance(ledger.admit(claim_event(owner_id=owners[0])), Replay)
+
+
+class LedgerModel(RuleBasedStateMachine):
+    """Claims and hooks step at random; the daemon dies between and inside records; nothing promised is lost."""
+
+    claims = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._temporary = tempfile.TemporaryDirectory()
+        self.directory = Path(self._temporary.name)
+        self.ledger = opened(self.directory)
+        self.known: dict[str, Any] = {}
+        self.succeeded: set[tuple[str, str]] = set()
+        self.runs = 0
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        self._temporary.cleanup()
+
+    def _try(self, verb: str, *args: Any, **kwargs: Any) -> Any:
+        """An illegal step raises and changes nothing, in memory or on disk."""
+        size = self._size()
+        try:
+            return getattr(self.ledger, verb)(*args, **kwargs)
+        except (IllegalStep, UnknownClaim):
+            assert self._size() == size
+            return None
+
+    def _size(self) -> int:
+        path = self.directory / NAME
+        return path.stat().st_size if path.exists() else 0
+
+    def _remember(self) -> None:
+        self.known = {claim.id: claim for claim in self.ledger.claims()}
+
+    @rule(
+        target=claims,
+        owner=st.sampled_from([None, OWNER, SOMEONE]),
+        workspace=st.sampled_from([W, OTHER, None]),
+    )
+    def admit(self, owner: str | None, workspace: str | None) -> str:
+        event = ClaimEvent(workspace, owner, REASON)
+        known = self.ledger.find(event)
+        admission = self.ledger.admit(event)
+        assert isinstance(admission, Admitted) == (known is None)
+        self._remember()
+        return admission.claim.id
+
+    @rule(claim=claims, hooks=st.sets(st.sampled_from(["10-a", "20-b", "30-c"])))
+    def act(self, claim: str, hooks: set[str]) -> None:
+        self._try("act", claim, sorted(hooks))
+        self._remember()
+
+    @rule(claim=claims, hook=st.sampled_from(["10-a", "20-b", "30-c"]))
+    def start(self, claim: str, hook: str) -> None:
+        self.runs += 1
+        started = self._try("start", claim, hook, f"run-{self.runs}")
+        if started is not None:
+            assert (claim, hook) not in self.succeeded
+        self._remember()
+
+    @rule(claim=claims, step=st.sampled_from([HookStep.SUCCEED, HookStep.FAIL, HookStep.INTERRUPT]))
+    def end(self, claim: str, step: HookStep) -> None:
+        hook = self.known[claim].started_hook if claim in self.known else None
+        if hook is None:
+            return
+        self._try("spawned", claim, hook.name, hook.run_id, Process(7, 8, "boot"))
+        ended = self._try("end", claim, hook.name, hook.run_id, step, exit_code=1, why="why", tail="t" * 50)
+        if ended is not None and step is HookStep.SUCCEED:
+            self.succeeded.add((claim, hook.name))
+        self._remember()
+
+    @rule(claim=claims, step=st.sampled_from([ClaimStep.FINISH, ClaimStep.FAIL, ClaimStep.HOLD]))
+    def settle(self, claim: str, step: ClaimStep) -> None:
+        settled = self._try("settle", claim, step, "why")
+        if settled is not None and step is ClaimStep.FINISH:
+            assert all(hook.state in SETTLED_HOOKS for hook in settled.hooks)
+        self._remember()
+
+    @rule(claim=claims)
+    def retry(self, claim: str) -> None:
+        self._try("retry", claim)
+        self._remember()
+
+    @rule(claim=consumes(claims))
+    def forget(self, claim: str) -> None:
+        self._try("forget", claim)
+        self._remember()
+        if claim not in self.known:
+            self.succeeded = {pair for pair in self.succeeded if pair[0] != claim}
+
+    @rule()
+    def crash_between_records(self) -> None:
+        self.ledger.close()
+        self.ledger = opened(self.directory)
+
+    @precondition(lambda self: self._size() > 0)
+    @rule(data=st.data(), claim=claims)
+    def crash_inside_a_record(self, data: st.DataObject, claim: str) -> None:
+        """The record that was being written is not promised yet; every other one is."""
+        before = scan((self.directory / NAME).read_bytes()).sound_bytes
+        if self._try("retry", claim) is None and self._try("act", claim, ["10-a"]) is None:
+            return
+        self.ledger.close()
+        path = self.directory / NAME
+        cut = data.draw(st.integers(before, path.stat().st_size - 2))
+        path.write_bytes(path.read_bytes()[:cut] + data.draw(st.sampled_from([b"", b"\0", b"\0" * 100])))
+        self.ledger = opened(self.directory)
+
+    @invariant()
+    def what_was_promised_is_known(self) -> None:
+        assert {claim.id: claim for claim in self.ledger.claims()} == self.known
+        assert not self.ledger.damage
+        for claim, hook in self.succeeded:
+            assert self.known[claim].hook(hook).state is HookState.SUCCEEDED
+
+
+LedgerModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLedgerModel = LedgerModel.TestCase

@@ -1,0 +1,58 @@
+"""The tables, looked at as tables."""
+
+import itertools
+
+import pytest
+
+from agentd.claims.lifecycle import (
+    CLAIM_TRANSITIONS,
+    HOOK_TRANSITIONS,
+    SETTLED_CLAIMS,
+    SETTLED_HOOKS,
+    ClaimState,
+    ClaimStep,
+    HookState,
+    HookStep,
+    IllegalStep,
+    advance,
+)
+
+
+def test_every_state_has_a_row() -> None:
+    assert set(CLAIM_TRANSITIONS) == set(ClaimState)
+    assert set(HOOK_TRANSITIONS) == set(HookState)
+
+
+@pytest.mark.parametrize(("state", "step"), list(itertools.product(ClaimState, ClaimStep)))
+def test_a_claim_steps_as_the_table_says_or_not_at_all(state: ClaimState, step: ClaimStep) -> None:
+    if step in CLAIM_TRANSITIONS[state]:
+        assert advance(CLAIM_TRANSITIONS, state, step, of="claim") is CLAIM_TRANSITIONS[state][step]
+    else:
+        with pytest.raises(IllegalStep, match=f"claim is {state}: it cannot {step}"):
+            advance(CLAIM_TRANSITIONS, state, step, of="claim")
+
+
+def test_nothing_leads_out_of_done_and_only_retry_out_of_failed_and_held() -> None:
+    assert CLAIM_TRANSITIONS[ClaimState.DONE] == {}
+    for state in SETTLED_CLAIMS - {ClaimState.DONE}:
+        assert set(CLAIM_TRANSITIONS[state]) == {ClaimStep.RETRY}
+
+
+def test_a_hook_that_succeeded_is_never_started_again() -> None:
+    reachable = {HookState.SUCCEEDED}
+    for _ in HookState:
+        reachable |= {after for state in reachable for after in HOOK_TRANSITIONS[state].values()}
+    assert reachable == {HookState.SUCCEEDED}
+
+
+def test_only_a_started_hook_ends_and_only_an_unstarted_one_starts() -> None:
+    ending = {HookStep.SUCCEED, HookStep.FAIL, HookStep.INTERRUPT}
+    for state, steps in HOOK_TRANSITIONS.items():
+        assert (ending <= set(steps)) == (state is HookState.STARTED)
+        assert not (state is HookState.STARTED and HookStep.START in steps)
+        assert not (state in SETTLED_HOOKS and HookStep.START in steps)
+
+
+def test_every_state_is_reached_and_every_claim_can_settle() -> None:
+    assert {after for steps in CLAIM_TRANSITIONS.values() for after in steps.values()} == set(ClaimState)
+    assert {after for steps in HOOK_TRANSITIONS.values() for after in steps.values()} == set(HookState)
