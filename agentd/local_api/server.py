@@ -6,25 +6,25 @@ codes and JSON. Errors are `{"message": …, "detail"?: …}`, as coderd's are.
 
 import asyncio
 import json
-import os
-import socket
-import stat
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
 from agentd import log
-from agentd.errors import AgentdError, ConfigError, StateError
+from agentd.config.values import loopback_address
+from agentd.errors import AgentdError, ConfigError, PeerError
+from agentd.local_api import unix_socket
+from agentd.metrics import CONTENT_TYPE
 
-# struct sockaddr_un holds 108 bytes, the last of them NUL.
-SOCKET_PATH_MAX_BYTES = 107
-BODY_MAX_BYTES = 1 << 20
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+BODY_MAX_BYTES: Final = 1 << 20
+_LOOPBACK_HOST: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 
 Json = Mapping[str, Any]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class RefusedError(AgentdError):
@@ -55,25 +55,39 @@ class Answers:
 
 
 class LocalApi:
-    """Serves `answers` on a unix socket (mode 0600) and, when asked, on a loopback TCP port."""
+    """Serves `answers` on a unix socket (mode 0600) and, when asked, on a loopback TCP port.
+
+    `listen` is empty or what `config.values.loopback_address` takes.
+    """
 
     def __init__(self, *, socket_path: Path, listen: str, answers: Answers) -> None:
         self._path = socket_path
         self._listen = listen
         self._answers = answers
         self._runner: web.AppRunner | None = None
+        self._bound = False
+        self._acts: set[asyncio.Future[Json]] = set()
         self._log = log.get("local_api")
 
     async def start(self) -> None:
-        """Listen. Raises `StateError` or `ConfigError` when the socket or the port cannot be had."""
-        app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_local_only, _errors_as_json])
-        self._add_routes(app)
+        """Listen. Raises `StateError` or `ConfigError` when the socket or the port cannot be had, and leaves nothing."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _start(self) -> None:
+        listener = unix_socket.bind(self._path)
+        self._bound = True
+        app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_errors_as_json, _local_only])
+        app.add_routes(self._routes())
         # The handler of a running stop outlives the shutdown it asked for by the moment it takes to send the receipt.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        await web.SockSite(self._runner, _unix_socket(self._path)).start()
+        await web.SockSite(self._runner, listener).start()
         if self._listen:
-            host, port = _host_and_port(self._listen)
+            host, port = loopback_address(self._listen)
             try:
                 await web.TCPSite(self._runner, host, port).start()
             except OSError as exc:
@@ -84,35 +98,63 @@ class LocalApi:
         self._log.debug("local_api.listening", socket=str(self._path), tcp=self._listen or None)
 
     async def close(self) -> None:
+        """Stop listening and answer no more; what was asked for and is still under way is cancelled. Repeatable."""
         if self._runner is not None:
             await self._runner.cleanup()
+        if self._bound:
             self._path.unlink(missing_ok=True)
+            self._bound = False
+        for act in self._acts:
+            act.cancel()
+        await asyncio.gather(*self._acts, return_exceptions=True)
 
-    def _add_routes(self, app: web.Application) -> None:
+    def _routes(self) -> list[web.RouteDef]:
         answers = self._answers
-        app.add_routes(
-            [
-                web.get("/healthz", _checks(answers.healthy)),
-                web.get("/readyz", _checks(answers.ready)),
-                web.get("/metrics", _text(answers.metrics)),
-                web.get("/v1/status", _view(answers.status)),
-                web.get("/v1/claims", _view(answers.claims)),
-                web.post("/v1/claims/{id}/retry", _on_claim(answers.retry_claim)),
-                web.delete("/v1/claims/{id}", _on_claim(answers.forget_claim)),
-                web.get("/v1/snapshot", _bytes(answers.payload)),
-                web.post("/v1/snapshot", _act(answers.snapshot)),
-                web.post("/v1/stop", _act(answers.stop)),
-            ]
-        )
+        return [
+            web.get("/healthz", _checks(answers.healthy)),
+            web.get("/readyz", _checks(answers.ready)),
+            web.get("/metrics", _text(answers.metrics)),
+            web.get("/v1/status", _view(answers.status)),
+            web.get("/v1/claims", _view(answers.claims)),
+            web.post("/v1/claims/{id}/retry", self._on_claim(answers.retry_claim)),
+            web.delete("/v1/claims/{id}", self._on_claim(answers.forget_claim)),
+            web.get("/v1/snapshot", _bytes(answers.payload)),
+            web.post("/v1/snapshot", self._act(answers.snapshot)),
+            web.post("/v1/stop", self._act(answers.stop)),
+        ]
 
+    def _act(self, act: Callable[[], Awaitable[Json]]) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            await request.read()
+            return _json(await self._to_its_end(act()))
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+        return handle
+
+    def _on_claim(self, act: Callable[[str], Awaitable[Json]]) -> Handler:
+        async def handle(request: web.Request) -> web.Response:
+            await request.read()
+            return _json(await self._to_its_end(act(request.match_info["id"])))
+
+        return handle
+
+    async def _to_its_end(self, work: Awaitable[Json]) -> Json:
+        """The result of `work`, which goes on when the client hangs up: a delivery is not cancelled half way."""
+        act = asyncio.ensure_future(work)
+        self._acts.add(act)
+        act.add_done_callback(self._on_act_end)
+        return await asyncio.shield(act)
+
+    def _on_act_end(self, act: "asyncio.Future[Json]") -> None:
+        self._acts.discard(act)
+        error = None if act.cancelled() else act.exception()
+        if error is not None and not isinstance(error, RefusedError):
+            self._log.warning("local_api.act_failed", error=error)
 
 
 def _json(value: Json, status: int = 200) -> web.Response:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate may stand in a hook's output; it must not break the whole answer.
-    body = text.encode("utf-8", "replace") + b"\n"
+    # A lone surrogate in a hook's output becomes \udc80, which is how JSON writes it, and does not break the answer.
+    body = text.encode("utf-8", "backslashreplace") + b"\n"
     return web.Response(body=body, status=status, content_type="application/json")
 
 
@@ -134,7 +176,7 @@ def _checks(read: Callable[[], Json]) -> Handler:
 
 def _text(read: Callable[[], str]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
-        return web.Response(text=read(), content_type="text/plain", charset="utf-8")
+        return web.Response(body=read().encode("utf-8", "replace"), headers={"Content-Type": CONTENT_TYPE})
 
     return handle
 
@@ -149,109 +191,42 @@ def _bytes(read: Callable[[], Awaitable[bytes | None]]) -> Handler:
     return handle
 
 
-def _act(act: Callable[[], Awaitable[Json]]) -> Handler:
-    async def handle(_request: web.Request) -> web.Response:
-        # Shielded: a client that hangs up must not cancel a delivery half way.
-        return _json(await asyncio.shield(asyncio.ensure_future(act())))
-
-    return handle
-
-
-def _on_claim(act: Callable[[str], Awaitable[Json]]) -> Handler:
-    async def handle(request: web.Request) -> web.Response:
-        return _json(await act(request.match_info["id"]))
-
-    return handle
-
-
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
     except RefusedError as exc:
         return _error(exc.status, exc.message, exc.hint)
+    except web.HTTPNotFound:
+        return _error(404, "Route not found.")
     except web.HTTPException as exc:
-        return _error(
-            exc.status, "Route not found." if exc.status == web.HTTPNotFound.status_code else exc.reason
-        )
+        answer = _error(exc.status, f"{exc.reason}.")
+        if "Allow" in exc.headers:
+            answer.headers["Allow"] = exc.headers["Allow"]
+        return answer
     except AgentdError as exc:
-        return _error(500, exc.message, exc.hint)
+        return _error(502 if isinstance(exc, PeerError) else 500, exc.message, exc.hint)
+    except Exception as exc:  # noqa: BLE001 - one broken answer must not look like a broken daemon; it is logged
+        log.get("local_api").error("local_api.answer_failed", route=request.path, exc_info=exc)
+        return _error(500, "Internal error.", "See agentd's log.")
 
 
 @web.middleware
 async def _local_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """On TCP, answer only loopback names and no foreign page: a browser would send both headers truthfully."""
-    if request.transport is not None and request.transport.get_extra_info("sockname"):
-        host = (request.host or "").rsplit(":", 1)[0].strip("[]")
-        origin = request.headers.get("Origin")
-        is_tcp = isinstance(request.transport.get_extra_info("sockname"), tuple)
-        if is_tcp and (host not in _LOOPBACK or origin not in (None, f"http://{request.host}")):
-            return _error(
-                403,
-                "Only pages and programs on this machine may ask.",
-                f"Host {request.host}, Origin {origin}",
-            )
+    """On TCP, answer only loopback names and no foreign page.
+
+    Any page a user opens may send requests to 127.0.0.1, and under a name it has pointed there (DNS rebinding) may
+    read the answers; but the browser tells the truth in both headers. On the unix socket, its mode is the guard.
+    """
+    is_tcp = request.transport is None or isinstance(request.transport.get_extra_info("sockname"), tuple)
+    host = request.headers.get("Host", "")
+    origin = request.headers.get("Origin")
+    if is_tcp and not (_LOOPBACK_HOST.fullmatch(host) and origin in (None, f"http://{host}")):
+        return _error(
+            403, "Only pages and programs on this machine may ask.", f"Host {host}, Origin {origin}"
+        )
     return await handler(request)
 
 
 def _error(status: int, message: str, detail: str = "") -> web.Response:
     return _json({"message": message, "detail": detail} if detail else {"message": message}, status)
-
-
-def _unix_socket(path: Path) -> socket.socket:
-    """A listening-ready socket at `path`, mode 0600 from its first moment, replacing a dead daemon's."""
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
-        raise ConfigError(
-            f"local_api.socket: {path} is longer than a socket's name may be ({SOCKET_PATH_MAX_BYTES} bytes)",
-            hint="set AGENTD_LOCAL_API_SOCKET to a shorter path",
-        )
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _remove_dead(path)
-        # The umask is the process's, but nothing else of us runs yet when the local API comes up.
-        before = os.umask(0o177)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(before)
-    except OSError as exc:
-        listener.close()
-        raise StateError(
-            f"local_api.socket: {path} cannot be had ({exc.strerror})",
-            hint="set AGENTD_LOCAL_API_SOCKET to a writable place",
-        ) from exc
-    except StateError:
-        listener.close()
-        raise
-    return listener
-
-
-def _remove_dead(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise StateError(
-            f"local_api.socket: {path} exists and is no socket", hint="remove it or choose another path"
-        )
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.settimeout(1.0)
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-    raise StateError(
-        f"local_api.socket: another process listens on {path}", hint="stop it or choose another path"
-    )
-
-
-def _host_and_port(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    if host.strip("[]") not in _LOOPBACK or not port.isdigit() or int(port) > 65_535:
-        raise ConfigError(
-            f"local_api.listen: {listen!r} is not a loopback address", hint="write 127.0.0.1:PORT"
-        )
-    return host.strip("[]"), int(port)
