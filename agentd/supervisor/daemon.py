@@ -15,7 +15,7 @@ from agentd.errors import AgentdError, ConfigError, ExitCode
 from agentd.local_api.server import LocalApi
 from agentd.sdnotify import Notifier, watchdog_interval_s
 from agentd.snapshots.receipts import Receipt
-from agentd.supervisor import views
+from agentd.supervisor import orphans, views
 from agentd.supervisor.assembly import Rooms
 
 CLAIM_LISTENER = "claim listener"
@@ -26,6 +26,8 @@ REFRESH_SHARE = 0.25
 REFRESH_MAX_S = 2.0
 CLOSING_S = 0.3
 """Kept back for closing the local API and answering whoever asked for the stop."""
+STOP_MARGIN_S = 5.0
+"""What systemd should allow beyond the budget before it kills: the interpreter's own end, on a busy machine."""
 
 
 class Daemon:
@@ -74,9 +76,12 @@ class Daemon:
         """Start the shutdown; its deadline counts from here. Further calls change nothing."""
         if self._stopping.is_set():
             return
-        self._deadline = self._clock.monotonic() + self._rooms.config.shutdown.budget_s
-        self._notifier.send(STOPPING=1, STATUS=f"stopping: {reason}")
-        self._log.info("agentd.stopping", reason=reason, budget_s=self._rooms.config.shutdown.budget_s)
+        budget_s = self._rooms.config.shutdown.budget_s
+        self._deadline = self._clock.monotonic() + budget_s
+        # A budget above the unit's TimeoutStopSec would end in SIGKILL; asking for less than that changes nothing.
+        extend_usec = int((budget_s + STOP_MARGIN_S) * 1_000_000)
+        self._notifier.send(STOPPING=1, STATUS=f"stopping: {reason}", EXTEND_TIMEOUT_USEC=extend_usec)
+        self._log.info("agentd.stopping", reason=reason, budget_s=budget_s)
         self._stopping.set()
 
     def hurry(self) -> None:
@@ -87,6 +92,14 @@ class Daemon:
 
     async def reload(self) -> None:
         """SIGHUP: read the token and the configuration again; a wrong configuration changes nothing."""
+        # The time tells systemd this reload from an earlier one (sd_notify(3), Type=notify-reload).
+        self._notifier.send(RELOADING=1, MONOTONIC_USEC=int(self._clock.monotonic() * 1_000_000))
+        try:
+            await self._reconfigure()
+        finally:
+            self._notifier.send(READY=1)
+
+    async def _reconfigure(self) -> None:
         try:
             fresh = self._read_config()
             fresh.require_coder()
@@ -106,6 +119,8 @@ class Daemon:
         }
         if rooms.listener is not None:
             tasks[CLAIM_LISTENER] = rooms.listener.run
+        if orphans.are_ours():
+            tasks["orphan reaper"] = orphans.Reaper(self._clock).run
         if watchdog_interval_s() is not None:
             tasks["watchdog"] = self._feed_watchdog
         return tasks
