@@ -17,8 +17,8 @@ is asked every second for the length of a turn would otherwise hold hundreds of 
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
@@ -26,6 +26,8 @@ from typing import Final, Literal
 from yarl import URL
 
 from agentd.errors import PeerError
+from agentd.peers.agent_events import AgentEvent, AgentEventDecoder
+from agentd.peers.event_stream import StreamTooLarge
 from agentd.peers.messages import BodyCutOff, BodyMalformed, BodyTooLarge, Message, MessageTail
 from agentd.peers.single_flight import SingleFlight
 from agentd.peers.tls import aiohttp
@@ -168,6 +170,28 @@ class AgentApi:
         if response.content_type == "application/problem+json":
             raise SendRefused(_reason(text))
         raise _broken("POST /message", response, text)
+
+    async def events(self) -> AsyncGenerator[AgentEvent, None]:
+        """`GET /events`: every message, the status, then live, until the server ends it.  Close it with `aclosing`.
+
+        There is no keepalive: silence is normal, and another call is the watchdog.  Read it quickly: AgentAPI breaks
+        off (and panics) when a reader is 1,024 events behind.  Raises as `status` does.
+        """
+        decoder = AgentEventDecoder()
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._messages_timeout_s):
+                    response = await stack.enter_async_context(self._exchange("GET", "/events"))
+                    if response.status != 200 or response.content_type != "text/event-stream":
+                        raise _broken("GET /events", response, await _small_body(response))
+            except TimeoutError as error:
+                raise AgentBusy(f"GET /events: no answer within {self._messages_timeout_s:g} s") from error
+            async for chunk in response.content.iter_any():
+                try:
+                    for event in decoder.feed(chunk):
+                        yield event
+                except StreamTooLarge as error:
+                    raise AgentBroken(f"GET /events: {error}") from error
 
     async def close(self) -> None:
         """Let go of requests that still hang."""

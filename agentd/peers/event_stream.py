@@ -34,11 +34,11 @@ class StreamTooLarge(PeerError):
 
 
 class LineTooLong(StreamTooLarge):
-    """One line above `LINE_MAX_BYTES`, finished or not; a comment without end is one too."""
+    """One line above the limit, finished or not; a comment without end is one too."""
 
 
 class EventTooLarge(StreamTooLarge):
-    """The lines of one block, comments included, above `EVENT_MAX_BYTES`."""
+    """The lines of one block, comments included, above the limit."""
 
 
 class NoiseFlood(StreamTooLarge):
@@ -58,11 +58,21 @@ class EventDecoder:
     `last_event_id` is the id committed by the last blank line, to be sent when reconnecting; `retry_s` what the server
     asked for (clamped to `RETRY_MIN_S`..`RETRY_MAX_S`), or None. What stands unfinished at the end of the stream is
     dropped with the decoder, its id included.
+
+    `event_max_bytes` is for a stream whose events are larger than the claim stream's; its lines may be as long.
     """
 
-    def __init__(self, *, last_event_id: str = "", retry_s: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        last_event_id: str = "",
+        retry_s: float | None = None,
+        event_max_bytes: int = EVENT_MAX_BYTES,
+    ) -> None:
         self.last_event_id = last_event_id
         self.retry_s = retry_s
+        self._event_max_bytes = event_max_bytes
+        self._line_max_bytes = max(LINE_MAX_BYTES, event_max_bytes)
         self._fields = SSEDecoder()
         # The standard starts each connection with an empty id buffer; browsers carry the last id over, and so do we,
         # or the first id-less event after a reconnect would throw away where we were.
@@ -88,8 +98,8 @@ class EventDecoder:
         """
         for line in self._lines(chunk):
             self._block_bytes += len(line) + 1
-            if self._block_bytes > EVENT_MAX_BYTES:
-                raise EventTooLarge(f"an event of the stream is larger than {EVENT_MAX_BYTES} bytes")
+            if self._block_bytes > self._event_max_bytes:
+                raise EventTooLarge(f"an event of the stream is larger than {self._event_max_bytes} bytes")
             if line:
                 self._field(line.decode("utf-8", "replace"))
             else:
@@ -110,8 +120,8 @@ class EventDecoder:
         self._grow(chunk[start:])
 
     def _grow(self, piece: bytes) -> None:
-        if len(self._line) + len(piece) > LINE_MAX_BYTES:
-            raise LineTooLong(f"a line of the stream is longer than {LINE_MAX_BYTES} bytes")
+        if len(self._line) + len(piece) > self._line_max_bytes:
+            raise LineTooLong(f"a line of the stream is longer than {self._line_max_bytes} bytes")
         self._line += piece
 
     def _field(self, line: str) -> None:

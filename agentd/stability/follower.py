@@ -58,6 +58,7 @@ class Follower:
         self._on_doubt = on_doubt
         self._backoff = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
         self._replay: deque[MessageUpdate] = deque(maxlen=keep)
+        self._complaints: deque[AgentComplaint] = deque(maxlen=100)
         self._log = log.get("stability")
 
     async def run(self) -> None:
@@ -102,6 +103,8 @@ class Follower:
                 self._on_replayed(list(self._replay), event.status)
                 self._replay.clear()
                 self._log.info("agent.events_followed")
-            case AgentComplaint():
+            case AgentComplaint() if event not in self._complaints:
+                # The last hundred are replayed at each connect.
+                self._complaints.append(event)
                 self._log.warning("agent.complained", level=event.level, said=event.message, at=event.time)
                 self._on_doubt()

@@ -26,13 +26,14 @@ class LiveWindow:
 
     def update(self, update: MessageUpdate) -> bool:
         """Take an update in.  False when its place is not certain: the history has to be read again."""
-        if not self._entries or update.id > self._entries[-1].id:
+        last = self._entries[-1] if self._entries else None
+        if last is None or update.id > last.id:
             self._entries.append(update)
-        elif update.id == self._entries[-1].id:
+            return True
+        if (update.id, update.role) == (last.id, last.role):
             self._entries[-1] = update
-        else:
-            return False
-        return True
+            return True
+        return False
 
     def messages(self) -> list[Message]:
         """The window, decoded as far as it was not yet; what turns out to be no message is dropped."""

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from contextlib import aclosing
 
 import pytest
 from aiohttp import web
 
+from agentd.peers.agent_events import EVENT_MAX_BYTES, MessageUpdate, StatusChange
 from agentd.peers.agentapi import (
     AgentApi,
     AgentBroken,
@@ -285,3 +287,61 @@ async def test_a_prefix_in_the_url_is_kept(session, aiohttp_server):
     server = await aiohttp_server(app)
     agent = AgentApi(f"http://127.0.0.1:{server.port}/behind/a/proxy/", session=session)
     assert (await agent.status()).status == "stable"
+
+
+async def heard(agent, count):
+    """The first `count` events: messages by content, statuses by word."""
+    found = []
+    async with aclosing(agent.events()) as events:
+        async for event in events:
+            found.append(event.message().content if isinstance(event, MessageUpdate) else event)
+            if len(found) == count:
+                return found
+    return found
+
+
+async def test_events_replay_every_message_and_the_status_then_go_on(simulated, agent):
+    simulated.load([{"content": str(i)} for i in range(3)])
+    assert await heard(agent, 4) == ["0", "1", "2", StatusChange("stable")]
+
+
+async def test_events_speak_while_everything_else_hangs(simulated, agent):
+    simulated.hang()
+    simulated.add_message("agent", "working on it")
+    assert "working on it" in await heard(agent, 3)
+    simulated.release()
+
+
+async def test_an_event_stream_that_the_server_ends_just_ends(simulated, agent):
+    listening = asyncio.create_task(heard(agent, 100))
+    await simulated.until(lambda: simulated.followers > 0 or bool(simulated.calls("events")))
+    while not simulated.followers:
+        await asyncio.sleep(0)
+    simulated.conversation.followers.copy().pop().queue.put_nowait(None)
+    assert await listening == ["", StatusChange("stable")]
+
+
+@pytest.mark.parametrize("kind", ["html", "html_502", "redirect"])
+async def test_an_event_stream_that_is_none_is_broken(simulated, agent, kind):
+    params = {"location": "http://127.0.0.1:1/"} if kind == "redirect" else {}
+    simulated.fault(kind, route="events", **params)
+    with pytest.raises(AgentBroken, match="GET /events"):
+        await heard(agent, 1)
+
+
+async def test_an_event_stream_that_never_answers_is_busy(simulated, session):
+    simulated.fault("no_headers", route="events")
+    with pytest.raises(AgentBusy, match="GET /events"):
+        await heard(quick(simulated, session), 1)
+
+
+async def test_an_event_stream_of_a_stopped_server_is_gone(simulated, agent):
+    await simulated.stop()
+    with pytest.raises(AgentGone):
+        await heard(agent, 1)
+
+
+async def test_an_event_larger_than_the_cap_ends_the_stream(simulated, agent):
+    simulated.load([{"content": "x" * EVENT_MAX_BYTES}])
+    with pytest.raises(AgentBroken, match=r"(larger|longer) than"):
+        await heard(agent, 1)

@@ -1,73 +1,10 @@
 """The watcher against a simulated AgentAPI; time is the test's."""
 
-import asyncio
-from contextlib import asynccontextmanager
-
-import pytest
 from structlog.testing import capture_logs
 
-from agentd.peers.agentapi import AgentApi
-from agentd.peers.tls import aiohttp
-from agentd.simulator.agentapi import SimulatedAgentApi
-from agentd.stability.tracker import AgentStatus, Tracker
-from agentd.stability.watcher import Watcher
+from agentd.stability.tracker import AgentStatus
 
 UNKNOWN, RUNNING, SETTLING, STABLE, UNREACHABLE = AgentStatus
-
-
-class Bench:
-    """A watcher, the agent it watches, and what it said."""
-
-    def __init__(self, simulated, session, fake_clock, **options) -> None:
-        self.simulated = simulated
-        self.clock = fake_clock
-        self.windows: list[list[str]] = []
-        self.states: list[AgentStatus] = []
-        self.tracker = Tracker(5.0)
-        self.agent = AgentApi(simulated.url, session=session, status_timeout_s=0.1, messages_timeout_s=0.1)
-        self.watcher = Watcher(
-            agent=self.agent,
-            tracker=self.tracker,
-            clock=fake_clock.as_clock(),
-            **{"poll_interval_s": 1.0, "checkpoint_s": 5.0, "keep_messages": 3} | options,
-            on_messages=lambda window: self.windows.append([message.content for message in window]),
-            on_transition=lambda transition: self.states.append(transition.new),
-        )
-
-    async def look(self, times: int = 1, *, every_s: float = 1.0) -> None:
-        for _ in range(times):
-            await self.watcher.look()
-            await self.clock.advance(every_s)
-
-    def asked(self, route: str) -> int:
-        return len(self.simulated.calls(route))
-
-    @asynccontextmanager
-    async def running(self):
-        task = asyncio.create_task(self.watcher.run(), name="agent watcher")
-        try:
-            yield task
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-
-    async def rounds(self, count: int) -> list[float]:
-        """Let `run` go round; returns how long it wanted to sleep each time."""
-        pauses = []
-        for _ in range(count):
-            pauses.append(await self.clock.next_sleep())
-            await self.clock.advance(pauses[-1])
-        return pauses
-
-
-@pytest.fixture
-async def bench(fake_clock):
-    async with SimulatedAgentApi() as simulated, aiohttp.ClientSession() as session:
-        simulated.add_message("user", "do it")
-        simulated.add_message("agent", "done")
-        bench = Bench(simulated, session, fake_clock)
-        yield bench
-        await bench.agent.close()
 
 
 async def test_a_quiet_agent_settles_and_its_messages_are_read_at_both_ends(bench):

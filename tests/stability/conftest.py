@@ -1,0 +1,102 @@
+"""A watcher, the simulated agent it watches, and what it said."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agentd.peers.agentapi import AgentApi
+from agentd.peers.tls import aiohttp
+from agentd.simulator.agentapi import SimulatedAgentApi
+from agentd.stability.tracker import AgentStatus, Tracker
+from agentd.stability.watcher import Watcher
+
+
+class Bench:
+    def __init__(self, simulated, session, fake_clock, *, follow: bool) -> None:
+        self.simulated = simulated
+        self.clock = fake_clock
+        self.windows: list[list[str]] = []
+        self.states: list[AgentStatus] = []
+        self.tracker = Tracker(5.0)
+        self.agent = AgentApi(simulated.url, session=session, status_timeout_s=0.1, messages_timeout_s=0.1)
+        self.watcher = Watcher(
+            agent=self.agent,
+            tracker=self.tracker,
+            clock=fake_clock.as_clock(),
+            poll_interval_s=1.0,
+            checkpoint_s=5.0,
+            keep_messages=3,
+            on_messages=lambda window: self.windows.append([message.content for message in window]),
+            on_transition=lambda transition: self.states.append(transition.new),
+            follow=follow,
+        )
+
+    async def look(self, times: int = 1, *, every_s: float = 1.0) -> None:
+        for _ in range(times):
+            await self.watcher.look()
+            await self.clock.advance(every_s)
+
+    def asked(self, route: str) -> int:
+        return len(self.simulated.calls(route))
+
+    @asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.watcher.run(), name="agent watcher")
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def rounds(self, count: int) -> list[float]:
+        """Let `run` go round; returns how long it wanted to sleep each time."""
+        pauses = []
+        for _ in range(count):
+            pauses.append(await self.clock.next_sleep())
+            await self.clock.advance(pauses[-1])
+        return pauses
+
+    async def seconds(self, count: int) -> None:
+        """Let time pass a second at a time, with every request that is due answered in between."""
+        for _ in range(count):
+            await self.clock.advance(1.0)
+            await self.rest()
+
+    async def rest(self) -> None:
+        """Wait until nothing is in flight any more: the poll sleeps."""
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+        await self.until(lambda: self.clock.sleeping() > 0)
+
+    async def until(self, predicate) -> None:
+        """Let what is on its way arrive, in real time; the clock stands."""
+        async with asyncio.timeout(5):
+            while not predicate():
+                await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def _bench(fake_clock, *, follow: bool):
+    async with SimulatedAgentApi() as simulated, aiohttp.ClientSession() as session:
+        simulated.add_message("user", "do it")
+        simulated.add_message("agent", "done")
+        bench = Bench(simulated, session, fake_clock, follow=follow)
+        yield bench
+        await bench.agent.close()
+
+
+@pytest.fixture
+async def bench(fake_clock):
+    """Polls only."""
+    async with _bench(fake_clock, follow=False) as bench:
+        yield bench
+
+
+@pytest.fixture
+async def following(fake_clock):
+    """Polls and holds the event stream, connected."""
+    async with _bench(fake_clock, follow=True) as bench, bench.running():
+        await bench.until(lambda: bench.watcher._follower.connected)
+        await bench.rest()
+        yield bench

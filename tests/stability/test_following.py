@@ -1,0 +1,185 @@
+"""The watcher with the event stream up: sooner, and while nothing else answers."""
+
+from structlog.testing import capture_logs
+
+from agentd.stability import follower as follower_module
+from agentd.stability.tracker import AgentStatus
+
+UNKNOWN, RUNNING, SETTLING, STABLE, UNREACHABLE = AgentStatus
+
+
+async def test_a_status_change_is_known_before_any_poll(following):
+    polls = following.asked("status")
+    following.simulated.set_status("running")
+    await following.until(lambda: following.states[-1] is RUNNING)
+    assert following.asked("status") == polls
+
+
+async def test_a_turn_is_settled_with_the_stream_up(following):
+    following.simulated.set_status("running")
+    following.simulated.add_message("user", "more")
+    await following.seconds(3)
+    following.simulated.add_message("agent", "as you wish")
+    following.simulated.set_status("stable")
+    await following.seconds(8)
+    assert following.states[-3:] == [RUNNING, SETTLING, STABLE]
+    assert following.windows[-1] == ["done", "more", "as you wish"]
+
+
+async def test_what_is_said_while_a_message_is_delivered_is_kept(following):
+    following.simulated.hang()
+    following.simulated.set_status("running")
+    following.simulated.add_message("user", "a long turn")
+    for second in range(1, 4):
+        following.simulated.add_message("agent", f"thought {second}")
+        await following.clock.advance(1.0)
+        await following.until(lambda second=second: following.windows[-1][-1] == f"thought {second}")
+    assert following.windows[-1] == ["thought 1", "thought 2", "thought 3"]
+    assert following.tracker.state is RUNNING
+    following.simulated.release()
+
+
+async def test_a_screen_that_streams_is_passed_on_once_a_second(following):
+    following.simulated.set_status("running")
+    before = len(following.windows)
+    for _ in range(3):
+        for frame in range(20):
+            following.simulated.rewrite_last(f"frame {frame}")
+        await following.seconds(1)
+    await following.until(lambda: following.windows[-1][-1] == "frame 19")
+    assert len(following.windows) - before <= 8
+
+
+async def test_while_the_stream_is_up_a_running_agents_history_is_not_read_again_and_again(following):
+    following.simulated.set_status("running")
+    await following.seconds(2)
+    before = following.asked("messages")
+    await following.seconds(30)
+    assert following.asked("messages") == before
+
+
+async def test_an_idle_agent_with_the_stream_up_is_looked_at_every_ten_seconds(following):
+    await following.seconds(45)
+    before = following.asked("status")
+    await following.seconds(60)
+    assert following.asked("status") - before <= 7
+
+
+async def test_a_long_rest_ends_when_the_stream_says_that_something_moves(following):
+    await following.seconds(45)
+    before = following.asked("status")
+    following.simulated.set_status("running")
+    await following.until(lambda: following.asked("status") > before)
+
+
+async def test_a_stream_that_breaks_is_missed_by_nobody(following):
+    """Blind window: the stream is down while the agent goes stable, running, stable."""
+    await following.seconds(8)
+    assert following.states[-1] is STABLE
+    for kept in list(following.simulated.conversation.followers):
+        kept.queue.put_nowait(None)
+    await following.until(lambda: not following.watcher._follower.connected)
+    following.simulated.set_status("running")
+    following.simulated.add_message("user", "quick")
+    following.simulated.add_message("agent", "there")
+    following.simulated.set_status("stable")
+    await following.seconds(10)
+    assert following.windows[-1] == ["done", "quick", "there"]
+    assert following.states[-2:] == [SETTLING, STABLE]
+    assert following.watcher._follower.connected
+
+
+async def test_while_the_stream_is_down_the_agent_is_looked_at_often(following):
+    await following.seconds(45)
+    following.simulated.fault("html_502", route="events", times=1000)
+    for kept in list(following.simulated.conversation.followers):
+        kept.queue.put_nowait(None)
+    await following.until(lambda: not following.watcher._follower.connected)
+    await following.seconds(12)
+    before = following.asked("status")
+    await following.seconds(60)
+    assert following.asked("status") - before >= 30
+
+
+async def test_a_stream_that_always_fails_is_not_tried_all_the_time(following):
+    following.simulated.fault("html_502", route="events", times=1000)
+    for kept in list(following.simulated.conversation.followers):
+        kept.queue.put_nowait(None)
+    await following.until(lambda: not following.watcher._follower.connected)
+    with capture_logs() as logs:
+        await following.seconds(120)
+    assert following.asked("events") <= 25
+    assert [entry for entry in logs if entry["event"].startswith("agent.events")] == []
+
+
+async def test_an_agent_that_restarts_is_followed_again(following):
+    await following.simulated.restart()
+    await following.seconds(5)
+    assert following.states[-1] in (UNREACHABLE, SETTLING, STABLE)
+    await following.seconds(60)
+    assert following.watcher._follower.connected
+    assert following.states[-1] is STABLE
+    assert following.windows[-1] == [""]
+
+
+async def test_a_stopped_agent_is_not_connected_to(following):
+    await following.simulated.stop()
+    await following.seconds(5)
+    before = following.asked("events")
+    await following.seconds(60)
+    assert following.asked("events") == before
+    assert following.states[-1] is UNREACHABLE
+
+
+async def test_an_answer_that_was_taken_back_is_gone_after_the_turn(following):
+    following.simulated.set_status("running")
+    following.simulated.add_message("agent", "half an answ")
+    await following.until(lambda: following.windows[-1][-1] == "half an answ" or following.watcher._changed)
+    following.simulated.conversation.remove_last()
+    following.simulated.set_status("stable")
+    await following.seconds(8)
+    assert following.windows[-1][-1] == "done"
+    assert following.states[-1] is STABLE
+
+
+async def test_colliding_ids_send_the_watcher_back_to_the_history(following):
+    following.simulated.collide_ids()
+    before = following.asked("messages")
+    following.simulated.add_message("user", "which id is mine?")
+    await following.seconds(3)
+    assert following.asked("messages") > before
+    assert following.windows[-1][-1] == "which id is mine?"
+
+
+async def test_a_complaint_is_logged_once_though_every_connect_replays_it(following):
+    with capture_logs() as logs:
+        following.simulated.agent_error("state file is corrupt", "warning")
+        await following.until(lambda: logs)
+        for kept in list(following.simulated.conversation.followers):
+            kept.queue.put_nowait(None)
+        await following.until(lambda: not following.watcher._follower.connected)
+        await following.seconds(5)
+        await following.until(lambda: following.watcher._follower.connected)
+    assert [entry["said"] for entry in logs if entry["event"] == "agent.complained"] == [
+        "state file is corrupt"
+    ]
+
+
+async def test_a_message_larger_than_an_event_may_be_is_still_read_by_the_poll(following):
+    following.simulated.set_status("running")
+    await following.seconds(2)
+    following.simulated.add_message("agent", "x" * 3_000_000 + " the end")
+    await following.until(lambda: not following.watcher._follower.connected)
+    await following.seconds(8)
+    assert following.windows[-1][-1].endswith("the end")
+    assert len(following.windows[-1][-1]) < 400_000
+
+
+async def test_a_history_too_large_to_replay_is_only_polled(following, monkeypatch):
+    monkeypatch.setattr(follower_module, "REPLAY_MAX_BYTES", 100)
+    for kept in list(following.simulated.conversation.followers):
+        kept.queue.put_nowait(None)
+    await following.until(lambda: not following.watcher._follower.connected)
+    before = following.asked("events")
+    await following.seconds(60)
+    assert following.asked("events") == before
