@@ -4,13 +4,16 @@ A destination makes one bounded try and says how it went; when to try again is t
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from agentd.errors import AgentdError, ConfigError
 from agentd.peers import coderd as answers
 from agentd.peers.coderd import Coderd
 from agentd.snapshots.entry import SpoolEntry
-from agentd.snapshots.transcript import MAX_BYTES, MIN_BYTES, fit, messages_of
+from agentd.snapshots.transcript import MAX_BYTES, fit, messages_of
+
+# Whoever finds this too large is mistaken for the moment: cutting on would throw away the conversation for nothing.
+_SURELY_SMALL_BYTES: Final = 2048
 
 
 class DeliveryError(AgentdError):
@@ -82,24 +85,22 @@ class CoderDestination:
             try:
                 await self._coderd.put_log_snapshot(entry.task_id, payload, timeout_s=timeout_s)
             except answers.TooLarge as error:
-                smaller = min(len(payload), self._max_bytes) * 3 // 4
-                if smaller < MIN_BYTES:
-                    raise RefusedError(
-                        error.message, status=error.status, hint="no size was small enough"
-                    ) from error
-                self._max_bytes = smaller
-                payload = _at_most(entry, smaller)
+                if len(payload) <= _SURELY_SMALL_BYTES:
+                    unlikely = f"{error.message}, though it has only {len(payload)} bytes"
+                    raise RetryableError(unlikely, status=error.status) from error
+                payload = _at_most(entry, len(payload) * 3 // 4)
             except answers.CoderdError as error:
                 raise _as_delivery_error(error) from error
             except ConfigError as error:
                 raise RetryableError(error.message, hint=error.hint) from error
             else:
-                cut = (
-                    f"cut from {len(entry.payload)} to {len(payload)} bytes"
-                    if payload != entry.payload
-                    else ""
-                )
-                return Accepted(204, cut)
+                return self._accepted(entry, payload)
+
+    def _accepted(self, entry: SpoolEntry, payload: bytes) -> Accepted:
+        if payload == entry.payload:
+            return Accepted(204)
+        self._max_bytes = len(payload)
+        return Accepted(204, f"cut from {len(entry.payload)} to {len(payload)} bytes")
 
 
 def _at_most(entry: SpoolEntry, max_bytes: int) -> bytes:

@@ -1,0 +1,152 @@
+"""Conversations through recorder, spool and delivery to coderd, and back out as a user of a paused workspace reads them."""
+
+import json
+
+import pytest
+
+from agentd.clock import Clock
+from agentd.metrics import Registry
+from agentd.peers.messages import Message, MessageTail
+from agentd.snapshots.delivery import Delivery
+from agentd.snapshots.destinations import CoderDestination
+from agentd.snapshots.receipts import Overall
+from agentd.snapshots.recorder import Recorder
+from agentd.snapshots.transcript import CUT_MARK, MAX_BYTES
+
+WHEN = "2026-03-02T09:00:00.123456789Z"
+
+
+def said(content, number=0, role="agent"):
+    return Message(number, role, content, WHEN)
+
+
+@pytest.fixture
+def arrive(spool, coderd, server, workspace, task_id, session):
+    """Take messages all the way; returns what the task's logs show of them once the workspace is paused."""
+
+    async def arrive(messages, *, keep=10):
+        clock, metrics = Clock(), Registry()
+        recorder = Recorder(
+            spool=spool,
+            task_id=task_id,
+            max_messages=keep,
+            max_bytes=MAX_BYTES,
+            checkpoint_s=5.0,
+            clock=clock,
+            metrics=metrics,
+            on_spooled=lambda _entry: None,
+        )
+        delivery = Delivery(
+            spool=spool,
+            destinations=[CoderDestination(coderd)],
+            upload="settle",
+            clock=clock,
+            metrics=metrics,
+        )
+        recorder.offer(messages)
+        await recorder.capture()
+        assert (await delivery.flush(clock.monotonic() + 8)).outcome is Overall.DELIVERED
+        assert len(server.snapshots[task_id].body) <= MAX_BYTES
+        server.stop_start(workspace)
+        server.stop_finish(workspace)
+        url = f"{server.url}/api/v2/tasks/me/{task_id}/logs"
+        async with session.get(url, headers={"Coder-Session-Token": server.user_token}) as response:
+            assert response.status == 200
+            logs = await response.json()
+        assert logs["snapshot"] is True
+        return logs["logs"]
+
+    return arrive
+
+
+def stripped(text):
+    return "\n".join(line.rstrip(" ") for line in text.split("\n"))
+
+
+def kind(role):
+    return {"user": "input", "agent": "output"}[role]
+
+
+AGENTS = [
+    "aider",
+    "amazonq",
+    "amp",
+    "auggie",
+    "claude",
+    "codex",
+    "copilot",
+    "cursor",
+    "gemini",
+    "goose",
+    "opencode",
+]
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+async def test_a_real_agents_screens_are_read_back_as_they_were_shown(arrive, data_dir, agent):
+    body = (data_dir / "conversations" / f"{agent}.json").read_bytes()
+    tail = MessageTail(10)
+    tail.feed(body)
+    sent = json.loads(body)["messages"][-10:]
+    logs = await arrive(tail.close())
+    assert [(log["id"], log["content"], log["type"]) for log in logs] == [
+        (message["id"], stripped(message["content"]), kind(message["role"])) for message in sent
+    ]
+
+
+async def test_60_000_chinese_characters_arrive_up_to_the_limit(arrive, server, task_id):
+    text = "漢字仮名" * 15_000
+    [log] = await arrive([said(text)])
+    assert text.endswith(log["content"].removeprefix(CUT_MARK))
+    assert len(log["content"]) > 21_780
+    assert MAX_BYTES - len(server.snapshots[task_id].body) < 3
+
+
+async def test_60_000_newlines_and_quotes_arrive_up_to_the_limit(arrive, server, task_id):
+    text = '"\n' * 30_000
+    [log] = await arrive([said(text)])
+    assert text.endswith(log["content"].removeprefix(CUT_MARK))
+    assert len(log["content"]) > 32_650
+    assert MAX_BYTES - len(server.snapshots[task_id].body) < 2
+
+
+async def test_of_20_000_messages_of_10_kb_the_newest_arrive(arrive):
+    def body():
+        yield b'{"messages":['
+        for number in range(20_000):
+            message = {"id": number, "content": f"{number} " + "x" * 10_000, "role": "agent", "time": WHEN}
+            yield (b"," if number else b"") + json.dumps(message).encode()
+        yield b"]}"
+
+    tail = MessageTail(10)
+    for chunk in body():
+        tail.feed(chunk)
+    logs = await arrive(tail.close())
+    assert [log["id"] for log in logs] == list(range(19_993, 20_000))
+    assert all(len(log["content"]) == 10_006 for log in logs[1:])
+
+
+async def test_an_emoji_on_the_cut_is_left_out_whole(arrive):
+    [log] = await arrive([said("👩🏽‍🚀" * 10_000)])
+    assert log["content"].startswith(CUT_MARK + "👩🏽‍🚀")
+    assert set(log["content"].removeprefix(CUT_MARK).split("👩🏽‍🚀")) == {""}
+
+
+async def test_control_characters_arrive_but_for_the_one_the_database_refuses(arrive):
+    controls = "".join(map(chr, range(32))) + "\x7f\x85\u2028"
+    [log] = await arrive([said(controls + "|")])
+    assert log["content"] == controls.replace("\0", "") + "|"
+
+
+async def test_what_breaks_decoders_is_repaired_on_the_way(arrive):
+    logs = await arrive(
+        [
+            Message(2**63, "user", "half \ud83d", "2026-03-02 09:00:00"),
+            Message(-1, "agent", "fine \ud83d\ude00", "not a time"),
+            Message(0, "", "", "0001-01-01T00:00:00Z"),
+        ]
+    )
+    assert [(log["id"], log["content"], log["time"]) for log in logs] == [
+        (2**63 - 1, "half �", "2026-03-02T09:00:00Z"),
+        (-1, "fine 😀", "0001-01-01T00:00:00Z"),
+    ]
