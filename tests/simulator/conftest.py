@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
+PATIENCE_S = 20
+"""What fails, fails by then instead of hanging; nothing that works comes near it."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -22,7 +25,7 @@ class Answer:
 @pytest.fixture
 async def ask() -> AsyncIterator[Callable[..., Awaitable[Answer]]]:
     """`await ask("GET", url, token=..., headers=..., data=..., json=...)`; redirects are not followed."""
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session:
 
         async def one(method: str, url: str, *, token: str | None = None, **given: object) -> Answer:
             headers = dict(given.pop("headers", {}))
@@ -44,13 +47,19 @@ class Wire:
         self.writer = writer
 
     async def head(self) -> str:
-        return (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        return (await self.until(b"\r\n\r\n")).decode()
+
+    async def until(self, end: bytes) -> bytes:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.readuntil(end)
 
     async def exactly(self, count: int) -> bytes:
-        return await self.reader.readexactly(count)
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.readexactly(count)
 
     async def rest(self) -> bytes:
-        return await self.reader.read()
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.reader.read()
 
     def unread(self) -> bytes:
         return bytes(self.reader._buffer)

@@ -67,11 +67,11 @@ async def test_streams_are_dropped_and_fed(coderd, command, wire):
     )
     await coderd.until(lambda: coderd.open_streams(ws) == 1)
     await command(coderd, "publish", event={"reason": "x"})
-    assert b'{"reason":"x"}' in await stream.reader.readuntil(b"}")
+    assert b'{"reason":"x"}' in await stream.until(b"}")
     await command(coderd, "publish", raw=": hi\n")
-    await stream.reader.readuntil(b": hi\n")
+    await stream.until(b": hi\n")
     await command(coderd, "drop", how="eof")
-    await stream.reader.readuntil(b"0\r\n\r\n")
+    await stream.until(b"0\r\n\r\n")
     assert (await command(coderd, "drop", how="gently"))[0] == 400
     assert (await command(coderd, "drop", how="cut"))[0] == 200
 

@@ -55,20 +55,20 @@ async def test_events_flow_while_a_send_holds_the_lock(agent, wire):
     agent.hang()
     stream = await wire(agent.port, "GET", "/events")
     await stream.head()
-    await stream.reader.readuntil(b"status_change")
+    await stream.until(b"status_change")
     agent.add_message("agent", "still here")
-    assert b"still here" in await stream.reader.readuntil(b"still here")
+    assert b"still here" in await stream.until(b"still here")
 
 
 async def test_a_deletion_is_not_announced(wire):
     async with SimulatedAgentApi(mode="acp") as agent:
         agent.add_message("user", "a")
         stream = await wire(agent.port, "GET", "/events")
-        await stream.reader.readuntil(b"status_change")
-        await stream.reader.readuntil(b"\r\n")
+        await stream.until(b"status_change")
+        await stream.until(b"\r\n")
         agent.conversation.remove_last()
         agent.set_status("running")
-        assert b"message_update" not in await stream.reader.readuntil(b"running")
+        assert b"message_update" not in await stream.until(b"running")
 
 
 async def test_old_versions_have_no_agent_error():
@@ -88,7 +88,7 @@ async def test_a_stop_ends_the_stream_in_order_only_if_its_last_event_is_fresh(w
     now = [0.0]
     async with SimulatedAgentApi(monotonic=lambda: now[0]) as agent:
         stream = await wire(agent.port, "GET", "/events")
-        await stream.reader.readuntil(b"status_change")
+        await stream.until(b"status_change")
         await agent.until(lambda: agent.followers == 1)
         await asyncio.sleep(0)
         now[0] += idle_s
@@ -99,7 +99,7 @@ async def test_a_stop_ends_the_stream_in_order_only_if_its_last_event_is_fresh(w
 
 async def test_who_lags_more_than_1024_events_is_cut_off_mid_stream(agent, wire):
     stream = await wire(agent.port, "GET", "/events")
-    await stream.reader.readuntil(b"status_change")
+    await stream.until(b"status_change")
     await agent.until(lambda: agent.followers == 1)
     for _ in range(1100):
         agent.add_message("agent", "burst")

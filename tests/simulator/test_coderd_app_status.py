@@ -85,6 +85,7 @@ async def test_a_user_is_told_of_transitions_only_and_once_a_minute(report):
         assert await told("working") == ["Task Working"]
         assert await told("idle") == []  # the same content in the same minute
         coderd.advance_clock(60)
+        assert await told("idle") == []  # no transition
         assert await told("working") == ["Task Working"]
         assert await told("failure") == ["Task Failed"]
         ws.agent_lifecycle = "start_error"

@@ -112,7 +112,7 @@ async def test_eof_right_after_the_event(coderd, ws, wire):
     await coderd.claim_finish(ws)
     await stream.head()
 
-    rest = await stream.reader.readuntil(b"\r\n0\r\n\r\n")
+    rest = await stream.until(b"\r\n0\r\n\r\n")
     assert rest.count(b"event: data") == 1
     assert coderd.open_streams(ws) == 0
 
@@ -153,7 +153,7 @@ async def test_floods_go_on_for_as_long_as_they_are_read(coderd, ws, wire, kind)
 async def test_a_flood_of_headers_may_be_finite(coderd, ws, wire):
     coderd.fault("reinit", "header_flood", count=1)
     stream = await wire(coderd.port, "GET", PATH, AUTH)
-    flood = await stream.reader.readuntil(b"X-Flood-0099: ")
+    flood = await stream.until(b"X-Flood-0099: ")
 
     assert flood.count(b"X-Flood-") == 100
 

@@ -1,0 +1,79 @@
+"""The Coder agent's debug server, on 127.0.0.1:2113 in a workspace: the manifest it last fetched, for anyone local."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from aiohttp import web
+
+from agentd.simulator import gojson
+from agentd.simulator.coderd.workspaces import NIL_UUID, PREBUILDS_USER, Workspace
+from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog
+
+
+class SimulatedAgentDebug:
+    """`GET /debug/manifest` for one workspace, for `async with`.
+
+    The manifest is the one of the last `fetch_manifest()`: the real agent fetches it when it starts and when it
+    re-initialises, so a claim shows here only once the agent has acted on it.
+    """
+
+    def __init__(
+        self, ws: Workspace, *, owner_name: str = "user", port: int = 0, now: Callable[[], float] = time.time
+    ) -> None:
+        self._ws = ws
+        self._owner_name = owner_name
+        self._manifest = b""
+        self._log = RequestLog(now, Changes())
+        self._listener = Listener(self._handle, host="127.0.0.1", port=port)
+
+    async def __aenter__(self) -> Self:
+        self.fetch_manifest()
+        await self._listener.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._listener.stop()
+
+    @property
+    def url(self) -> str:
+        return self._listener.url
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """Everything received, in order of arrival."""
+        return self._log.entries
+
+    def fetch_manifest(self) -> None:
+        """The agent (re)connects: ids, owner and apps as they are now."""
+        unclaimed = self._ws.owner_id == PREBUILDS_USER
+        self._manifest = gojson.encode(
+            {
+                "parent_id": NIL_UUID,
+                "agent_id": self._ws.agent.id,
+                "agent_name": self._ws.agent.name,
+                "owner_name": "prebuilds" if unclaimed else self._owner_name,
+                "workspace_id": self._ws.id,
+                "workspace_name": self._ws.name,
+                "git_auth_configs": 0,
+                "vscode_port_proxy_uri": "",
+                "apps": [{"slug": slug} for slug in self._ws.agent.apps],
+                "environment_variables": {},
+                "directory": "",
+                "scripts": [],
+            }
+        )
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        entry = self._log.note(request, "manifest" if request.path == "/debug/manifest" else "other")
+        response = web.Response(status=404, text="404 page not found\n")
+        if entry.route == "manifest":
+            # The real handler sets no type; Go's server sniffs one.
+            response = web.Response(
+                body=self._manifest, headers={"Content-Type": "text/plain; charset=utf-8"}
+            )
+        self._log.answered(entry, response.status)
+        return response
