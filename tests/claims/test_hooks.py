@@ -1,0 +1,401 @@
+"""Hooks as real processes: their environment, their output, their end and the end of all their children."""
+
+import asyncio
+import os
+import signal
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from fakeclock import FakeClock
+
+from agentd import log
+from agentd.claims import hook_dir
+from agentd.claims.events import ClaimEvent
+from agentd.claims.hook_dir import HookDirUnusable, listing, why_distrusted
+from agentd.claims.hooks import LOGGED_LINES, TAIL_BYTES, Ended, HookRun, environment
+from agentd.claims.journal.book import Process
+from agentd.claims.ledger import Ledger
+from agentd.claims.lifecycle import HookStep
+from agentd.claims.processes import end_run, identify, living
+from agentd.clock import Clock
+
+W = "11111111-1111-4111-8111-111111111111"
+OWNER = "22222222-2222-4222-8222-222222222222"
+RUN = "run-under-test"
+
+
+def script(path: Path, body: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path
+
+
+def hook_run(path: Path, *, run_id: str = RUN, clock: Clock | None = None, **options: float) -> HookRun:
+    times = {"timeout_s": 30.0, "grace_s": 5.0, "stop_grace_s": 5.0, **options}
+    env = {"PATH": "/usr/bin:/bin", "AGENTD_RUN_ID": run_id}
+    return HookRun(path, env=env, run_id=run_id, clock=clock or Clock(), **times)
+
+
+async def not_recorded(_process: Process | None) -> None:
+    pass
+
+
+async def run(path: Path, **options: float) -> tuple[Ended, str]:
+    one = hook_run(path, **options)
+    return await one.execute(not_recorded), one.tail
+
+
+async def there(path: Path) -> str:
+    """Wait until a hook has written `path` to its end (a line)."""
+    while not (path.exists() and path.read_text().endswith("\n")):
+        await asyncio.sleep(0.005)
+    return path.read_text().strip()
+
+
+async def gone(*pids: int) -> None:
+    while any((found := identify(pid)) is not None and not _zombie(found.pid) for pid in pids):
+        await asyncio.sleep(0.005)
+
+
+def _zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("body", "step", "code", "why"),
+    [
+        ("exit 0", HookStep.SUCCEED, 0, ""),
+        ("exit 3", HookStep.FAIL, 3, "exit code 3"),
+        ("kill -SEGV $$", HookStep.FAIL, -11, "killed by SIGSEGV"),
+    ],
+)
+async def test_how_a_hook_ended_is_told(
+    tmp_path: Path, body: str, step: HookStep, code: int, why: str
+) -> None:
+    ended, _ = await run(script(tmp_path / "hook", body))
+    assert (ended.step, ended.exit_code, ended.why) == (step, code, why)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"#!/no/such/interpreter\n", "No such file or directory"),
+        (b"\x00\x01 no program\n", "Exec format error"),
+    ],
+)
+async def test_what_cannot_be_started_is_a_failure_that_says_why(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    path = tmp_path / "hook"
+    path.write_bytes(content)
+    path.chmod(0o755)
+    ended, _ = await run(path)
+    assert (ended.step, ended.exit_code, ended.outcome) == (HookStep.FAIL, None, "not_started")
+    assert why in ended.why
+
+
+async def test_a_hook_that_is_being_written_is_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "hook"
+    path.write_bytes(Path("/bin/true").read_bytes())
+    path.chmod(0o755)
+    with path.open("ab"):
+        ended, _ = await run(path)
+    assert "Text file busy" in ended.why
+    assert (await run(path))[0].step is HookStep.SUCCEED
+
+
+async def test_a_hook_has_no_input_its_own_session_and_only_its_three_files(tmp_path: Path) -> None:
+    leak = os.open(tmp_path, os.O_RDONLY)
+    os.set_inheritable(leak, False)
+    body = 'readlink /proc/self/fd/0; ls /proc/$$/fd | tr "\\n" " "; echo; cut -d" " -f5,6 /proc/$$/stat; echo $$'
+    try:
+        _, tail = await run(script(tmp_path / "hook", body))
+    finally:
+        os.close(leak)
+    stdin, fds, group_and_session, pid = tail.splitlines()
+    assert stdin == "/dev/null"
+    assert (
+        {"0", "1", "2"} <= set(fds.split()) <= {"0", "1", "2", "10", "255"}
+    )  # a shell keeps its script open
+    assert group_and_session.split() == [pid, pid]
+
+
+def a_claim(state_dir: Path, event: ClaimEvent) -> tuple[Ledger, str]:
+    ledger = Ledger(state_dir)
+    ledger.token = "token-one"
+    claim = ledger.admit(event).claim
+    ledger.act(claim.id, ["10-a"])
+    ledger.start(claim.id, "10-a", RUN)
+    return ledger, claim.id
+
+
+DAEMON = {
+    "PATH": "/bin", "CODER_AGENT_TOKEN": "t", "CODER_AGENT_TOKEN_FILE": "/f", "AGENTD_CODER_TOKEN": "t",
+    "CODER_AGENT_URL": "u", "NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "2", "AGENTD_ATTEMPT": "9",
+}  # fmt: skip
+
+
+def test_a_hook_is_told_why_it_runs_and_not_the_token(state_dir: Path) -> None:
+    ledger, claim_id = a_claim(state_dir, ClaimEvent(W, OWNER, "prebuild_claimed"))
+    env = environment(
+        DAEMON, ledger.claim(claim_id), hook="10-a", run_id=RUN, state_dir=state_dir, pass_token=False
+    )
+    assert env == {
+        "PATH": "/bin",
+        "CODER_AGENT_URL": "u",
+        "AGENTD_EVENT_ID": claim_id,
+        "AGENTD_ATTEMPT": "1",
+        "AGENTD_HOOK": "10-a",
+        "AGENTD_REASON": "prebuild_claimed",
+        "AGENTD_WORKSPACE_ID": W,
+        "AGENTD_OWNER_ID": OWNER,
+        "AGENTD_STATE_DIR": str(state_dir),
+        "AGENTD_RUN_ID": RUN,
+    }
+
+
+def test_the_token_is_passed_when_asked_and_a_missing_owner_is_empty(state_dir: Path) -> None:
+    ledger, claim_id = a_claim(state_dir, ClaimEvent(W, None, "prebuild_claimed"))
+    env = environment(
+        DAEMON, ledger.claim(claim_id), hook="10-a", run_id=RUN, state_dir=state_dir, pass_token=True
+    )
+    assert env["CODER_AGENT_TOKEN"] == "t"
+    assert env["AGENTD_OWNER_ID"] == ""
+    assert "NOTIFY_SOCKET" not in env
+
+
+async def test_the_tail_of_the_output_is_kept_on_a_character_boundary(tmp_path: Path) -> None:
+    body = "i=0; while [ $i -lt 4000 ]; do printf 'ééé'; i=$((i+1)); done; echo end >&2"
+    _, tail = await run(script(tmp_path / "hook", body))
+    assert tail.endswith("éend\n")
+    assert TAIL_BYTES - 4 <= len(tail.encode()) <= TAIL_BYTES
+    assert "\ufffd" not in tail
+
+
+async def test_a_flood_of_output_is_read_in_bounded_memory_and_logged_in_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure(fmt="json")
+    one = hook_run(script(tmp_path / "hook", "yes agentd | head -c 50000000; echo; echo last"))
+    ended = await one.execute(not_recorded)
+    assert ended.step is HookStep.SUCCEED
+    assert one.tail.endswith("last\n")
+    lines = capsys.readouterr().err.splitlines()
+    assert sum('"hook.output"' in line for line in lines) == LOGGED_LINES
+    assert sum("hook.output_no_longer_logged" in line for line in lines) == 1
+
+
+async def test_the_token_is_masked_in_what_is_kept(tmp_path: Path) -> None:
+    log.conceal("a-token-to-hide")
+    _, tail = await run(script(tmp_path / "hook", "echo token=a-token-to-hide"))
+    assert "a-token-to-hide" not in tail
+
+
+async def ended_by_timeout(path: Path, fake_clock: FakeClock, *, ready: Path) -> Ended:
+    task = asyncio.create_task(hook_run(path, clock=fake_clock.as_clock()).execute(not_recorded))
+    await there(ready)
+    await fake_clock.advance(29)
+    assert not task.done()
+    while not task.done():
+        await asyncio.sleep(0.005)
+        await fake_clock.advance(0.2)
+    return task.result()
+
+
+async def test_a_hook_that_hangs_is_ended_with_its_whole_session(
+    tmp_path: Path, fake_clock: FakeClock
+) -> None:
+    body = f'trap "" TERM HUP; sleep 600 & (setsid sleep 600 & echo $! > {tmp_path}/far); echo $$ $! > {tmp_path}/near; wait; wait'
+    ended = await ended_by_timeout(script(tmp_path / "hook", body), fake_clock, ready=tmp_path / "near")
+    assert (ended.outcome, ended.why) == ("timed_out", "timed out after 30 s")
+    pids = [int(pid) for name in ("near", "far") for pid in (tmp_path / name).read_text().split()]
+    await gone(*pids)
+    assert living(RUN, None) == []
+
+
+async def test_a_hook_that_ends_itself_at_term_is_not_killed(tmp_path: Path, fake_clock: FakeClock) -> None:
+    body = f'trap "echo cleaned > {tmp_path}/cleaned; exit 0" TERM; echo x > {tmp_path}/ready; while :; do sleep 0.02; done'
+    ended = await ended_by_timeout(script(tmp_path / "hook", body), fake_clock, ready=tmp_path / "ready")
+    assert ended.outcome == "timed_out"
+    assert await there(tmp_path / "cleaned") == "cleaned"
+
+
+async def test_what_a_failed_hook_leaves_behind_is_ended(tmp_path: Path) -> None:
+    body = f"sleep 600 & echo $! > {tmp_path}/child; exit 1"
+    ended, _ = await run(script(tmp_path / "hook", body))
+    assert ended.exit_code == 1
+    await gone(int((tmp_path / "child").read_text()))
+
+
+async def test_a_service_that_a_successful_hook_started_lives_and_holds_nothing_up(tmp_path: Path) -> None:
+    body = f"sleep 600 >/dev/null 2>&1 & echo $! > {tmp_path}/child"
+    ended, _ = await run(script(tmp_path / "hook", body))
+    child = int((tmp_path / "child").read_text())
+    try:
+        assert ended.step is HookStep.SUCCEED
+        assert identify(child) is not None
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+async def test_a_pipe_held_open_by_a_child_is_waited_for_a_moment_only(
+    tmp_path: Path, fake_clock: FakeClock
+) -> None:
+    body = f"sleep 600 & echo $! > {tmp_path}/child"
+    task = asyncio.create_task(
+        hook_run(script(tmp_path / "hook", body), clock=fake_clock.as_clock()).execute(not_recorded)
+    )
+    child = int(await there(tmp_path / "child"))
+    try:
+        while not task.done():
+            await asyncio.sleep(0.005)
+            await fake_clock.advance(0.5)
+        assert task.result().step is HookStep.SUCCEED
+        assert identify(child) is not None
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+async def test_cancelled_the_hook_is_ended_and_the_cancellation_passes_on(tmp_path: Path) -> None:
+    body = f"echo started; echo $$ > {tmp_path}/pid; exec sleep 600"
+    one = hook_run(script(tmp_path / "hook", body))
+    task = asyncio.create_task(one.execute(not_recorded))
+    pid = int(await there(tmp_path / "pid"))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await gone(pid)
+    assert one.tail == "started\n"
+
+
+async def test_a_second_cancellation_kills_at_once(tmp_path: Path) -> None:
+    body = f'trap "echo term >> {tmp_path}/term" TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.01; done'
+    task = asyncio.create_task(hook_run(script(tmp_path / "hook", body)).execute(not_recorded))
+    pid = int(await there(tmp_path / "pid"))
+    task.cancel()
+    await there(tmp_path / "term")
+    started = time.monotonic()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await gone(pid)
+    assert time.monotonic() - started < 4, "the grace of five seconds was not waited for"
+
+
+def test_a_timeout_is_never_infinite(tmp_path: Path) -> None:
+    for timeout_s in (float("inf"), 0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="finite"):
+            hook_run(tmp_path / "hook", timeout_s=timeout_s)
+
+
+async def test_a_run_is_found_by_its_id_when_no_pid_was_recorded(tmp_path: Path) -> None:
+    child = await asyncio.create_subprocess_exec(
+        "sleep", "600", env={"AGENTD_RUN_ID": "lost-run", "PATH": "/bin:/usr/bin"}
+    )
+    other = await asyncio.create_subprocess_exec(
+        "sleep", "600", env={"AGENTD_RUN_ID": "lost-run-2", "PATH": "/bin:/usr/bin"}
+    )
+    try:
+        assert living("lost-run", None) == [child.pid]
+        assert await end_run("lost-run", None, clock=Clock(), grace_s=5.0)
+        assert await child.wait() == -signal.SIGTERM
+        assert other.returncode is None
+    finally:
+        other.kill()
+        await other.wait()
+
+
+async def test_a_run_with_a_washed_environment_is_found_by_its_recorded_leader(tmp_path: Path) -> None:
+    child = await asyncio.create_subprocess_exec("sleep", "600", env={}, start_new_session=True)
+    leader = identify(child.pid)
+    assert leader is not None
+    assert living("some-run", leader) == [child.pid]
+    assert await end_run("some-run", leader, clock=Clock(), grace_s=5.0)
+    await child.wait()
+
+
+async def test_a_pid_that_is_somebody_elses_by_now_is_left_alone() -> None:
+    child = await asyncio.create_subprocess_exec("sleep", "600", env={}, start_new_session=True)
+    now = identify(child.pid)
+    assert now is not None
+    try:
+        for stranger in (
+            Process(now.pid, now.ticks - 1, now.boot),
+            Process(now.pid, now.ticks, "another-boot"),
+        ):
+            assert living("some-run", stranger) == []
+            assert await end_run("some-run", stranger, clock=Clock(), grace_s=5.0)
+        assert child.returncode is None
+    finally:
+        child.kill()
+        await child.wait()
+
+
+def test_hooks_run_in_name_order_and_the_rest_is_passed_over_with_a_reason(tmp_path: Path) -> None:
+    for name in ("20-b", "10-a", "9-z", ".hidden", "10-a~", "30-c.bak", "#40#", "50-d.dpkg-old", "odd\nname"):
+        script(tmp_path / name, "")
+    (tmp_path / "60-plain").write_text("not executable")
+    (tmp_path / "70-dir").mkdir()
+    (tmp_path / "80-dangling").symlink_to(tmp_path / "nowhere")
+    found = listing(tmp_path)
+    assert found.names == ("10-a", "20-b", "9-z")
+    reasons = dict(found.passed_over)
+    assert reasons["60-plain"] == "not executable"
+    assert reasons["70-dir"] == "not a file"
+    assert "No such file" in reasons["80-dangling"]
+    assert len(reasons) == 9
+
+
+def test_no_directory_is_no_hooks_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
+    assert listing(tmp_path / "none").exists is False
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HookDirUnusable, match="cannot be read"):
+        listing(tmp_path / "file")
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o1777])
+def test_a_hooks_directory_that_others_may_write_is_refused(tmp_path: Path, mode: int) -> None:
+    directory = tmp_path / "hooks"
+    directory.mkdir()
+    directory.chmod(mode)
+    with pytest.raises(HookDirUnusable, match="may be written by other users"):
+        listing(directory)
+
+
+def test_a_hook_or_a_parent_that_others_may_write_is_not_trusted_a_sticky_parent_is(tmp_path: Path) -> None:
+    parent = tmp_path / "parent"
+    parent.mkdir()
+    hook = script(parent / "hook", "")
+    assert why_distrusted(hook) == ""
+    hook.chmod(0o775)
+    assert "mode 0775" in why_distrusted(hook)
+    hook.chmod(0o755)
+    parent.chmod(0o777)
+    assert str(parent) in why_distrusted(hook)
+    parent.chmod(0o1777)
+    assert why_distrusted(hook) == ""
+
+
+def test_a_link_is_trusted_only_as_far_as_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    target = script(tmp_path / "elsewhere" / "real", "")
+    link = tmp_path / "link"
+    link.symlink_to(target)
+    assert why_distrusted(link) == ""
+    (tmp_path / "elsewhere").chmod(0o777)
+    assert "elsewhere" in why_distrusted(link)
+
+
+def test_a_hook_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = script(tmp_path / "hook", "")
+    if os.geteuid() == 0:
+        os.chown(hook, 65534, 65534)
+    else:
+        monkeypatch.setattr(hook_dir.os, "geteuid", lambda: os.getuid() + 1)
+    assert "belongs to uid" in why_distrusted(hook)
+    assert stat.S_ISREG(hook.stat().st_mode)
