@@ -56,7 +56,7 @@ class Recorder:
             messages_of(held.payload) if held else (),
             talked=held is not None and held.truncated,
         )
-        self._written = self._window.messages
+        self._written = (task_id, self._window.messages)
         self._changed = asyncio.Event()
         self._one_at_a_time = asyncio.Lock()
         self._tried_at = float("-inf")
@@ -80,7 +80,6 @@ class Recorder:
         """The conversation belongs to another task from now on: a claim gave the workspace its task, say."""
         if task_id != self._task_id:
             self._task_id = task_id
-            self._written = ()
             self._changed.set()
 
     async def settle(self) -> SpoolEntry | None:
@@ -112,28 +111,28 @@ class Recorder:
 
     async def _write(self) -> SpoolEntry | None:
         async with self._one_at_a_time:
-            before, window = self._spool.load(self._task_id), self._window.messages
-            if window == self._written and (before is None or before.durable):
-                self._changed.clear()
+            task_id, window = self._task_id, self._window.messages
+            before = self._spool.load(task_id)
+            self._changed.clear()
+            if not window or (self._written == (task_id, window) and (before is None or before.durable)):
                 return before
             self._tried_at = self._clock.monotonic()
-            self._changed.clear()
             try:
-                await self._spool.in_thread(self._fit_and_put, window)
+                await self._spool.in_thread(self._fit_and_put, task_id, window)
             except OSError as error:
                 self._changed.set()
                 self._failed(error)
             else:
-                self._written = window
+                self._written = (task_id, window)
                 self._succeeded()
-            entry = self._spool.load(self._task_id)
+            entry = self._spool.load(task_id)
             if entry is not None and (before is None or entry.serial != before.serial):
                 self._on_spooled(entry)
             return entry
 
-    def _fit_and_put(self, window: tuple[Message, ...]) -> None:
+    def _fit_and_put(self, task_id: str, window: tuple[Message, ...]) -> None:
         fitted = fit(window, max_messages=self._max_messages, max_bytes=self._max_bytes)
-        self._spool.put(self._task_id, fitted, captured_at=rfc3339(self._clock.wall()))
+        self._spool.put(task_id, fitted, captured_at=rfc3339(self._clock.wall()))
 
     def _failed(self, error: OSError) -> None:
         self._writes.inc(outcome="failed")

@@ -143,6 +143,24 @@ async def test_tasks_do_not_see_each_others_messages(watched, spool, clock):
     assert await Watched(spool, clock, task_id="").recorder.capture() is None
 
 
+async def test_a_claim_that_brings_a_task_takes_the_conversation_along(watched, spool):
+    watched.recorder.retarget("")
+    watched.recorder.offer([said("go", 0, "user")])
+    await watched.recorder.settle()
+    watched.recorder.retarget(TASK)
+    entry = await watched.recorder.settle()
+    assert (entry.task_id, contents(entry)) == (TASK, ["go"])
+    assert spool.newest().task_id == TASK
+
+
+async def test_a_task_that_comes_while_the_disk_is_busy_gets_its_snapshot_too(watched, spool, monkeypatch):
+    watched.recorder.offer([said("go", 0, "user")])
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (watched.recorder.retarget("other"), real(fd))[1])
+    assert (await watched.recorder.settle()).task_id == TASK
+    assert (await watched.recorder.settle()).task_id == "other"
+
+
 async def test_one_event_is_recorded_like_a_read(watched):
     watched.recorder.offer([said("go", 0, "user"), said("wor", 1)])
     assert watched.recorder.update(said("working", 1))
