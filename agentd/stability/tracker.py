@@ -85,7 +85,8 @@ class IllegalStep(AgentdError):
 # LOST is immediate for a refused connection.  It is no noise: the kernel says that nobody listens, AgentAPI closes its
 # listener within 8 ms of its SIGTERM, and what comes back on the port later is another life with other ids, which
 # has to settle anew in any case.  A nonsense answer is LOST only when the next is one too (BROKEN_MIN); the first
-# is no step, but a stretch of quiet that is being measured starts again after it.
+# is no step, but a stretch of quiet that is being measured starts again after it, and it does not carry STABLE over
+# a time in which nobody looked.
 TRANSITIONS: Final[Mapping[AgentStatus, Mapping[Step, AgentStatus]]] = {
     AgentStatus.UNKNOWN: {
         Step.ACTIVE: AgentStatus.RUNNING,
@@ -152,11 +153,12 @@ class Sample:
 class Evidence:
     """What a state rests on; `str()` is the sentence.
 
-    `for_s`: how long it has been observed, in `samples` looks.  `note`: what keeps a quiet agent from counting as
+    `since` (monotonic seconds) and `for_s`: how long it has been observed, in `samples` looks.  `note`: what keeps a quiet agent from counting as
     stable, or why it cannot be read.
     """
 
     status: AgentStatus
+    since: float | None = None
     for_s: float = 0.0
     samples: int = 0
     last_message: int | None = None
@@ -245,7 +247,9 @@ class Tracker:
         if stretch is None or self._at is None:
             return Evidence(self.state, note=self._note)
         last = stretch.last.id if stretch.last is not None and stretch.kind is Step.QUIET else None
-        return Evidence(self.state, self._at - stretch.since, stretch.samples, last, self._note)
+        return Evidence(
+            self.state, stretch.since, self._at - stretch.since, stretch.samples, last, self._note
+        )
 
     @property
     def evidence(self) -> str:
@@ -257,7 +261,9 @@ class Tracker:
         if 0 < self._broken < BROKEN_MIN:
             if self.state is not AgentStatus.STABLE:
                 self._stretch, self._note = None, sample.detail
-            return None
+                return None
+            if watched:
+                return None
         stretch = self._extended(sample, watched=watched)
         self._stretch, self._note = stretch, sample.detail
         if stretch.kind is not Step.QUIET:

@@ -138,6 +138,7 @@ def test_a_last_message_that_is_not_known_is_not_a_change():
 def test_one_nonsense_answer_is_forgiven_two_are_not():
     tracker = brought_to(QUIET)
     assert feed(tracker, Sample(BROKEN, 101, detail="502"), Sample(STABLE, 102, NINE)) == [None, None]
+    assert tracker.facts.since == 94
     assert tracker.evidence == "stable for 8.0 s, 4 samples, last message 9 unchanged"
     first, second = feed(tracker, Sample(BROKEN, 103, detail="502"), Sample(BROKEN, 104, detail="502"))
     assert first is None
@@ -165,6 +166,11 @@ def test_a_machine_that_slept_has_to_settle_again():
     tracker = brought_to(QUIET)
     assert tracker.observe(Sample(STABLE, 100 + 3600, NINE)).new is SETTLING
     assert "quiet for 0.0 s, 1 sample" in tracker.evidence
+
+
+def test_stability_is_not_carried_over_a_sleep_by_a_nonsense_answer():
+    tracker = brought_to(QUIET)
+    assert tracker.observe(Sample(BROKEN, 100 + 3600, detail="502")).new is LOST
 
 
 def test_a_clock_that_steps_back_gives_no_credit():
