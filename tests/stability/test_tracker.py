@@ -252,18 +252,17 @@ def test_stable_always_rests_on_settle_s_of_agreeing_samples(steps, settle_s):
         assert tracker.evidence
         assert tracker.facts.for_s >= 0
         if tracker.state is QUIET:
-            stretch = []
-            for sample in reversed(seen):
-                if sample[0] is BROKEN:
-                    continue
-                if sample[0] is not STABLE:
-                    break
-                stretch.append(sample)
-                if not 0 <= sample[3] <= 30:
-                    break
-            known = [digest for _, _, digest, _ in stretch if digest is not None]
-            while len(set(known)) > 1:
-                stretch.pop()
-                known = [digest for _, _, digest, _ in stretch if digest is not None]
-            assert len(stretch) >= 2
-            assert stretch[0][1] - stretch[-1][1] >= settle_s
+            assert any(settles(seen[start:], settle_s) for start in range(len(seen)))
+
+
+def settles(stretch, settle_s) -> bool:
+    """Whether these samples, by themselves, prove the agent stable."""
+    stable = [sample for sample in stretch if sample[0] is STABLE]
+    return (
+        all(reading in (STABLE, BROKEN) for reading, *_ in stretch)
+        and stretch[0][0] is STABLE
+        and all(0 <= gap_s <= 30 for *_, gap_s in stretch[1:])
+        and len({digest for _, _, digest, _ in stable if digest is not None}) <= 1
+        and len(stable) >= 2
+        and stable[-1][1] - stable[0][1] >= settle_s
+    )
