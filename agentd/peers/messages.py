@@ -35,7 +35,6 @@ WINDOW_MAX_BYTES: Final = 10 * CONTENT_MAX_BYTES
 BODY_MAX_BYTES: Final = 2 * 1024**3
 
 _WORD_MAX_BYTES: Final = 256  # of a role or a time; a longer one is neither
-_FIELDS: Final = frozenset({"id", "role", "content", "time"})
 _INT64_END: Final = 2**63
 
 
@@ -96,14 +95,17 @@ class MessageTail(JsonScan):
     `{"$schema": …, "messages": [{"id": int, "role": str, "content": str, "time": str}, …]}`: names in any order,
     unknown ones skipped, `null` for an empty list.  `feed` every chunk, then `close()` gives the newest `keep`
     messages, oldest first.  The result depends on the bytes alone, never on how they were cut into chunks.
+    `text` names the field of the content, as for `parse_message`.
     """
 
-    def __init__(self, keep: int, *, body_max_bytes: int = BODY_MAX_BYTES) -> None:
+    def __init__(self, keep: int, *, text: str = "content", body_max_bytes: int = BODY_MAX_BYTES) -> None:
         self.refused = 0
         """Entries of the list that were no messages."""
         self.refusal = ""
         """Why the last of them was none."""
         self._keep = keep
+        self._text = text
+        self._fields = {"id", "role", text, "time"}
         self._body_max_bytes = body_max_bytes
         # Only what is kept in the end is ever decoded: until then a message without its text, and the text.
         self._window: deque[tuple[Message, JsonText]] = deque()
@@ -168,18 +170,18 @@ class MessageTail(JsonScan):
         text = JsonText(b"")
         name = yield from self.field(first=True)
         while name is not None:
-            if name not in _FIELDS:
+            if name not in self._fields:
                 yield from self.skip(3)
             elif (yield from self.peek()) != QUOTE:
                 fields[name] = yield from self.skip(3)
-            elif name == "content":
+            elif name == self._text:
                 text = yield from self.text(CONTENT_MAX_BYTES)
                 fields[name] = ""
             else:
                 fields[name] = (yield from self.text(_WORD_MAX_BYTES)).decode()
             name = yield from self.field()
         try:
-            self._offer(parse_message(fields), text)
+            self._offer(parse_message(fields, text=self._text), text)
         except NotAMessage as refusal:
             self._refuse(str(refusal))
 
