@@ -1,8 +1,10 @@
 """The command line: one module per command a person types, imported only when it is typed."""
 
 import argparse
+import contextlib
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -37,34 +39,70 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str]) -> int:
     """Run one command. Returns its exit code; errors for the operator go to stderr as one line."""
+    _print_anything()
+    try:
+        try:
+            code = _run(argv)
+        except SystemExit as exc:
+            # argparse has said all there is to say: help, version or usage.
+            code = exc.code if isinstance(exc.code, int) else ExitCode.FAILED
+        # Here and not while Python exits, where a reader that has gone is a complaint and another exit code.
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except AgentdError as exc:
+        _complain(str(exc))
+        return exc.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `agentd claims | head`: the reader has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    return code
+
+
+def _run(argv: Sequence[str]) -> int:
+    args = _parser(argv).parse_args(argv)
+    if args.command is None:
+        _parser(argv).print_help(sys.stderr)
+        return ExitCode.USAGE
+    gc.enable()
+    return int(importlib.import_module(f"agentd.cli.{args.command}").run(args))
+
+
+def _parser(argv: Sequence[str]) -> Parser:
     parser = Parser(
         prog="agentd",
         description="Agent-side sidecar of a Coder workspace.",
         epilog="Exit codes: 0 done, 1 failed, 64 usage, 69 nothing to talk to, 73 state directory unusable or held, "
         "75 a snapshot is kept undelivered, 78 bad configuration.",
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"agentd {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    typed = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name in argv:
+        # Abbreviated options would break scripts on the day a second option starts with the same letters.
+        command = commands.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
+        )
+        if name == typed:
             importlib.import_module(f"agentd.cli.{name}").configure(command)
-    args = parser.parse_args(argv)
-    if args.command is None:
-        parser.print_help(sys.stderr)
-        return ExitCode.USAGE
-    gc.enable()
-    try:
-        return int(importlib.import_module(f"agentd.cli.{args.command}").run(args))
-    except AgentdError as exc:
-        print(f"agentd: {exc}", file=sys.stderr)
-        return exc.exit_code
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # `agentd claims | head`: the reader has seen enough. Python would complain again while flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
+    return parser
+
+
+def _print_anything() -> None:
+    """Let no character that a terminal cannot show, or that is none, end a command with a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _complain(text: str) -> None:
+    # Without stderr there is nobody to tell; the exit code still says it.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(f"agentd: {text}", file=sys.stderr)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

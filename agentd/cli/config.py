@@ -7,6 +7,7 @@ from agentd import config
 from agentd.cli import add_config_options
 from agentd.errors import ExitCode
 
+MASK = "[hidden]"
 MASKED_KINDS = ("secret", "headers")
 
 
@@ -25,15 +26,15 @@ def run(args: argparse.Namespace) -> int:
         effective.require_coder()
         print("{}" if args.json else "configuration is complete")
         return ExitCode.OK
-    rows = [(name, _shown(effective, key), effective.origins[name]) for name, key in config.keys().items()]
+    shown = {name: _shown(effective, key) for name, key in config.keys().items()}
+    origins = effective.origins
     if args.json:
-        print(
-            json.dumps({name: {"value": value, "origin": origin} for name, value, origin in rows}, indent=2)
-        )
+        rows = {name: {"value": value, "origin": origins[name]} for name, value in shown.items()}
+        print(json.dumps(rows, indent=2))
         return ExitCode.OK
-    width = max(len(name) for name, _, _ in rows)
-    for name, value, origin in rows:
-        print(f"{name:{width}}  {value if value not in ('', None, []) else '-'}  ({origin})")
+    width = max(len(name) for name in shown)
+    for name, value in shown.items():
+        print(f"{name:{width}}  {_in_words(value)}  ({origins[name]})")
     return ExitCode.OK
 
 
@@ -41,7 +42,27 @@ def _shown(effective: config.Config, key: config.Key) -> object:
     section, field = key.name.split(".")
     value = getattr(getattr(effective, section), field)
     if key.spec.kind in MASKED_KINDS and value:
-        return "[hidden]"
+        return MASK
     if isinstance(value, tuple):
-        return list(value)
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+        return [_without_query(word) for word in value]
+    return value if isinstance(value, str | int | float) or value is None else str(value)
+
+
+def _without_query(destination: str) -> str:
+    # The address of a pre-signed upload is a password.
+    address, question, _ = destination.partition("?")
+    return f"{address}?{MASK}" if question else address
+
+
+def _in_words(value: object) -> str:
+    match value:
+        case None | "" | []:
+            return "-"
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return ", ".join(value)
+        case _:
+            # A path may hold a newline, which would look like another key.
+            text = str(value)
+            return text if text.isprintable() else ascii(text)

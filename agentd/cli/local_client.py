@@ -11,6 +11,8 @@ from typing import Any
 from agentd.config import Config
 from agentd.errors import AgentdError, UnavailableError
 
+_WHOSE = "check local_api.socket (AGENTD_LOCAL_API_SOCKET)"
+
 
 class RefusedError(AgentdError):
     """The daemon answered with an error. `status` is the HTTP status."""
@@ -51,7 +53,11 @@ def daemon_socket(
 
 def call(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> Any:  # noqa: ANN401 - JSON
     """One request to the daemon at socket `path`; returns the parsed answer. Raises as `fetch`."""
-    return json.loads(fetch(path, method, route, body=body, timeout_s=timeout_s) or b"null")
+    answer = fetch(path, method, route, body=body, timeout_s=timeout_s)
+    try:
+        return json.loads(answer or b"null")
+    except ValueError as exc:
+        raise UnavailableError(f"what listens on {path} is no agentd", hint=_WHOSE) from exc
 
 
 def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> bytes:
@@ -70,9 +76,13 @@ def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s
         )
         response = connection.getresponse()
         text = response.read()
-    except (FileNotFoundError, ConnectionRefusedError) as exc:
+    except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError) as exc:
         raise UnavailableError(
             f"no agentd listens on {path}", hint="is `agentd run` up with this configuration?"
+        ) from exc
+    except PermissionError as exc:
+        raise UnavailableError(
+            f"the socket {path} belongs to another user", hint="run this as the user agentd runs as"
         ) from exc
     except TimeoutError as exc:
         raise UnavailableError(
@@ -85,8 +95,15 @@ def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s
     finally:
         connection.close()
     if response.status >= 400:
-        said = json.loads(text) if text else {}
-        raise RefusedError(
-            response.status, str(said.get("message", response.reason)), hint=str(said.get("detail", ""))
-        )
+        raise _refusal(response.status, response.reason, text)
     return text
+
+
+def _refusal(status: int, reason: str, text: bytes) -> RefusedError:
+    try:
+        said = json.loads(text)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict) or not isinstance(said.get("message"), str):
+        return RefusedError(status, f"{status} {reason}", hint=_WHOSE)
+    return RefusedError(status, said["message"], hint=str(said.get("detail", "")))

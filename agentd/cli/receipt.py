@@ -21,6 +21,9 @@ def sentence(receipt: dict[str, Any]) -> str:
     """`delivered: 10 messages, 12,345 bytes, sha256 0123456789ab…`."""
     if receipt["outcome"] == "nothing":
         return "nothing to deliver"
-    size = f"{receipt['messages']} messages, {receipt['bytes']:,} bytes, sha256 {receipt['sha256'][:12]}…"
+    count = receipt["messages"]
+    size = (
+        f"{count} message{'s' * (count != 1)}, {receipt['bytes']:,} bytes, sha256 {receipt['sha256'][:12]}…"
+    )
     kept = "; kept in the spool, the next start delivers it" if receipt["outcome"] == "pending" else ""
     return f"{receipt['outcome']}: {size}{kept}"
