@@ -73,9 +73,9 @@ HURRIED = Clock(sleep=hurried)
 class Side:
     """One running claim side."""
 
-    listener: ClaimListener
     ledger: Ledger
     metrics: Registry
+    listener: ClaimListener = field(init=False)
     changes: list[ClaimsView] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -115,8 +115,8 @@ def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
             metrics=metrics,
             environ={"PATH": "/usr/bin:/bin"},
         )
-        sides: list[Side] = []
-        listener = ClaimListener(
+        side = Side(ledger, metrics)
+        side.listener = ClaimListener(
             stream=ReinitStream(url, context=None, clock=options.pop("stream_clock", Clock())),
             tokens=options.pop("tokens", None) or StaticToken(token),
             ledger=ledger,
@@ -124,12 +124,10 @@ def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
             clock=clock,
             metrics=metrics,
             workspace_id=workspace_id,
-            on_change=lambda view: sides[0].note(view),
+            on_change=side.note,
             **options,
         )
-        side = Side(listener, ledger, metrics)
-        sides.append(side)
-        running = asyncio.create_task(listener.run(), name="claim side under test")
+        running = asyncio.create_task(side.listener.run(), name="claim side under test")
         try:
             yield side
         finally:

@@ -156,13 +156,17 @@ def test_a_line_of_exactly_the_limit_passes() -> None:
     assert len(read([body + b"\n\n"])[0]) == 1
 
 
+def read_on(decoder: EventDecoder, chunk: bytes, times: int) -> None:
+    for _ in range(times):
+        list(decoder.feed(chunk))
+
+
 def test_a_hundred_megabyte_line_costs_no_memory() -> None:
     decoder, chunk = EventDecoder(), b"x" * 65_536
     tracemalloc.start()
     try:
         with pytest.raises(LineTooLong):
-            for _ in range(1_600):
-                list(decoder.feed(chunk))
+            read_on(decoder, chunk, 1_600)
         assert tracemalloc.get_traced_memory()[1] < 300_000
     finally:
         tracemalloc.stop()

@@ -1,0 +1,106 @@
+"""What each answer means, and how long the pauses are."""
+
+import inspect
+
+import pytest
+
+from agentd.claims.answers import MEANINGS, ClaimsState, Pace, Pacing, meaning, place_in_fleet
+from agentd.errors import ConfigError, PeerError
+from agentd.peers import event_stream, stream_faults
+from agentd.peers.stream_faults import Broken, Conflict, Refused
+
+# coderd's own words (`workspaceAgentReinit`); the three meanings of 409 differ in nothing else.
+NOT_WAITING = "Workspace is not a prebuilt workspace waiting to be claimed."
+REGULAR = "This endpoint is only for agents running in prebuilt workspaces."
+HANDLED = "The prebuild claim for this workspace has already been handled by an earlier build."
+FAILED = "Claim build failed permanently."
+
+
+@pytest.mark.parametrize(
+    ("message", "detail", "state", "why"),
+    [
+        (NOT_WAITING, REGULAR, ClaimsState.NOT_A_PREBUILD, "no claim is to be expected"),
+        (NOT_WAITING, HANDLED, ClaimsState.NOT_A_PREBUILD, "an earlier build has handled the claim"),
+        (FAILED, "terraform apply: exit 1", ClaimsState.CLAIM_FAILED, "the claim's build failed"),
+        ("Something new.", "", ClaimsState.NOT_A_PREBUILD, "no claim is to be expected"),
+        ("", "", ClaimsState.NOT_A_PREBUILD, "no claim is to be expected"),
+    ],
+)
+def test_every_409_ends_the_wait_and_its_words_say_why(
+    message: str, detail: str, state: ClaimsState, why: str
+) -> None:
+    meant = meaning(Conflict("the server answered 409", status=409, body_message=message, detail=detail))
+    assert (meant.state, meant.pace, meant.why) == (state, Pace.NEVER, why)
+
+
+def test_every_fault_of_the_stream_has_a_meaning_of_its_own_choice() -> None:
+    faults = {
+        fault
+        for module in (stream_faults, event_stream)
+        for _, fault in inspect.getmembers(module, inspect.isclass)
+        if issubclass(fault, PeerError) and fault not in (PeerError, Refused, Broken, Conflict)
+    }
+    assert len(faults) >= 25
+    for fault in faults:
+        assert any(kind in MEANINGS for kind in fault.__mro__[:3]), fault
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "pace"),
+    [
+        (stream_faults.Unauthorized("401", status=401), ClaimsState.UNAUTHORIZED, Pace.SLOW),
+        (ConfigError("coder.token_file: gone"), ClaimsState.UNAUTHORIZED, Pace.SLOW),
+        (stream_faults.RouteAbsent("404", status=404), ClaimsState.UNSUPPORTED, Pace.RARE),
+        (stream_faults.NotFound("404", status=404), ClaimsState.CONNECTING, Pace.SLOW),
+        (stream_faults.StopAsked("204", status=204), ClaimsState.UNSUPPORTED, Pace.RARE),
+        (stream_faults.ServerFailed("502", status=502), ClaimsState.CONNECTING, Pace.SOON),
+        (stream_faults.StreamEnded("end"), ClaimsState.CONNECTING, Pace.SOON),
+        (event_stream.LineTooLong("long"), ClaimsState.CONNECTING, Pace.SLOW),
+        (PeerError("a cloud's metadata service"), ClaimsState.CONNECTING, Pace.SLOW),
+    ],
+)
+def test_answers_by_example(error: Exception, state: ClaimsState, pace: Pace) -> None:
+    meant = meaning(error)  # type: ignore[arg-type]  # each is an AgentdError
+    assert (meant.state, meant.pace) == (state, pace)
+
+
+def pause(pacing: Pacing, pace: Pace = Pace.SOON, **options: object) -> float:
+    wanted = {"claim_settled": False, "asked_s": None, "least_s": 0.0, **options}
+    seconds = pacing.pause_s(pace, **wanted)  # type: ignore[arg-type]  # spelt out above
+    assert seconds is not None
+    return seconds
+
+
+def test_pauses_grow_are_jittered_and_have_a_floor_and_a_cap() -> None:
+    for pace, floor_s, cap_s in ((Pace.SOON, 0.25, 30), (Pace.SLOW, 1, 30), (Pace.RARE, 480, 720)):
+        pacing = Pacing()
+        pauses = [pause(pacing, pace) for _ in range(300)]
+        assert all(floor_s <= one <= cap_s for one in pauses)
+        assert len(set(pauses)) > 290
+    early, late = Pacing(), Pacing()
+    for _ in range(10):
+        pause(late)
+    assert sum(pause(Pacing()) for _ in range(200)) / 200 < 1
+    assert max(pause(early) for _ in range(3)) <= 4
+    assert sum(pause(late) for _ in range(200)) / 200 > 10
+
+
+def test_after_a_claim_a_stream_that_never_proves_itself_is_opened_every_few_minutes() -> None:
+    pacing = Pacing()
+    pauses = [pause(pacing, claim_settled=True) for _ in range(300)]
+    assert sum(pauses[20:]) / 280 > 100
+    assert max(pauses) <= 300
+    assert pause(pacing, Pace.SLOW, claim_settled=True) <= 4, "a refusal keeps its own pace"
+
+
+def test_what_the_server_asks_for_is_the_least() -> None:
+    assert 60.25 <= pause(Pacing(), asked_s=60.0) <= 61
+    assert 7 <= pause(Pacing(), least_s=7.0) <= 7
+    assert Pacing().pause_s(Pace.NEVER, claim_settled=False, asked_s=1.0, least_s=1.0) is None
+
+
+def test_a_fleet_is_spread_evenly_and_each_workspace_keeps_its_place() -> None:
+    places = [place_in_fleet(f"workspace-{n}") for n in range(2000)]
+    assert places == [place_in_fleet(f"workspace-{n}") for n in range(2000)]
+    for tenth in range(10):
+        assert 140 < sum(tenth / 10 <= place < (tenth + 1) / 10 for place in places) < 260
