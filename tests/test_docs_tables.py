@@ -1,0 +1,40 @@
+"""The tables in docs/architecture.md are those of the code."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+DOC = Path(__file__).parents[1] / "docs" / "architecture.md"
+MARK = re.compile(r"<!-- table (?P<module>[\w.]+) (?P<name>\w+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+
+
+def drawn(table):
+    steps = list(dict.fromkeys(step for row in table.values() for step in row))
+    lines = [["", *(step.value for step in steps)], ["---"] * (len(steps) + 1)]
+    for state, row in table.items():
+        lines.append([f"**{state.value}**", *(row[step].value if step in row else "" for step in steps)])
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+@pytest.mark.parametrize("found", list(MARK.finditer(DOC.read_text())), ids=lambda found: found["name"])
+def test_the_table_in_the_docs_is_the_codes(found):
+    table = getattr(importlib.import_module(found["module"]), found["name"])
+    assert found["body"] == drawn(table)
+
+
+def test_every_table_of_the_code_is_in_the_docs():
+    sources = (DOC.parents[1] / "agentd").rglob("*.py")
+    in_code = {name for path in sources for name in re.findall(r"^(\w*TRANSITIONS)\b", path.read_text(), re.M)}
+    assert {found["name"] for found in MARK.finditer(DOC.read_text())} == in_code
+
+
+if __name__ == "__main__":  # `python tests/test_docs_tables.py` draws the tables anew
+    DOC.write_text(
+        MARK.sub(
+            lambda m: f"<!-- table {m['module']} {m['name']} -->\n"
+            f"{drawn(getattr(importlib.import_module(m['module']), m['name']))}<!-- end -->",
+            DOC.read_text(),
+        )
+    )
