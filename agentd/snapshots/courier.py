@@ -72,14 +72,14 @@ class Courier:
         return [
             entry
             for entry in reversed(self._spool.entries())
-            if self._destination.takes(entry)
+            if self.takes(entry)
             and not entry.delivered_to(self.name)
             and self.receipt(entry).outcome is Outcome.PENDING
         ]
 
     def takes(self, entry: SpoolEntry) -> bool:
         """Whether the entry concerns this destination at all."""
-        return self._destination.takes(entry)
+        return entry.task_id != "" or not self._destination.needs_task
 
     def receipt(self, entry: SpoolEntry) -> DestinationReceipt:
         """How far the entry has come."""

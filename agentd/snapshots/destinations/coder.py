@@ -1,65 +1,22 @@
-"""Where snapshots go. One small interface, and coderd behind it.
+"""coderd's log snapshot: what a user of a paused task reads."""
 
-A destination makes one bounded try and says how it went; when to try again is the courier's business.
-"""
+from typing import Final
 
-from dataclasses import dataclass
-from typing import Final, Protocol
-
-from agentd.errors import AgentdError, ConfigError
+from agentd.errors import ConfigError
 from agentd.peers import coderd as answers
 from agentd.peers.coderd import Coderd
+from agentd.snapshots.destinations.destination import (
+    Accepted,
+    DeliveryError,
+    RefusedError,
+    RetryableError,
+    UnsupportedError,
+)
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.transcript import MAX_BYTES, fit, messages_of
 
 # Whoever finds this too large is mistaken for the moment: cutting on would throw away the conversation for nothing.
 _SURELY_SMALL_BYTES: Final = 2048
-
-
-class DeliveryError(AgentdError):
-    """A destination did not take a snapshot. `status` is an HTTP status or exit code, where there was one."""
-
-    def __init__(
-        self, message: str, *, status: int | None = None, retry_after_s: float | None = None, hint: str = ""
-    ) -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
-        self.retry_after_s = retry_after_s
-
-
-class RetryableError(DeliveryError):
-    """It may work later. It may also have worked: delivering again is safe."""
-
-
-class RefusedError(DeliveryError):
-    """This snapshot will never be taken there."""
-
-
-class UnsupportedError(DeliveryError):
-    """The destination does not offer this at all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The destination has the snapshot. `detail` says what is worth knowing, usually nothing."""
-
-    status: int | None = None
-    detail: str = ""
-
-
-class Destination(Protocol):
-    """Something that takes snapshots. `name` is unique among the configured ones and holds no secret."""
-
-    @property
-    def name(self) -> str: ...
-
-    def takes(self, entry: SpoolEntry) -> bool:
-        """Whether the entry concerns this destination at all."""
-        ...
-
-    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
-        """One try. Delivering the same entry again must be harmless. Raises a `DeliveryError`."""
-        ...
 
 
 class CoderDestination:
@@ -70,14 +27,11 @@ class CoderDestination:
     """
 
     name = "coder"
+    needs_task = True
 
     def __init__(self, coderd: Coderd) -> None:
         self._coderd = coderd
         self._max_bytes = MAX_BYTES
-
-    def takes(self, entry: SpoolEntry) -> bool:
-        """Without a task there is nothing to attach a snapshot to."""
-        return entry.task_id != ""
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
         payload = _at_most(entry, self._max_bytes)

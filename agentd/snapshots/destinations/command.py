@@ -1,0 +1,90 @@
+"""`exec:///path/to/program`: a program of the operator's, given the path of a file with the payload."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from agentd.snapshots.destinations.destination import Accepted, RefusedError, RetryableError
+from agentd.snapshots.entry import SpoolEntry
+
+EX_DATAERR: Final = 65
+"""sysexits.h: the input is wrong. A program that exits so is not given the same snapshot again."""
+
+_TAIL_MAX_BYTES: Final = 2048
+
+
+class CommandDestination:
+    """Runs `program FILE`; exit 0 is taken, 65 refused, anything else tried again.
+
+    The file holds exactly the payload and is gone afterwards. Standard input is closed; the tail of the output stands
+    in the receipt. Environment: `environ` without agent tokens, plus `AGENTD_TASK_ID`, `AGENTD_CAPTURED_AT`,
+    `AGENTD_MESSAGES` and `AGENTD_SHA256`. The program's process group is killed when time is up.
+    """
+
+    needs_task = False
+
+    def __init__(self, url: str, *, folder: Path, environ: Mapping[str, str]) -> None:
+        self.name = url
+        self._program = unquote(urlsplit(url).path)
+        self._folder = folder
+        self._environ = {
+            name: value for name, value in environ.items() if not name.startswith("CODER_AGENT_TOKEN")
+        }
+
+    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".deliver-", suffix=".json") as file:
+                file.write(entry.payload)
+                file.flush()
+                code, output = await self._run(entry, file.name, timeout_s)
+        except TimeoutError as error:
+            raise RetryableError(f"did not end within {timeout_s:.1f}s and was killed") from error
+        except OSError as error:
+            raise RetryableError(
+                f"cannot be run: {error.strerror}", hint=f"{self._program} must be an executable file"
+            ) from error
+        said = " ".join(output.decode("utf-8", "replace").split())
+        if code == 0:
+            return Accepted(0, said)
+        ended = f"exit {code}" if code > 0 else f"killed by signal {-code}"
+        failure = RefusedError if code == EX_DATAERR else RetryableError
+        raise failure(f"{ended}: {said}" if said else ended, status=code)
+
+    async def _run(self, entry: SpoolEntry, path: str, timeout_s: float) -> tuple[int, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            self._program,
+            path,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={
+                **self._environ,
+                "AGENTD_TASK_ID": entry.task_id,
+                "AGENTD_CAPTURED_AT": entry.captured_at,
+                "AGENTD_MESSAGES": str(entry.messages),
+                "AGENTD_SHA256": entry.sha256,
+            },
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                output = await _tail(process.stdout)
+                return await process.wait(), output
+        finally:
+            # Also what the program left running: it had its time, and nobody would wait for it.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+async def _tail(stream: asyncio.StreamReader | None) -> bytes:
+    tail = b""
+    while stream is not None and (chunk := await stream.read(65_536)):
+        tail = (tail + chunk)[-_TAIL_MAX_BYTES:]
+    return tail

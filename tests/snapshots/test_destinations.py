@@ -1,0 +1,356 @@
+"""Places beside coderd: an HTTP server, a directory, a program, an object store. All of them real."""
+
+import asyncio
+import json
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from agentd.errors import ConfigError
+from agentd.peers.messages import Message
+from agentd.snapshots.destinations import RefusedError, RetryableError, Surroundings, from_url
+from agentd.snapshots.destinations.place import Place
+from agentd.snapshots.entry import SpoolEntry
+from agentd.snapshots.transcript import fit
+
+TASK = "11111111-1111-4111-8111-111111111111"
+WORKSPACE = "22222222-2222-4222-8222-222222222222"
+WHEN = "2026-03-02T09:00:00.000000Z"
+SECRET = "Bearer s3cr3t-value"
+
+
+def entry_of(text="hello", task_id=TASK):
+    fitted = fit([Message(0, "agent", text, WHEN)], max_messages=10)
+    return SpoolEntry(task_id, fitted.payload, fitted.messages, fitted.truncated, WHEN, serial=1)
+
+
+@pytest.fixture
+def around(session, tmp_path):
+    return Surroundings(
+        session=session, folder=tmp_path, environ=dict(os.environ), workspace_id=lambda: WORKSPACE
+    )
+
+
+# --- names ---
+
+
+@pytest.mark.parametrize(
+    ("url", "task_id", "place"),
+    [
+        ("https://h/x/", TASK, f"https://h/x/{TASK}.json"),
+        ("https://h/x/", "", f"https://h/x/workspace-{WORKSPACE}.json"),
+        ("https://h", TASK, f"https://h/{TASK}.json"),
+        ("https://h/x", TASK, "https://h/x"),
+        ("s3://b/{workspace_id}/{task_id}/last.json", TASK, f"s3://b/{WORKSPACE}/{TASK}/last.json"),
+        ("file:///d/{task_id}.json", "", "file:///d/no-task.json"),
+        ("file:///d/", "../../etc/passwd", "file:///d/%2E%2E%2F%2E%2E%2Fetc%2Fpasswd.json"),
+        ("https://h/x/?sig=abc", TASK, f"https://h/x/{TASK}.json?sig=abc"),
+    ],
+)
+def test_a_snapshot_has_one_name_per_task_within_its_folder(url, task_id, place):
+    assert Place(url, lambda: WORKSPACE).of(entry_of(task_id=task_id)) == place
+
+
+def test_without_any_id_there_is_still_a_name():
+    assert Place("file:///d/", str).of(entry_of(task_id="")) == "file:///d/snapshot.json"
+
+
+def test_a_signature_in_a_url_is_not_part_of_the_destinations_name():
+    assert Place("https://user:pw@h:8/x?sig=abc#y", str).name == "https://h:8/x"
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://h/x", "file://relative/x", "file:///", "exec://tool", "gopher:///x", "https2://x"]
+)
+def test_a_destination_nobody_serves_is_a_config_error(url, around):
+    with pytest.raises(ConfigError, match=r"snapshots\.destinations"):
+        from_url(url, around)
+
+
+# --- a directory ---
+
+
+async def test_a_directory_gets_the_payload_as_a_private_file(around, tmp_path):
+    destination = from_url(f"file://{tmp_path}/deep/er/", around)
+    await destination.deliver(entry_of("older"), timeout_s=5)
+    accepted = await destination.deliver(entry_of(), timeout_s=5)
+    path = tmp_path / "deep" / "er" / f"{TASK}.json"
+    assert path.read_bytes() == entry_of().payload
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert accepted.detail == str(path)
+    assert [child.name for child in path.parent.iterdir()] == [path.name]
+
+
+async def test_a_directory_that_cannot_be_written_is_tried_again(around, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RetryableError, match="cannot be written"):
+        await from_url(f"file://{tmp_path}/file/x/", around).deliver(entry_of(), timeout_s=5)
+
+
+# --- an HTTP server ---
+
+
+class Server:
+    """Answers as it is told and remembers what it was sent."""
+
+    def __init__(self):
+        self.status, self.body, self.headers = 200, b"", {}
+        self.hang = None
+        self.requests = []
+
+    async def handle(self, request):
+        self.requests.append((request.method, request.path_qs, dict(request.headers), await request.read()))
+        if self.hang is not None:
+            await self.hang.wait()
+        return web.Response(status=self.status, body=self.body, headers=self.headers)
+
+
+@pytest.fixture
+async def http(aiohttp_server):
+    server = Server()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", server.handle)
+    running = await aiohttp_server(app)
+    server.url = f"http://127.0.0.1:{running.port}"
+    return server
+
+
+@pytest.fixture
+def headers_file(tmp_path):
+    path = tmp_path / "headers"
+    path.write_text(f"# for the archive\nAuthorization: {SECRET}\n\nX-Team: blue\n")
+    return path
+
+
+def with_options(around, **options):
+    return Surroundings(
+        session=around.session,
+        folder=around.folder,
+        environ=around.environ,
+        workspace_id=around.workspace_id,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+async def test_a_server_gets_the_payload_and_the_headers_of_the_file(http, around, headers_file, method):
+    destination = from_url(
+        f"{http.url}/in/?sig=1", with_options(around, method=method, headers_file=headers_file)
+    )
+    http.status = 201
+    assert (await destination.deliver(entry_of(), timeout_s=5)).status == 201
+    [(sent_method, path, headers, body)] = http.requests
+    assert (sent_method, path) == (method, f"/in/{TASK}.json?sig=1")
+    assert (headers["Authorization"], headers["X-Team"]) == (SECRET, "blue")
+    assert headers["Content-Type"] == "application/json"
+    assert body == entry_of().payload
+
+
+async def test_renewed_credentials_are_used_at_the_next_try(http, around, headers_file):
+    destination = from_url(http.url + "/x", with_options(around, headers_file=headers_file))
+    http.status = 401
+    with pytest.raises(RetryableError):
+        await destination.deliver(entry_of(), timeout_s=5)
+    headers_file.write_text("Authorization: Bearer renewed\n")
+    http.status = 204
+    await destination.deliver(entry_of(), timeout_s=5)
+    assert [headers["Authorization"] for _, _, headers, _ in http.requests] == [SECRET, "Bearer renewed"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 408, 425, 429, 500, 502, 503, 507])
+async def test_what_may_pass_is_tried_again(http, around, status):
+    http.status = status
+    with pytest.raises(RetryableError) as caught:
+        await from_url(http.url + "/x", around).deliver(entry_of(), timeout_s=5)
+    assert caught.value.status == status
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 409, 413, 415, 302, 307])
+async def test_what_the_server_will_never_take_is_refused_and_no_redirect_followed(http, around, status):
+    http.status, http.headers = status, {"Location": http.url + "/elsewhere"} if status < 400 else {}
+    with pytest.raises(RefusedError) as caught:
+        await from_url(http.url + "/x", around).deliver(entry_of(), timeout_s=5)
+    assert caught.value.status == status
+    assert len(http.requests) == 1
+
+
+async def test_a_server_that_hangs_or_is_away_is_tried_again(http, around):
+    http.hang = asyncio.Event()
+    with pytest.raises(RetryableError, match="no answer within"):
+        await from_url(http.url + "/x", around).deliver(entry_of(), timeout_s=0.1)
+    http.hang.set()
+    with pytest.raises(RetryableError):
+        await from_url("http://127.0.0.1:9/x", around).deliver(entry_of(), timeout_s=5)
+
+
+async def test_a_server_that_echoes_the_headers_does_not_get_them_into_the_receipt(
+    http, around, headers_file
+):
+    http.status, http.body = 400, f"bad header {SECRET} and s3cr3t-value".encode()
+    with pytest.raises(RefusedError) as caught:
+        await from_url(http.url + "/x?sig=abc", with_options(around, headers_file=headers_file)).deliver(
+            entry_of(), timeout_s=5
+        )
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [None, "no colon here", "Name : value", "X: a\0b"])
+async def test_a_headers_file_that_is_none_sends_nothing_and_names_the_line(http, around, tmp_path, text):
+    path = tmp_path / "broken"
+    if text is not None:
+        path.write_bytes(f"# ok\n{text}".encode())
+    with pytest.raises(RetryableError, match="headers file") as caught:
+        await from_url(http.url + "/x", with_options(around, headers_file=path)).deliver(
+            entry_of(), timeout_s=5
+        )
+    assert http.requests == []
+    assert text is None or "line " in str(caught.value)
+
+
+# --- a program ---
+
+
+@pytest.fixture
+def program(tmp_path, around):
+    def program(code):
+        path = tmp_path / "upload"
+        path.write_text(f"#!{sys.executable}\nimport os, sys, time\n{code}\n")
+        path.chmod(0o755)
+        return from_url(f"exec://{path}", around)
+
+    return program
+
+
+async def test_a_program_gets_a_file_with_the_payload_and_the_facts(program, tmp_path):
+    code = (
+        (
+            "import json, shutil; shutil.copy(sys.argv[1], 'OUT')\n"
+            "json.dump([sys.argv[1], sys.stdin.read(), dict(os.environ)], open('FACTS', 'w')); print('stored  it')"
+        )
+        .replace("OUT", f"{tmp_path}/out")
+        .replace("FACTS", f"{tmp_path}/facts")
+    )
+    accepted = await program(code).deliver(entry_of(), timeout_s=10)
+    assert (accepted.status, accepted.detail) == (0, "stored it")
+    assert (tmp_path / "out").read_bytes() == entry_of().payload
+    path, stdin, environ = json.loads((tmp_path / "facts").read_text())
+    assert stdin == ""
+    assert not Path(path).exists(), "gone afterwards"
+    assert environ["AGENTD_TASK_ID"] == TASK
+    assert environ["AGENTD_SHA256"] == entry_of().sha256
+    assert (environ["AGENTD_CAPTURED_AT"], environ["AGENTD_MESSAGES"]) == (WHEN, "1")
+
+
+async def test_a_program_is_not_given_the_agents_token(session, tmp_path):
+    path = tmp_path / "upload"
+    path.write_text("#!/bin/sh\nenv\n")
+    path.chmod(0o755)
+    environ = {"CODER_AGENT_TOKEN": "topsecret", "CODER_AGENT_TOKEN_FILE": "/f", "PATH": "/usr/bin:/bin"}
+    around = Surroundings(session=session, folder=tmp_path, environ=environ)
+    accepted = await from_url(f"exec://{path}", around).deliver(entry_of(), timeout_s=10)
+    assert "CODER_AGENT_TOKEN" not in accepted.detail
+    assert "AGENTD_TASK_ID" in accepted.detail
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "said"),
+    [
+        ("print('try later'); sys.exit(75)", RetryableError, "exit 75: try later"),
+        ("sys.exit(1)", RetryableError, "exit 1"),
+        ("print('not JSON', file=sys.stderr); sys.exit(65)", RefusedError, "exit 65: not JSON"),
+        ("os.kill(os.getpid(), 9)", RetryableError, "killed by signal 9"),
+        ("print('x' * 1_000_000, 'the end'); sys.exit(1)", RetryableError, "x the end"),
+    ],
+)
+async def test_how_a_program_ends_decides(program, code, error, said):
+    with pytest.raises(error) as caught:
+        await program(code).deliver(entry_of(), timeout_s=10)
+    assert said in str(caught.value)
+    assert len(str(caught.value)) < 3000
+
+
+async def test_a_program_that_hangs_is_killed_with_what_it_started(program, tmp_path):
+    code = f"pid = os.fork()\nopen('{tmp_path}/pid', 'a').write(f'{{os.getpid()}} ')\ntime.sleep(600)"
+    with pytest.raises(RetryableError, match="was killed"):
+        await program(code).deliver(entry_of(), timeout_s=1.0)
+    pids = [int(pid) for pid in (tmp_path / "pid").read_text().split()]
+    assert len(pids) == 2
+    deadline = time.monotonic() + 5
+    while any(_alive(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+def _alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def test_a_program_that_cannot_be_run_says_so(around, tmp_path):
+    (tmp_path / "upload").touch()
+    for name in ("upload", "absent"):
+        with pytest.raises(RetryableError, match="executable"):
+            await from_url(f"exec://{tmp_path}/{name}", around).deliver(entry_of(), timeout_s=5)
+
+
+# --- an object store ---
+
+
+def test_without_the_library_an_object_store_is_a_config_error(around, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(ConfigError, match=r"agentd\[objects\]"):
+        from_url("s3://bucket/x/", around)
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    pytest.importorskip("obstore", reason="needs the extra: pip install 'agentd[objects]'")
+    server_module = pytest.importorskip(
+        "moto.server", reason="needs an S3 server: pip install 'moto[server,s3]'"
+    )
+    boto3 = pytest.importorskip("boto3")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT": endpoint,
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket="archive")
+    yield client
+    server.stop()
+
+
+@pytest.mark.filterwarnings("ignore")  # the S3 server is third-party code with warnings of its own
+async def test_a_bucket_gets_the_payload_as_an_object(s3, around):
+    destination = from_url("s3://archive/team a/{workspace_id}/", around)
+    await destination.deliver(entry_of("older"), timeout_s=10)
+    await destination.deliver(entry_of(), timeout_s=10)
+    [item] = s3.list_objects_v2(Bucket="archive")["Contents"]
+    assert item["Key"] == f"team a/{WORKSPACE}/{TASK}.json"
+    stored = s3.get_object(Bucket="archive", Key=item["Key"])["Body"]
+    assert stored.read() == entry_of().payload
+    stored.close()
+
+
+@pytest.mark.filterwarnings("ignore")  # the S3 server is third-party code with warnings of its own
+async def test_an_absent_bucket_is_refused_and_an_absent_server_tried_again(s3, around, monkeypatch):
+    with pytest.raises(RefusedError, match="bucket"):
+        await from_url("s3://no-such-bucket/", around).deliver(entry_of(), timeout_s=10)
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(RetryableError) as caught:
+        await from_url("s3://archive/", around).deliver(entry_of(), timeout_s=10)
+    assert "\n" not in str(caught.value)
