@@ -28,7 +28,7 @@ def read_state_file(path: Path, *, keep: int) -> list[Message]:
     """
     tail = MessageTail(keep, text="message")
     try:
-        with open(path, "rb", opener=_without_waiting) as file:  # noqa: PTH123 - Path.open takes no opener
+        with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise StateFileUnreadable(f"state file {path}: not a file")
             while chunk := file.read(_CHUNK_BYTES):
