@@ -45,6 +45,9 @@ class CoderSection:
         _key("token", "How the agent proves who it is.", env=("CODER_AGENT_AUTH",))
     )
     agent_name: str = _key("", "Agent name, when one instance has several agents.", env=("CODER_AGENT_NAME",))
+    metadata_url: str = _key(
+        "http://169.254.169.254", "Metadata server that proves an instance's identity.", kind="url"
+    )
     ca_file: Path | None = _key(None, "CA bundle (PEM) trusted in addition to the system's.")
     headers: tuple[str, ...] = _key(
         (),
@@ -108,7 +111,13 @@ class SnapshotsSection:
         "settle", "Upload at each settle (at most every 30 s) and at stop, or only at stop."
     )
     destinations: tuple[str, ...] = _key(
-        ("coder",), "Where snapshots go: `coder`, or URLs.", kind="destinations"
+        ("coder",),
+        "Where snapshots go: `coder`, or URLs (https://, file://, exec://, s3://, gs://, az://).",
+        kind="destinations",
+    )
+    http_method: Literal["PUT", "POST"] = _key("PUT", "Method for https:// destinations.")
+    http_headers_file: Path | None = _key(
+        None, "File of extra headers (`Name: value` lines) for https:// destinations."
     )
 
 

@@ -55,7 +55,7 @@ class Watcher:
         poll_interval_s: float,
         checkpoint_s: float,
         keep_messages: int,
-        on_messages: Callable[[Sequence[Message]], None],
+        on_messages: Callable[[Sequence[Message]], object],
         on_transition: Callable[[Transition], None],
         follow: bool = True,
     ) -> None:

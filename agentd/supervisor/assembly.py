@@ -16,7 +16,6 @@ from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
 from agentd.clock import Clock
 from agentd.config import Config
-from agentd.errors import ConfigError
 from agentd.metrics import Registry
 from agentd.peers.agentapi import AgentApi
 from agentd.peers.coderd import Coderd
@@ -24,7 +23,7 @@ from agentd.peers.reinit_stream import ReinitStream
 from agentd.peers.tls import aiohttp, client_context
 from agentd.peers.token import FileToken, StaticToken, TokenSource
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations import CoderDestination, Destination
+from agentd.snapshots.destinations import CoderDestination, Destination, Surroundings, from_url
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
@@ -122,10 +121,10 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
                 timeout=aiohttp.ClientTimeout(total=None),
             )
         )
-        token = _token(config)
+        token = _token(config, session)
         delivery = Delivery(
             spool=spool,
-            destinations=_destinations(config, token, session),
+            destinations=_destinations(config, token, session, ledger),
             upload=config.snapshots.upload,
             clock=clock,
             metrics=metrics,
@@ -183,32 +182,53 @@ def open_ledger(config: Config, clock: Clock) -> Ledger:
     return Ledger(config.state.dir, workspace_id=config.workspace.id or None, clock=clock)
 
 
-def _token(config: Config) -> TokenSource | None:
+def _token(config: Config, session: aiohttp.ClientSession) -> TokenSource | None:
+    if config.coder.auth != "token":
+        from agentd.peers.identity import InstanceIdentityToken  # noqa: PLC0415 - few workspaces run on a bare instance
+
+        return InstanceIdentityToken(
+            config.coder.auth,
+            coder_url=config.coder.url,
+            session=session,
+            agent_name=config.coder.agent_name,
+            headers=_headers(config),
+            tls=client_context(config.coder.url, config.coder.ca_file),
+            metadata_url=config.coder.metadata_url,
+        )
     if config.coder.token_file is not None:
         return FileToken(config.coder.token_file)
     return StaticToken(config.coder.token) if config.coder.token else None
 
 
 def _destinations(
-    config: Config, token: TokenSource | None, session: aiohttp.ClientSession
+    config: Config, token: TokenSource | None, session: aiohttp.ClientSession, ledger: Ledger
 ) -> list[Destination]:
+    around = Surroundings(
+        session=session,
+        folder=config.state.dir / SPOOL_DIR,
+        environ=os.environ,
+        workspace_id=lambda: ledger.workspace_id or "",
+        method=config.snapshots.http_method,
+        headers_file=config.snapshots.http_headers_file,
+        ca_file=config.coder.ca_file,
+    )
     found: list[Destination] = []
     for name in config.snapshots.destinations:
         if name != "coder":
-            raise ConfigError(f"snapshots.destinations: {name!r} is not known", hint="use `coder`")
-        if token is not None and config.coder.url:
-            found.append(
-                CoderDestination(
-                    Coderd(
-                        config.coder.url,
-                        token=token,
-                        session=session,
-                        headers=_headers(config),
-                        tls=client_context(config.coder.url, config.coder.ca_file),
-                    )
-                )
-            )
+            found.append(from_url(name, around))
+        elif token is not None and config.coder.url:
+            found.append(CoderDestination(_coderd(config, token, session)))
     return found
+
+
+def _coderd(config: Config, token: TokenSource, session: aiohttp.ClientSession) -> Coderd:
+    return Coderd(
+        config.coder.url,
+        token=token,
+        session=session,
+        headers=_headers(config),
+        tls=client_context(config.coder.url, config.coder.ca_file),
+    )
 
 
 def _listener(
