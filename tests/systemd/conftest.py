@@ -16,7 +16,7 @@ CLEAN = """
 systemctl stop agentd.service agentd-token.path agentapi.service
 systemctl reset-failed
 agentd uninstall --purge
-rm -rf /etc/agentd /run/systemd/system/agentd.service.d /etc/systemd/system/agentapi.service
+rm -rf /etc/agentd /run/systemd/system/*.d /run/systemd/system/workspace.target /etc/systemd/system/agentapi.service
 systemctl daemon-reload
 """
 
@@ -69,7 +69,8 @@ class World:
         self.box.write("/run/systemd/system/agentd.service.d/90-test.conf", f"[Service]\n{lines}")
 
     async def start(self) -> None:
-        await self.box.run("systemctl", "daemon-reload")
+        # Enabled, as docs/operations.md says; systemd forgets how a unit ended once nothing refers to it.
+        await self.box.run("systemctl", "enable", "agentd")
         started = await self.box.run("systemctl", "start", "agentd", check=False)
         state = await self.box.show("ActiveState", "SubState")
         assert state == ["active", "running"], f"{started}\n{await self.box.journal()}"

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import aiohttp
 import pytest
 from systemd.conftest import World
 
@@ -40,18 +41,30 @@ async def test_it_installs_starts_serves_a_claim_and_delivers_when_stopped(world
 
 
 async def test_it_is_stopped_before_agentapi(world: World) -> None:
-    agentapi = "[Unit]\nDescription=AgentAPI\n[Service]\nExecStart=/usr/local/bin/agentd simulate agentapi --port 3284\n"
-    world.box.write("/etc/systemd/system/agentapi.service", agentapi)
+    agentapi = "ExecStart=/usr/local/bin/agentd simulate agentapi --port 3284\n"
+    world.box.write("/etc/systemd/system/agentapi.service", f"[Service]\n{agentapi}")
     await world.install(settings={"AGENTD_AGENTAPI_URL": "http://127.0.0.1:3284"})
+    # Both end in one transaction, as they do when the machine is shut down.
+    for unit in ("agentd", "agentapi"):
+        world.box.write(
+            f"/run/systemd/system/{unit}.service.d/90-test.conf", "[Unit]\nPartOf=workspace.target\n"
+        )
+    world.box.write("/run/systemd/system/workspace.target", "[Unit]\nDescription=The workspace\n")
     await world.box.run("systemctl", "daemon-reload")
-    await world.box.run("systemctl", "start", "agentapi")
+    await world.box.run("systemctl", "start", "workspace.target", "agentapi")
     await world.start()
-    # One transaction for both, as at the machine's end; alone, the order of their names would decide.
-    await world.box.run("systemctl", "stop", "agentapi", "agentd")
-    stopped = "InactiveEnterTimestampMonotonic"
-    (agentd_gone,) = await world.box.show(stopped)
-    (agentapi_told,) = await world.box.show("ActiveExitTimestampMonotonic", unit="agentapi.service")
-    assert int(agentd_gone) <= int(agentapi_told)
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(
+            "http://127.0.0.1:3284/_sim/message", json={"role": "agent", "content": "to whoever stops me"}
+        ) as said,
+    ):
+        assert said.ok
+    await world.box.run("systemctl", "stop", "workspace.target")
+    await world.box.until({"ActiveState": "inactive"}, unit="agentapi.service")
+    assert world.stored() == "to whoever stops me"
+    told = await world.box.run("journalctl", "--no-pager", "--lines=9", "--unit=agentd", "--unit=agentapi")
+    assert 0 < told.index("Stopped agentd.service") < told.index("Stopping agentapi.service")
 
 
 async def test_killed_it_is_back_and_acts_on_no_claim_twice(world: World) -> None:
@@ -198,7 +211,6 @@ async def test_systemd_itself_finds_the_installed_units_valid_and_tight(world: W
 
 async def test_uninstall_stops_it_and_leaves_only_what_is_the_operators(world: World) -> None:
     await world.install()
-    await world.box.run("systemctl", "enable", "agentd")
     await world.start()
     await world.box.run("agentd", "uninstall")
     assert await world.box.show("LoadState", "ActiveState") == ["not-found", "inactive"]
