@@ -95,6 +95,15 @@ class Ledger:
         """What happened to the ledger that nobody has looked at yet, or ""."""
         return self._journal.book.damage
 
+    @property
+    def unclaimed_workspace(self) -> str:
+        """The workspace last seen as an unclaimed prebuild, or ""."""
+        return self._journal.book.waiting
+
+    def note_unclaimed(self, workspace_id: str) -> None:
+        """This workspace belongs to nobody yet. Raises `LedgerUnwritable`."""
+        self._journal.record("waiting", workspace=workspace_id)
+
     def claims(self) -> tuple[Claim, ...]:
         """All claims in order of admission, those of other workspaces included."""
         return tuple(self._journal.book.claims.values())

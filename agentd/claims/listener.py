@@ -22,7 +22,7 @@ from agentd.claims.events import ClaimEvent, Ignored, parse
 from agentd.claims.ledger import Admitted, Claim, Ledger, LedgerFull, fingerprint
 from agentd.claims.standing import ClaimsView, Standing
 from agentd.clock import Clock
-from agentd.errors import AgentdError, PeerError
+from agentd.errors import AgentdError
 from agentd.metrics import Registry
 from agentd.peers.event_stream import Heartbeat
 from agentd.peers.reinit_stream import ReinitStream
@@ -36,21 +36,20 @@ MAX_ARRIVED = 16  # distinct events waiting to be recorded; an honest server sen
 MAX_SAID = 16  # distinct sentences about one connection's events that are logged
 LIVED_S = 60.0  # a connection this old was a good one, even if nothing came
 RECONCILE_S = 5.0
+RECONCILE_EVERY_S = (
+    60.0  # while listening: the agent learns of its new owner later than the event would have come
+)
 # Until then a request that has left may still be refused. The short one is for a start, whose time to listening
 # people measure; the long one keeps a refused workspace from flickering between two words at each retry.
 QUIET_FIRST_S = 0.03
 QUIET_AGAIN_S = 1.0
 
 
-async def _nothing_missed() -> ClaimEvent | None:
-    return None
-
-
 class ClaimListener:
     """Listens for claims of one workspace.
 
-    `workspace_id` is the configured one. `reconcile` is asked before each connection whether a claim was missed, for
-    servers that do not repeat it. `spread_s` is the window over which a fleet comes back after a lost stream: each
+    `workspace_id` is the configured one. `reconcile` is asked at each connection, and every minute, whether a claim was
+    missed, for servers that do not repeat it. `spread_s` is the window over which a fleet comes back after a lost stream: each
     workspace has its fixed place in it, so that they do not come in step. `on_change` is told each new state.
     """
 
@@ -64,7 +63,7 @@ class ClaimListener:
         clock: Clock,
         metrics: Registry,
         workspace_id: str | None = None,
-        reconcile: Reconcile = _nothing_missed,
+        reconcile: Reconcile | None = None,
         spread_s: float = 5.0,
         on_change: Callable[[ClaimsView], None] = lambda _view: None,
     ) -> None:
@@ -97,6 +96,7 @@ class ClaimListener:
         self._said: set[str] = set()
         self._work = asyncio.Event()
         self._again = asyncio.Event()
+        self._reconnecting = asyncio.Event()
         self._stream_task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -105,6 +105,8 @@ class ClaimListener:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._act_for_ever(), name="claim actor")
             self._stream_task = tasks.create_task(self._listen_for_ever(), name="claim stream")
+            if self._reconcile is not None:
+                tasks.create_task(self._reconcile_for_ever(self._reconcile), name="missed claims")
 
     def view(self) -> ClaimsView:
         """For `/v1/status`."""
@@ -151,7 +153,7 @@ class ClaimListener:
         token = await self._tokens.current()
         self._ledger.token = fingerprint(token)
         self._work.set()  # with the token, an unfinished claim may be known as ours
-        await self._look_for_missed()
+        self._reconnecting.set()
         self._standing.connecting()
         try:
             async with self._listening_when_quiet() as on_sent:
@@ -213,16 +215,27 @@ class ClaimListener:
         self._delivered = True
         self._standing.proven()
 
-    async def _look_for_missed(self) -> None:
-        if self._ledger.latest() is not None:
-            return
+    async def _reconcile_for_ever(self, reconcile: Reconcile) -> None:
+        """Before each connection and now and then: has a claim been missed? Quiet once one is known."""
+        while True:
+            self._reconnecting.clear()
+            # Without the token a claim could not be recorded as ours.
+            if self._ledger.token is not None and self._ledger.latest() is None:
+                await self._look_for_missed(reconcile)
+            waiting = asyncio.create_task(self._reconnecting.wait(), name="missed claims reconnect")
+            try:
+                await _first_of(waiting, self._clock.sleep(RECONCILE_EVERY_S))
+            finally:
+                waiting.cancel()
+
+    async def _look_for_missed(self, reconcile: Reconcile) -> None:
         try:
             async with asyncio.timeout(RECONCILE_S):
-                missed = await self._reconcile()
-        except (PeerError, TimeoutError) as exc:
+                missed = await reconcile()
+        except (AgentdError, TimeoutError) as exc:
             self._log.debug("claim.reconcile_failed", error=str(exc))
             return
-        if missed is not None:
+        if missed is not None and self._ledger.find(missed) is None:
             self._log.warning(
                 "claim.missed", reason="the workspace has an owner now, and no event has said so"
             )
@@ -233,6 +246,7 @@ class ClaimListener:
         self._ends.inc(end=type(error).__name__)
         pause_s = self._pause_s(error, meant, lived=lived)
         self._standing.lost(error, meant, retry_in_s=pause_s)
+        self._again.clear()  # what was asked for while we were connected has been answered by that connection
         waiting = asyncio.create_task(self._again.wait(), name="claim stream reconnect")
         try:
             if pause_s is None:
@@ -241,7 +255,6 @@ class ClaimListener:
                 await _first_of(waiting, self._clock.sleep(pause_s))
         finally:
             waiting.cancel()
-            self._again.clear()
 
     def _pause_s(self, error: AgentdError, meant: Meaning, *, lived: bool) -> float | None:
         if lived:

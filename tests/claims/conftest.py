@@ -116,6 +116,8 @@ def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
             environ={"PATH": "/usr/bin:/bin"},
         )
         side = Side(ledger, metrics)
+        if (reconciling := options.pop("reconciling", None)) is not None:
+            options["reconcile"] = reconciling(ledger)
         side.listener = ClaimListener(
             stream=ReinitStream(url, context=None, clock=options.pop("stream_clock", Clock())),
             tokens=options.pop("tokens", None) or StaticToken(token),

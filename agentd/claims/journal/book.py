@@ -16,6 +16,7 @@ Records are JSON objects with `kind` and `at` (Unix seconds):
     retry   claim                                       a person wants it tried again
     forget  claim                                       a person wants it gone
     claim   (all fields of a claim)                     written by compaction in place of its history
+    waiting workspace                                   this workspace was seen to belong to nobody yet
     damage  why / trusted                               records were lost / a person has dealt with every claim held for it
 """
 
@@ -115,10 +116,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Book:
-    """All claims by id, in order of admission, and whether records were lost (`damage` says what happened, or "")."""
+    """All claims by id, in order of admission.
+
+    `damage` says what happened when records were lost, else ""; `waiting` is the id of the workspace last seen as an
+    unclaimed prebuild, else "".
+    """
 
     claims: Mapping[str, Claim] = field(default_factory=dict)
     damage: str = ""
+    waiting: str = ""
 
     def claim(self, claim_id: str) -> Claim:
         """Raises `UnknownClaim`."""
@@ -150,6 +156,8 @@ def fold(book: Book, record: Record) -> Book:
             return book.having(_unpacked(book, record))
         case "forget":
             return _forgotten(book, record)
+        case "waiting":
+            return dataclasses.replace(book, waiting=str(record["workspace"]))
         case "damage":
             return dataclasses.replace(book, damage=str(record["why"]))
         case "trusted":

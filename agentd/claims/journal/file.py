@@ -182,6 +182,8 @@ def load(path: Path, *, now: float) -> tuple[Book, int, int, bool, bool]:
 def _as_records(book: Book, at: float) -> Iterable[dict[str, Any]]:
     if book.damage:
         yield {"kind": "damage", "at": at, "why": book.damage}
+    if book.waiting:
+        yield {"kind": "waiting", "at": at, "workspace": book.waiting}
     for claim in book.claims.values():
         yield pack(claim)
 

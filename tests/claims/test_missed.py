@@ -1,0 +1,106 @@
+"""A claim that an old server published while nobody listened, found by its owner."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.claims.events import ClaimEvent
+from agentd.claims.ledger import Ledger
+from agentd.claims.missed import OwnerChange
+from agentd.errors import PeerError
+from agentd.peers.debug_manifest import DebugManifest, Manifest
+from agentd.peers.tls import aiohttp
+from agentd.simulator.agent_debug import SimulatedAgentDebug
+from agentd.simulator.coderd import SimulatedCoderd
+
+W = "11111111-1111-4111-8111-111111111111"
+OTHER = "33333333-3333-4333-8333-333333333333"
+
+
+class Says:
+    """A second owner source, as a transport of its own would be."""
+
+    def __init__(self, workspace_id: str, owner_name: str) -> None:
+        self.manifest = Manifest(workspace_id, owner_name)
+
+    async def read(self) -> Manifest:
+        return self.manifest
+
+
+@pytest.fixture
+def ledger(state_dir: Path) -> Ledger:
+    ledger = Ledger(state_dir)
+    ledger.token = "token-one"
+    return ledger
+
+
+async def test_a_workspace_seen_unclaimed_that_has_an_owner_now_was_claimed(
+    ledger: Ledger, state_dir: Path
+) -> None:
+    source = Says(W, "prebuilds")
+    change = OwnerChange(source=source, ledger=ledger)
+    assert await change() is None
+    source.manifest = Manifest(W, "ada")
+    ledger.close()
+    again = OwnerChange(source=source, ledger=Ledger(state_dir))
+    assert await again() == ClaimEvent(W, None, "prebuild_claimed")
+
+
+async def test_a_regular_workspace_has_missed_nothing(ledger: Ledger) -> None:
+    assert await OwnerChange(source=Says(W, "ada"), ledger=ledger)() is None
+
+
+async def test_a_clone_of_a_waiting_prebuild_has_missed_nothing(ledger: Ledger) -> None:
+    ledger.note_unclaimed(W)
+    assert await OwnerChange(source=Says(OTHER, "ada"), ledger=ledger)() is None
+
+
+async def test_the_manifest_of_another_workspace_is_not_believed(ledger: Ledger) -> None:
+    with pytest.raises(PeerError, match="not of ours"):
+        await OwnerChange(source=Says(OTHER, "ada"), ledger=ledger, workspace_id=W)()
+
+
+async def test_seen_unclaimed_is_noted_once_and_survives_compaction(ledger: Ledger, state_dir: Path) -> None:
+    change = OwnerChange(source=Says(W, "prebuilds"), ledger=ledger)
+    for _ in range(3):
+        await change()
+    assert len((state_dir / "claims.jsonl").read_bytes().splitlines()) == 1
+    (state_dir / "claims.jsonl").unlink()
+    ledger.admit(ClaimEvent(W, None, "prebuild_claimed"))  # writes the book anew
+    assert Ledger.read(state_dir).waiting == W
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def test_a_claim_that_an_old_server_lost_acts_once(
+    hooks: Any, start_side: Any, state_dir: Path, session: aiohttp.ClientSession
+) -> None:
+    hooks.add("10-a")
+    async with SimulatedCoderd(era="E1", ping_s=0.05, rate_limit=0) as coderd:
+        ws = coderd.add_prebuild()
+        async with SimulatedAgentDebug(ws) as agent:
+            source = DebugManifest(session=session, url=f"{agent.url}/debug/manifest")
+
+            def owner_change(ledger: Ledger) -> OwnerChange:
+                return OwnerChange(source=source, ledger=ledger)
+
+            async with start_side(coderd.url, ws.token, reconciling=owner_change) as side:
+                await coderd.until(lambda: coderd.open_streams(ws) == 1)
+                async with asyncio.timeout(20):
+                    while side.ledger.unclaimed_workspace != ws.id:
+                        await asyncio.sleep(0.005)
+                coderd.claim_start(ws)
+                await coderd.claim_finish(ws, publish=False)
+                agent.fetch_manifest()
+                await side.until("settled")
+                for _ in range(3):
+                    await coderd.drop_connections()
+                    await coderd.until(lambda: coderd.open_streams(ws) == 1)
+    assert hooks.runs() == ["10-a 1"]
