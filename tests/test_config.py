@@ -64,6 +64,7 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
         ("token", "token"),
     ),
     "coder.agent_name": (('"f"', "f"), ("e", "e"), ("g", "g")),
+    "coder.metadata_url": (('"http://f"', "http://f"), ("http://e", "http://e"), ("http://g", "http://g")),
     "coder.ca_file": (('"/f.pem"', Path("/f.pem")), ("/e.pem", Path("/e.pem")), ("/g.pem", Path("/g.pem"))),
     "coder.headers": ((('["A=f"]'), ("A=f",)), ("A=e,B=2", ("A=e", "B=2")), ("", None)),
     "workspace.id": ((f'"{ID}"', ID), (ID.replace("1", "2"), ID.replace("1", "2")), (f"{{{ID}}}", ID)),
@@ -87,6 +88,8 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
         ("coder, file:///x", ("coder", "file:///x")),
         ("coder", ("coder",)),
     ),
+    "snapshots.http_method": (('"POST"', "POST"), ("put", "PUT"), ("POST", "POST")),
+    "snapshots.http_headers_file": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "state.dir": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "local_api.socket": (('"/f.sock"', Path("/f.sock")), ("/e.sock", Path("/e.sock")), ("/g", Path("/g"))),
     "local_api.listen": (
@@ -392,12 +395,26 @@ def test_a_systemd_credential_is_the_last_resort(tmp_path):
     env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert load(env).coder.token_file is None
     credential = tmp_path / "coder-agent-token"
-    credential.write_text("t")
+    credential.write_text("\n")
+    assert load(env).coder.token_file is None, "a blank one counts as unset, like a blank variable"
+    credential.write_text("tttttt")
     found = load(env)
     assert found.coder.token_file == credential
     assert found.origins["coder.token_file"] == "environment CREDENTIALS_DIRECTORY"
     assert load(env | {"CODER_AGENT_TOKEN": "tttttt"}).coder.token_file is None
     assert load(env | {"CODER_AGENT_TOKEN_FILE": "/t"}).coder.token_file == Path("/t")
+
+
+def test_a_systemd_credential_that_cannot_be_read_is_not_passed_over(tmp_path):
+    credential = tmp_path / "coder-agent-token"
+    credential.symlink_to(tmp_path / "nowhere")
+    assert load({"CREDENTIALS_DIRECTORY": str(tmp_path)}).coder.token_file == credential
+
+
+def test_two_configurations_tell_where_they_differ():
+    changed = load({"AGENTD_LOG_LEVEL": "debug"}, "snapshots.task_id=" + ID)
+    assert changed.differences(load()) == {"log.level", "snapshots.task_id"}
+    assert load({"AGENTD_LOG_LEVEL": "info"}).differences(load()) == set(), "an origin is no difference"
 
 
 @pytest.mark.parametrize(

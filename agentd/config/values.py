@@ -89,9 +89,10 @@ def _convert(key: Key, raw: Any) -> Any:  # noqa: ANN401 - typed by the field it
 
 
 def _one_of(raw: Any, words: tuple[str, ...]) -> str:  # noqa: ANN401 - from TOML or a string
-    if not isinstance(raw, str) or raw.strip().lower() not in words:
+    in_any_case = {word.lower(): word for word in words}
+    if not isinstance(raw, str) or raw.strip().lower() not in in_any_case:
         raise _UnfitError("is none of " + ", ".join(words))
-    return raw.strip().lower()
+    return in_any_case[raw.strip().lower()]
 
 
 def _boolean(raw: Any) -> bool:  # noqa: ANN401 - from TOML or a string
