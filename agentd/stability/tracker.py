@@ -151,13 +151,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What a state rests on; `str()` is the sentence.
+    """What a state rests on; `str()` is the sentence.  `reading` is the last one.
 
     `since` (monotonic seconds) and `for_s`: how long it has been observed, in `samples` looks.  `note`: what keeps a quiet agent from counting as
     stable, or why it cannot be read.
     """
 
     status: AgentStatus
+    reading: Reading | None = None
     since: float | None = None
     for_s: float = 0.0
     samples: int = 0
@@ -218,6 +219,7 @@ class Tracker:
         self._await_prompt = await_prompt
         self._gap_max_s = gap_max_s
         self._at: float | None = None
+        self._reading: Reading | None = None
         self._stretch: _Stretch | None = None
         self._prompted = False
         self._broken = 0
@@ -226,7 +228,7 @@ class Tracker:
     def observe(self, sample: Sample) -> Transition | None:
         """Take a sample in; the change of state it makes, if it makes one."""
         watched = self._at is not None and 0 <= sample.at - self._at <= self._gap_max_s
-        self._at = sample.at
+        self._at, self._reading = sample.at, sample.reading
         step = self._step(sample, watched=watched)
         if step is None:
             return None
@@ -245,10 +247,16 @@ class Tracker:
         """What the state rests on, as of the last sample."""
         stretch = self._stretch
         if stretch is None or self._at is None:
-            return Evidence(self.state, note=self._note)
+            return Evidence(self.state, self._reading, note=self._note)
         last = stretch.last.id if stretch.last is not None and stretch.kind is Step.QUIET else None
         return Evidence(
-            self.state, stretch.since, self._at - stretch.since, stretch.samples, last, self._note
+            self.state,
+            self._reading,
+            stretch.since,
+            self._at - stretch.since,
+            stretch.samples,
+            last,
+            self._note,
         )
 
     @property
