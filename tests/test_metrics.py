@@ -62,7 +62,7 @@ def test_a_family_cannot_be_two_things():
     ],
 )
 def test_a_fault_in_the_code_is_named(use):
-    with pytest.raises(ValueError, match="agentd_|x_total"):
+    with pytest.raises(ValueError, match=r"agentd_|x_total"):
         use(Registry())
 
 

@@ -213,6 +213,19 @@ async def test_a_client_that_hangs_up_does_not_cancel_the_stop(api, path, daemon
             await asyncio.sleep(0)
 
 
+async def test_a_handler_that_is_cancelled_does_not_cancel_what_it_started(api, daemon):
+    # Whether a hang-up cancels the handler is a default of aiohttp's, on which nothing may depend.
+    handling = asyncio.create_task(api._to_its_end(daemon.answers().stop()))
+    await asyncio.wait_for(daemon.stopping.wait(), 5)
+    handling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await handling
+    daemon.may_stop.set()
+    async with asyncio.timeout(5):
+        while daemon.asked != ["stop"]:
+            await asyncio.sleep(0)
+
+
 async def test_a_stop_that_fails_after_the_client_left_is_logged(api, path, daemon):
     daemon.fault = StateError("the disk is full")
     with structlog.testing.capture_logs() as logged:
