@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -275,16 +274,16 @@ async def test_cancelled_the_hook_is_ended_and_the_cancellation_passes_on(tmp_pa
 
 async def test_a_second_cancellation_kills_at_once(tmp_path: Path) -> None:
     body = f'trap "echo term >> {tmp_path}/term" TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.01; done'
-    task = asyncio.create_task(hook_run(script(tmp_path / "hook", body)).execute(not_recorded))
+    task = asyncio.create_task(
+        hook_run(script(tmp_path / "hook", body), stop_grace_s=3600.0).execute(not_recorded)
+    )
     pid = int(await there(tmp_path / "pid"))
     task.cancel()
     await there(tmp_path / "term")
-    started = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await gone(pid)
-    assert time.monotonic() - started < 4, "the grace of five seconds was not waited for"
 
 
 def test_a_timeout_is_never_infinite(tmp_path: Path) -> None:

@@ -318,3 +318,45 @@ def test_records_from_many_threads_stand_one_after_the_other(state_dir: Path) ->
     book = Ledger.read(state_dir)
     assert not book.damage
     assert {claim.owner_id for claim in book.claims.values()} == set(owners)
+
+
+def refuse(*_args: object, **_kwargs: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_repair_that_finds_no_room_waits_and_holds_meanwhile(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = state_dir / NAME
+    path.write_bytes(b"garbage\n")
+    with monkeypatch.context() as full:
+        full.setattr(journal_file.os, "pwrite", refuse)
+        ledger = opened(state_dir)
+        assert ledger.damage
+        with pytest.raises(LedgerUnwritable):
+            ledger.admit(EVENT)
+        assert path.read_bytes() == b"garbage\n", "the damaged file is what a next start must find"
+    assert ledger.admit(EVENT).claim.state is ClaimState.HELD
+    ledger.close()
+    assert Ledger.read(state_dir).damage
+    assert [kept.read_bytes() for kept in state_dir.glob("ledger.corrupt-*")] == [b"garbage\n"]
+
+
+def test_a_file_system_without_links_keeps_a_copy(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (state_dir / NAME).write_bytes(b"garbage\n")
+    monkeypatch.setattr(journal_file.os, "link", refuse)
+    opened(state_dir).close()
+    assert [kept.read_bytes() for kept in state_dir.glob("ledger.corrupt-*")] == [b"garbage\n"]
+
+
+def test_a_compaction_that_fails_costs_no_record(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_file, "COMPACT_BYTES", 100)
+    ledger = opened(state_dir)
+    ledger._journal._compact_bytes = 100
+    monkeypatch.setattr(journal_file.os, "fsync", refuse)
+    (state_dir / NAME).touch()
+    claim = ledger.admit(EVENT).claim
+    monkeypatch.undo()
+    after = ledger.act(claim.id, ["10-a"])
+    ledger.close()
+    assert Ledger.read(state_dir).claims == {after.id: after}

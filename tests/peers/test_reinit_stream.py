@@ -371,3 +371,21 @@ def test_every_answer_the_web_platform_tests_refuse_is_refused(data_dir: Path) -
     for case in cases:
         refused = refusal(case["status"], {"content-type": case["content_type"]}, b"", now_unix_s=0.0)
         assert (refused is not None) == (case["outcome"] == "fail"), case["name"]
+
+
+async def test_every_web_platform_case_reads_the_same_over_http(data_dir: Path) -> None:
+    for case in json.loads((data_dir / "wpt-sse-cases.json").read_text("utf-8")):
+        body = bytes.fromhex(case["input_hex"])
+        head = f"HTTP/1.1 {case['status']} X\r\nContent-Type: {case['content_type']}\r\n".encode()
+        for size in (1, max(len(body), 1)):
+            chunks = [chunked(body[at : at + size]) for at in range(0, len(body), size)]
+            async with server(says(head + b"Transfer-Encoding: chunked\r\n\r\n", *chunks, b"0\r\n\r\n")) as (
+                url,
+                _,
+            ):
+                seen: list[ServerSentEvent | Heartbeat] = []
+                failed = faults.Refused if case["outcome"] == "fail" else faults.StreamEnded
+                with pytest.raises(failed):
+                    await collect(stream_to(url), seen)
+            events = [(item.event, item.data, item.id) for item in seen if isinstance(item, ServerSentEvent)]
+            assert events == [(e["event"], e["data"], e["id"]) for e in case["expected"]], case["name"]

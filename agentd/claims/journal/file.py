@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from agentd import log
 from agentd.claims.journal.book import Book, fold, pack
@@ -78,12 +78,6 @@ class Journal:
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
     def _append(self, record: dict[str, Any]) -> None:
         fd = self._ready()
