@@ -4,7 +4,7 @@ Offers are cheap and happen in the event loop; fitting and writing happen in the
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from agentd import log
@@ -23,7 +23,8 @@ class Recorder:
     """The snapshot of one task while its agent lives. `task_id` may be "": then it is kept for reading back.
 
     `checkpoint_s` bounds how old the spool is while messages change; `on_spooled` is called in the event loop with
-    each new snapshot, also with one that the disk did not take (it can still be delivered from memory).
+    each new snapshot, also with one that the disk did not take (it can still be delivered from memory). `redact` takes
+    out what must not leave this machine; nothing that it removes reaches the disk.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Recorder:
         clock: Clock,
         metrics: Registry,
         on_spooled: Callable[[SpoolEntry], None],
+        redact: Callable[[Iterable[Message]], Iterable[Message]] | None = None,
     ) -> None:
         self._spool = spool
         self._task_id = task_id
@@ -45,6 +47,7 @@ class Recorder:
         self._checkpoint_s = checkpoint_s
         self._clock = clock
         self._on_spooled = on_spooled
+        self._redact = redact
         self._writes = metrics.counter(
             "agentd_snapshot_writes_total", "Snapshots written to disk.", "outcome"
         )
@@ -131,7 +134,8 @@ class Recorder:
             return entry
 
     def _fit_and_put(self, task_id: str, window: tuple[Message, ...]) -> None:
-        fitted = fit(window, max_messages=self._max_messages, max_bytes=self._max_bytes)
+        messages = window if self._redact is None else self._redact(window)
+        fitted = fit(messages, max_messages=self._max_messages, max_bytes=self._max_bytes)
         self._spool.put(task_id, fitted, captured_at=rfc3339(self._clock.wall()))
 
     def _failed(self, error: OSError) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from agentd.peers.json_scan import CUT_MARK
 from agentd.peers.messages import ROLES, Message
 from agentd.snapshots.sanitize import clean_text, clean_time, cluster_start
 
@@ -25,8 +26,6 @@ MAX_BYTES: Final = 65_536
 """coderd's `taskSnapshotMaxSize`: 65,536 bytes of request body pass, one more does not."""
 MIN_BYTES: Final = 128
 """The envelope, the longest id, role and time, and one character of any kind."""
-
-CUT_MARK: Final = "[... earlier text cut by agentd ...]\n"
 
 _ENVELOPE: Final = '{"messages":[%s]}'
 _ITEM: Final = '{"id":%d,"content":%s,"role":"%s","time":"%s"}'

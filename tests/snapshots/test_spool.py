@@ -3,6 +3,7 @@ import errno
 import os
 import stat
 import threading
+import zlib
 
 import pytest
 from hypothesis import given, settings
@@ -161,6 +162,28 @@ def test_quarantine_is_bounded(spool):
     kept = [path.read_bytes() for path in (spool.path / "quarantine").iterdir()]
     assert len(kept) == MAX_QUARANTINED
     assert b"damage %d" % (MAX_QUARANTINED + 4) in kept
+
+
+def test_a_header_without_its_fields_is_damage_whatever_its_checksum_says():
+    head = b"agentd-snapshot 1 %08x {}\n" % zlib.crc32(b"1 {}")
+    with pytest.raises(DamagedError, match="lacks"):
+        entry_format.decode(head)
+
+
+def test_a_file_that_may_not_be_read_is_left_alone_and_named(spool, monkeypatch):
+    put(spool)
+    real = os.open
+
+    def locked(path, flags, *args, **kwargs):
+        if str(path).endswith(".snapshot") and not flags & os.O_WRONLY:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, flags, *args, **kwargs)
+
+    with monkeypatch.context() as broken, capture_logs() as logs:
+        broken.setattr(os, "open", locked)
+        assert reopened(spool).entries() == []
+    assert [(line["event"], line["reason"]) for line in logs] == [("spool.unreadable", "Permission denied")]
+    assert reopened(spool).load(TASK).payload == fitted().payload
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "symlink", "huge", "empty", "other task"])

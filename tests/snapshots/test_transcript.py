@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import time
@@ -6,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agentd.peers.json_scan import CUT_MARK
 from agentd.peers.messages import Message
-from agentd.snapshots.transcript import CUT_MARK, MAX_BYTES, MIN_BYTES, fit, messages_of
+from agentd.snapshots.transcript import MAX_BYTES, MIN_BYTES, fit, messages_of
 
 WHEN = "2026-03-02T09:00:00Z"
 
@@ -151,6 +153,14 @@ def test_an_emoji_across_the_cut_is_left_out_whole():
         kept = accepted_by_coderd(fitted.payload)[0]["content"].removeprefix(CUT_MARK)
         assert kept == family * (len(kept) // len(family))
         assert MAX_BYTES - len(fitted.payload) < len(family.encode())
+
+
+@pytest.mark.parametrize("shift", ["", "x"])
+def test_characters_spelled_as_surrogate_pairs_are_kept_whole(shift):
+    fitted = fit([said("\ud83d\ude00" * 70_000 + shift)], max_messages=1)
+    [entry] = accepted_by_coderd(fitted.payload)
+    assert set(entry["content"].removeprefix(CUT_MARK).removesuffix(shift)) == {"😀"}
+    assert fitted.sha256 == hashlib.sha256(fitted.payload).hexdigest()
 
 
 def test_a_screen_is_measured_without_its_padding():
