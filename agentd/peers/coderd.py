@@ -34,6 +34,8 @@ from agentd.peers.token import TokenSource
 
 _ERROR_BODY_MAX_BYTES: Final = 4096
 _EXCERPT_MAX_CHARS: Final = 300
+# coderd's words for a body it would have stored, had there been `messages` in it.
+_LACKS_MESSAGES: Final = "Invalid agentapi payload structure."
 _NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -154,6 +156,8 @@ class Coderd:
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self.build_version = ""
         """`X-Coder-Build-Version` of the last answer, "" before the first."""
+        self.date = ""
+        """`Date` of the last answer, whoever gave it; "" before the first."""
 
     async def put_log_snapshot(self, task_id: str, payload: bytes, *, timeout_s: float) -> None:
         """Store `payload` as the task's log snapshot, replacing the one before. Repeating it is safe."""
@@ -169,6 +173,20 @@ class Coderd:
         except Unsupported:
             return False
         return True
+
+    async def rehearse_log_snapshot(self, task_id: str, *, size_bytes: int, timeout_s: float) -> None:
+        """Do all of a log snapshot but the storing: raises as `put_log_snapshot` would for a payload of that size.
+
+        coderd looks at token, route, task, size and JSON in that order, and only then for `messages`, which this body
+        lacks: that refusal means that a real one would have been stored.
+        """
+        padding = b"-" * max(0, size_bytes - len(b'{"rehearsal":""}'))
+        path = f"tasks/{quote(task_id, safe='')}/log-snapshot?format=agentapi"
+        try:
+            await self._call("POST", path, b'{"rehearsal":"%b"}' % padding, expect=204, timeout_s=timeout_s)
+        except Invalid as error:
+            if _LACKS_MESSAGES not in error.message:
+                raise
 
     async def update_app_status(
         self, app_slug: str, state: str, message: str, uri: str, *, timeout_s: float
@@ -213,6 +231,7 @@ class Coderd:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         ) as response:
             self.build_version = response.headers.get("X-Coder-Build-Version", self.build_version)
+            self.date = response.headers.get("Date", self.date)
             is_json = response.content_type == "application/json"
             if response.status == expect and (expect == 204 or is_json):
                 return None

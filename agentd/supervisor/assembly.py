@@ -121,7 +121,7 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
                 timeout=aiohttp.ClientTimeout(total=None),
             )
         )
-        token = _token(config, session)
+        token = token_source(config, session)
         delivery = Delivery(
             spool=spool,
             destinations=_destinations(config, token, session, ledger),
@@ -182,7 +182,8 @@ def open_ledger(config: Config, clock: Clock) -> Ledger:
     return Ledger(config.state.dir, workspace_id=config.workspace.id or None, clock=clock)
 
 
-def _token(config: Config, session: aiohttp.ClientSession) -> TokenSource | None:
+def token_source(config: Config, session: aiohttp.ClientSession) -> TokenSource | None:
+    """Where the token comes from, None when nothing is configured. Raises `ConfigError` for an unreadable token file."""
     if config.coder.auth != "token":
         from agentd.peers.identity import InstanceIdentityToken  # noqa: PLC0415 - few workspaces run on a bare instance
 
@@ -191,7 +192,7 @@ def _token(config: Config, session: aiohttp.ClientSession) -> TokenSource | None
             coder_url=config.coder.url,
             session=session,
             agent_name=config.coder.agent_name,
-            headers=_headers(config),
+            headers=proxy_headers(config),
             tls=client_context(config.coder.url, config.coder.ca_file),
             metadata_url=config.coder.metadata_url,
         )
@@ -217,16 +218,17 @@ def _destinations(
         if name != "coder":
             found.append(from_url(name, around))
         elif token is not None and config.coder.url:
-            found.append(CoderDestination(_coderd(config, token, session)))
+            found.append(CoderDestination(coderd_client(config, token, session)))
     return found
 
 
-def _coderd(config: Config, token: TokenSource, session: aiohttp.ClientSession) -> Coderd:
+def coderd_client(config: Config, token: TokenSource, session: aiohttp.ClientSession) -> Coderd:
+    """Raises `ConfigError` for an unreadable CA file."""
     return Coderd(
         config.coder.url,
         token=token,
         session=session,
-        headers=_headers(config),
+        headers=proxy_headers(config),
         tls=client_context(config.coder.url, config.coder.ca_file),
     )
 
@@ -250,7 +252,7 @@ def _listener(
             config.coder.url,
             context=client_context(config.coder.url, config.coder.ca_file),
             clock=clock,
-            headers=_headers(config),
+            headers=proxy_headers(config),
         ),
         tokens=token,
         ledger=ledger,
@@ -261,7 +263,8 @@ def _listener(
     )
 
 
-def _headers(config: Config) -> dict[str, str]:
+def proxy_headers(config: Config) -> dict[str, str]:
+    """`coder.headers` by name."""
     return dict(header.split("=", 1) for header in config.coder.headers)
 
 

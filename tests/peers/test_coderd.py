@@ -280,3 +280,19 @@ async def test_a_refused_app_status_is_invalid(server, coderd):
     server.fail_next("app-status", 400, b'{"message":"Message is too long."}')
     with pytest.raises(answers.Invalid, match="Message is too long"):
         await coderd.update_app_status("agentapi", "idle", "x" * 161, "", timeout_s=5)
+
+
+@pytest.mark.parametrize("era", ["E1", "E2", "E3", "E4"])
+async def test_a_rehearsed_log_snapshot_is_taken_for_good_and_stores_nothing(session, era):
+    async with SimulatedCoderd(era=era) as server:
+        workspace = server.add_workspace()
+        task = server.add_task(workspace)
+        coderd = Coderd(server.url, token=StaticToken(workspace.token), session=session)
+        await coderd.rehearse_log_snapshot(task, size_bytes=65_536, timeout_s=5)
+        assert server.snapshots == {}
+        assert len(server.calls("log-snapshot")[0].body) == 65_536
+        with pytest.raises(answers.NotFound):
+            await coderd.rehearse_log_snapshot(str(uuid.uuid4()), size_bytes=0, timeout_s=5)
+        with pytest.raises(answers.TooLarge):
+            await coderd.rehearse_log_snapshot(task, size_bytes=65_537, timeout_s=5)
+        assert coderd.date.endswith("GMT")
