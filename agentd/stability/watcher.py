@@ -27,9 +27,9 @@ __all__ = ["Watcher"]
 # In PTY mode "running" lasts at least 2 s after any change, so looking this often never misses a turn.
 SLOW_POLL_S: Final = 2.0
 # With the event stream up, looking at a stable agent is only the watchdog of a stream that has no keepalive.
-WATCHDOG_POLL_S: Final = 10.0
+WATCHDOG_POLL_S: Final = 5.0
 LONG_S: Final = 30.0
-"""Without the stream, a state that has lasted this long is looked at more rarely: wake-ups are what idling costs."""
+"""A state that has lasted this long is looked at more rarely: wake-ups are what idling costs."""
 # A history of 200 MB takes half a second to read. Reading it may take this share of the time, at most.
 READ_SHARE_MAX: Final = 0.1
 # A screen that streams changes 25 times a second; passing a window on costs the decoding of 80 kB.
@@ -134,11 +134,10 @@ class Watcher:
 
     def _pause_s(self) -> float:
         facts = self._tracker.facts
-        if facts.status is AgentStatus.STABLE and self._follower.connected:
-            return max(self._poll_interval_s, WATCHDOG_POLL_S)
-        if facts.status in (AgentStatus.STABLE, AgentStatus.UNREACHABLE) and facts.for_s >= LONG_S:
-            return max(self._poll_interval_s, SLOW_POLL_S)
-        return self._poll_interval_s
+        if facts.status not in (AgentStatus.STABLE, AgentStatus.UNREACHABLE) or facts.for_s < LONG_S:
+            return self._poll_interval_s
+        followed = facts.status is AgentStatus.STABLE and self._follower.connected
+        return max(self._poll_interval_s, WATCHDOG_POLL_S if followed else SLOW_POLL_S)
 
     async def _sample(self) -> Sample:
         try:

@@ -1,0 +1,231 @@
+"""What the control plane is told, and how often."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd.metrics import Registry
+from agentd.peers.coderd import Invalid, RateLimited, Unreachable
+from agentd.stability.reporter import HEARTBEAT_S, MESSAGE_MAX_BYTES, Reporter, Update, clean_message
+from agentd.stability.task_state import TaskWord
+
+NONE, WORKING, IDLE, COMPLETE, FAILURE = TaskWord
+
+
+class Desk:
+    """A reporter and what reached the other side."""
+
+    def __init__(self, fake_clock) -> None:
+        self.clock = fake_clock
+        self.metrics = Registry()
+        self.told: list[tuple[str, str]] = []
+        self.failures: list[Exception] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.calls = 0
+        self.reporter = Reporter(
+            send=self.send, clock=fake_clock.as_clock(), metrics=self.metrics, draw=lambda: 1.0
+        )
+
+    async def send(self, state, message, uri, *, timeout_s):
+        self.calls += 1
+        failure = self.failures.pop(0) if self.failures else None
+        await self.gate.wait()
+        if failure is not None:
+            raise failure
+        self.told.append((state, message))
+
+    @asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.reporter.run(), name="app status")
+        try:
+            await self.clock.settle()
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def say(self, word, message="", *, explicit=False, then_s=0.0) -> None:
+        self.reporter.offer(Update(word, message, explicit=explicit))
+        await self.clock.advance(then_s)
+
+
+@pytest.fixture
+async def desk(fake_clock):
+    desk = Desk(fake_clock)
+    desk.reporter.open()
+    async with desk.running():
+        yield desk
+
+
+async def test_a_change_is_told_once(desk):
+    for _ in range(5):
+        await desk.say(IDLE, "waiting", then_s=1)
+    assert desk.told == [("idle", "waiting")]
+
+
+async def test_the_first_working_is_no_news_and_the_next_one_is(desk):
+    await desk.say(WORKING, then_s=5)
+    assert desk.told == []
+    await desk.say(IDLE, then_s=5)
+    await desk.say(WORKING, then_s=5)
+    assert desk.told == [("idle", ""), ("working", "")]
+
+
+async def test_a_first_working_that_somebody_said_himself_is_told(desk):
+    await desk.say(WORKING, "building", explicit=True)
+    assert desk.told == [("working", "building")]
+
+
+async def test_nothing_is_told_before_the_agent_is_ready(fake_clock):
+    desk = Desk(fake_clock)
+    async with desk.running():
+        await desk.say(IDLE, then_s=100)
+        assert desk.calls == 0
+        desk.reporter.open()
+        await desk.clock.advance(0)
+        assert desk.told == [("idle", "")]
+
+
+async def test_the_same_content_is_told_at_most_once_a_minute(desk):
+    for _ in range(30):
+        await desk.say(IDLE, then_s=1)
+        await desk.say(WORKING, then_s=1)
+    assert desk.told == [("idle", ""), ("working", "")]
+    await desk.say(IDLE, then_s=60)
+    assert desk.told == [("idle", ""), ("working", ""), ("idle", "")]
+
+
+async def test_what_holds_is_told_when_the_minute_is_over(desk):
+    await desk.say(IDLE, then_s=1)
+    await desk.say(WORKING, then_s=1)
+    await desk.say(IDLE, then_s=50)
+    assert desk.told[-1] == ("working", "")
+    await desk.clock.advance(10)
+    assert desk.told[-1] == ("idle", "")
+
+
+async def test_while_coderd_is_away_only_the_latest_waits_and_the_rest_is_counted(desk):
+    desk.failures = [Unreachable("no answer")] * 3
+    await desk.say(IDLE, "one")
+    await desk.say(IDLE, "two")
+    await desk.say(FAILURE, "three", then_s=30)
+    assert desk.told == [("failure", "three")]
+    assert desk.calls == 4
+    assert desk.reporter.dropped == 2
+
+
+async def test_an_update_that_comes_while_another_is_being_sent_is_not_lost(desk):
+    await desk.say(WORKING, explicit=True)
+    desk.gate.clear()
+    await desk.say(IDLE)
+    await desk.say(WORKING)
+    desk.gate.set()
+    await desk.clock.advance(60)
+    assert [state for state, _ in desk.told] == ["working", "idle", "working"]
+
+
+async def test_after_a_call_that_may_have_been_carried_out_the_truth_is_told_again(desk):
+    await desk.say(WORKING, explicit=True, then_s=61)
+    desk.failures = [Unreachable("timed out")]
+    await desk.say(IDLE)
+    await desk.say(WORKING, then_s=5)
+    assert [state for state, _ in desk.told] == ["working", "working"]
+
+
+async def test_what_coderd_refuses_is_dropped_counted_and_not_repeated(desk):
+    desk.failures = [Invalid('No app found with slug "x"')]
+    await desk.say(IDLE, then_s=600)
+    assert desk.calls == 1
+    assert desk.metrics.counter("agentd_app_status_dropped_total", "", "reason").value(reason="refused") == 1
+
+
+async def test_a_rate_limit_is_waited_for(desk):
+    desk.failures = [RateLimited("slow down", retry_after_s=45.0)]
+    await desk.say(IDLE, then_s=44)
+    assert desk.calls == 1
+    await desk.clock.advance(2)
+    assert desk.told == [("idle", "")]
+
+
+async def test_a_long_working_is_repeated_before_the_workspace_is_stopped_for_idling(desk):
+    await desk.say(WORKING, then_s=3 * HEARTBEAT_S + 1)
+    assert desk.told == [("working", "")] * 3
+    await desk.say(IDLE, then_s=2 * HEARTBEAT_S)
+    assert [state for state, _ in desk.told[3:]] == ["idle"]
+
+
+async def test_at_stop_no_spinner_stays(desk):
+    await desk.say(WORKING, explicit=True)
+    assert await desk.reporter.last_word("The workspace has stopped", timeout_s=1)
+    assert desk.told[-1] == ("idle", "The workspace has stopped")
+
+
+async def test_at_stop_a_final_state_stays_as_it_is(desk):
+    await desk.say(COMPLETE, "all tests pass", explicit=True)
+    assert await desk.reporter.last_word("stopped", timeout_s=1)
+    assert desk.told == [("complete", "all tests pass")]
+
+
+async def test_at_stop_a_final_state_that_still_waits_goes_out(desk):
+    await desk.say(WORKING, explicit=True)
+    desk.failures = [Unreachable("away")]
+    await desk.say(FAILURE, "out of disk", explicit=True)
+    assert await desk.reporter.last_word("stopped", timeout_s=1)
+    assert desk.told[-1] == ("failure", "out of disk")
+
+
+async def test_at_stop_nothing_is_said_about_a_task_nobody_spoke_of(desk):
+    assert await desk.reporter.last_word("stopped", timeout_s=1)
+    await desk.say(IDLE)
+    assert await desk.reporter.last_word("stopped", timeout_s=1)
+    assert desk.told == [("idle", "")]
+
+
+async def test_a_last_word_that_cannot_be_delivered_says_so(desk):
+    await desk.say(WORKING, explicit=True)
+    desk.failures = [Unreachable("away")]
+    assert not await desk.reporter.last_word("stopped", timeout_s=1)
+
+
+async def test_offering_never_waits(desk):
+    desk.gate.clear()
+    await desk.say(IDLE, "one")
+    for number in range(100):
+        desk.reporter.offer(Update(IDLE, f"{number}"))
+    desk.gate.set()
+    await desk.clock.advance(1)
+    assert desk.told == [("idle", "one"), ("idle", "99")]
+
+
+async def test_that_nothing_is_known_is_not_told(desk):
+    await desk.say(NONE, then_s=10)
+    assert desk.calls == 0
+
+
+@given(st.text(st.characters() | st.sampled_from("\x1b[31m\n\t漢😀\ud800")))
+def test_a_message_is_at_most_160_bytes_of_printable_text(text):
+    cleaned = clean_message(text)
+    assert len(cleaned.encode()) <= MESSAGE_MAX_BYTES
+    assert cleaned == " ".join(cleaned.split())
+    assert all(one.isprintable() for one in cleaned)
+    assert clean_message(cleaned) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("  two\n\n words\t", "two words"),
+        ("\x1b[1;31mred\x1b[0m", "red"),
+        ("\x1b]8;;https://x.test\x07link\x1b]8;;\x07", "link"),
+        ("a\x00b\x7fc", "abc"),
+        ("漢" * 60, "漢" * 53),
+        ("x" * 159 + "é", "x" * 159),
+        ("half a \ud83d", "half a \ufffd"),
+    ],
+)
+def test_a_message_is_cleaned_as_coderd_would_and_cut_between_characters(text, cleaned):
+    assert clean_message(text) == cleaned
