@@ -64,6 +64,7 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
         ("token", "token"),
     ),
     "coder.agent_name": (('"f"', "f"), ("e", "e"), ("g", "g")),
+    "coder.debug_address": (('"h:1"', "h:1"), ("h:2", "h:2"), ("h:3", "h:3")),
     "coder.metadata_url": (('"http://f"', "http://f"), ("http://e", "http://e"), ("http://g", "http://g")),
     "coder.ca_file": (('"/f.pem"', Path("/f.pem")), ("/e.pem", Path("/e.pem")), ("/g.pem", Path("/g.pem"))),
     "coder.headers": ((('["A=f"]'), ("A=f",)), ("A=e,B=2", ("A=e", "B=2")), ("", None)),

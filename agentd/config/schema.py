@@ -45,6 +45,11 @@ class CoderSection:
         _key("token", "How the agent proves who it is.", env=("CODER_AGENT_AUTH",))
     )
     agent_name: str = _key("", "Agent name, when one instance has several agents.", env=("CODER_AGENT_NAME",))
+    debug_address: str = _key(
+        "127.0.0.1:2113",
+        "HOST:PORT of the Coder agent's debug server, which says whose workspace this is.",
+        env=("CODER_AGENT_DEBUG_ADDRESS",),
+    )
     metadata_url: str = _key(
         "http://169.254.169.254", "Metadata server that proves an instance's identity.", kind="url"
     )
@@ -144,6 +149,12 @@ class LocalApiSection:
 class ShutdownSection:
     budget_s: float = _key(
         8.0, "Seconds the whole shutdown may take, from the first signal.", low=0.5, high=3600
+    )
+    grace_s: float = _key(
+        0.0,
+        "Seconds the runtime waits before it kills agentd, where systemd cannot tell; 0: not known.",
+        low=0,
+        high=86_400,
     )
 
 

@@ -14,11 +14,13 @@ from agentd import __version__, log
 from agentd.claims.acting import Actor, HookPolicy
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
+from agentd.claims.missed import OwnerChange
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.metrics import Registry
 from agentd.peers.agentapi import AgentApi
 from agentd.peers.coderd import Coderd
+from agentd.peers.debug_manifest import DebugManifest
 from agentd.peers.reinit_stream import ReinitStream
 from agentd.peers.tls import aiohttp, client_context
 from agentd.peers.token import FileToken, StaticToken, TokenSource
@@ -30,6 +32,7 @@ from agentd.snapshots.spool import Spool
 from agentd.stability.tracker import AgentStatus, Tracker, Transition
 from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
+from agentd.supervisor.last_stop import LastStop
 
 SPOOL_DIR = "spool"
 
@@ -49,6 +52,7 @@ class Rooms:
     clock: Clock
     started_at: float
     state: StateDir
+    last_stop: LastStop
     metrics: Registry
     token: TokenSource | None
     agent: AgentApi
@@ -163,6 +167,7 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             clock=clock,
             started_at=clock.wall(),
             state=state,
+            last_stop=LastStop(state.path, clock),
             metrics=metrics,
             token=token,
             agent=agent,
@@ -172,7 +177,7 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             recorder=recorder,
             delivery=delivery,
             ledger=ledger,
-            listener=_listener(config, token, ledger, clock, metrics),
+            listener=_listener(config, token, ledger, session, clock, metrics),
             quiet=quiet,
         )
 
@@ -234,10 +239,16 @@ def coderd_client(config: Config, token: TokenSource, session: aiohttp.ClientSes
 
 
 def _listener(
-    config: Config, token: TokenSource | None, ledger: Ledger, clock: Clock, metrics: Registry
+    config: Config,
+    token: TokenSource | None,
+    ledger: Ledger,
+    session: aiohttp.ClientSession,
+    clock: Clock,
+    metrics: Registry,
 ) -> ClaimListener | None:
     if not config.claims.enabled or token is None:
         return None
+    workspace_id = config.workspace.id or None
     policy = HookPolicy(
         hooks_dir=config.claims.hooks_dir,
         state_dir=config.state.dir,
@@ -259,13 +270,21 @@ def _listener(
         actor=Actor(ledger=ledger, policy=policy, clock=clock, metrics=metrics, environ=os.environ),
         clock=clock,
         metrics=metrics,
-        workspace_id=config.workspace.id or None,
+        workspace_id=workspace_id,
+        reconcile=OwnerChange(
+            source=DebugManifest(session=session, url=f"http://{config.coder.debug_address}/debug/manifest"),
+            ledger=ledger,
+            workspace_id=workspace_id,
+        ),
     )
 
 
 def proxy_headers(config: Config) -> dict[str, str]:
-    """`coder.headers` by name."""
-    return dict(header.split("=", 1) for header in config.coder.headers)
+    """`coder.headers` by name; from now on their values are masked in every log line."""
+    headers = dict(header.split("=", 1) for header in config.coder.headers)
+    for value in headers.values():
+        log.conceal(value)
+    return headers
 
 
 def _say_spooled(entry: SpoolEntry) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from agentd import log
 from agentd.clock import Clock
 from agentd.config import Config
-from agentd.errors import AgentdError, ConfigError, ExitCode
+from agentd.errors import AgentdError, ConfigError, ExitCode, PeerError
 from agentd.local_api.server import LocalApi
 from agentd.sdnotify import Notifier, watchdog_interval_s
 from agentd.snapshots.receipts import Receipt
@@ -41,6 +41,7 @@ class Daemon:
         self._log = log.get("supervisor")
         self._stopping = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._reason = ""
         self._deadline = float("inf")
         self._receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._failed = False
@@ -58,13 +59,18 @@ class Daemon:
         Raises `StateError` or `ConfigError` when the local API cannot listen.
         """
         await self._api.start()
+        self._rooms.last_stop.complain()
+        self._rooms.last_stop.running()
         self._notifier.send(READY=1, STATUS="running")
         self._log.info("agentd.started", **self._rooms.facts())
         tasks = [asyncio.create_task(run(), name=name) for name, run in self._forever().items()]
         for task in tasks:
             task.add_done_callback(self._on_task_end)
         await self._stopping.wait()
+        keep, last_stop = self._rooms.spool.in_thread, self._rooms.last_stop
+        await keep(last_stop.stopping, self._reason, self._rooms.config.shutdown.budget_s)
         receipt = await self._shut_down(tasks)
+        await keep(last_stop.stopped, str(receipt.outcome))
         self._receipt.set_result(receipt)
         await self._api.close()
         self._notifier.close()
@@ -76,6 +82,7 @@ class Daemon:
         """Start the shutdown; its deadline counts from here. Further calls change nothing."""
         if self._stopping.is_set():
             return
+        self._reason = reason
         budget_s = self._rooms.config.shutdown.budget_s
         self._deadline = self._clock.monotonic() + budget_s
         # A budget above the unit's TimeoutStopSec would end in SIGKILL; asking for less than that changes nothing.
@@ -104,7 +111,7 @@ class Daemon:
             fresh = self._read_config()
             fresh.require_coder()
             restart = await self._rooms.reconfigure(fresh)
-        except ConfigError as exc:
+        except (ConfigError, PeerError) as exc:
             self._log.error("config.rejected", error=str(exc), kept="the configuration in force")
             return
         self._log.info("config.reloaded", needs_restart=restart or None)

@@ -58,11 +58,11 @@ async def test_while_the_stream_is_up_a_running_agents_history_is_not_read_again
     assert following.asked("messages") == before
 
 
-async def test_an_idle_agent_with_the_stream_up_is_looked_at_every_ten_seconds(following):
+async def test_an_idle_agent_with_the_stream_up_is_looked_at_every_five_seconds(following):
     await following.seconds(45)
     before = following.asked("status")
     await following.seconds(60)
-    assert following.asked("status") - before <= 7
+    assert following.asked("status") - before <= 13
 
 
 async def test_a_long_rest_ends_when_the_stream_says_that_something_moves(following):
