@@ -155,7 +155,7 @@ async def test_a_flush_never_overruns_its_deadline(spool, server, task_id, coder
     put(spool, task_id)
     started = time.monotonic()
     receipt = await delivery_of(spool, CoderDestination(coderd)).flush(started + budget_s)
-    assert time.monotonic() - started < budget_s + 0.25
+    assert time.monotonic() - started < budget_s + 0.5
     assert receipt.outcome is Overall.PENDING
     assert not Spool.open(spool.path).load(task_id).delivered_to("coder")
 
