@@ -57,6 +57,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
         },
         "task": _task(facts.status),
         "snapshot": _snapshot(rooms),
+        "last_stop": rooms.last_stop.previous.as_json() if rooms.last_stop.previous else None,
         "capabilities": _capabilities(rooms),
     }
 
