@@ -32,7 +32,8 @@ class Follower:
 
     `look` is awaited before each connect and says whether the agent answers.  `on_replayed` gets the newest `keep`
     messages and the status as they were at the connect, `on_update` and `on_status` what changes from then on;
-    `on_doubt` is called when messages may have vanished unannounced.  All are called from this task.
+    `on_doubt` is called when messages may have vanished unannounced, `on_lost` when a stream that was up has ended, as
+    it does at once when the agent stops.  All are called from this task.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Follower:
         on_update: Callable[[MessageUpdate], None],
         on_status: Callable[[Status], None],
         on_doubt: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self.connected = False
         """The replay is over and the stream is up."""
@@ -56,6 +58,7 @@ class Follower:
         self._on_update = on_update
         self._on_status = on_status
         self._on_doubt = on_doubt
+        self._on_lost = on_lost
         self._backoff = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
         self._replay: deque[MessageUpdate] = deque(maxlen=keep)
         self._complaints: deque[AgentComplaint] = deque(maxlen=100)
@@ -82,6 +85,8 @@ class Follower:
             was_connected, self.connected = self.connected, False
             self._replay.clear()
         lived_s = self._clock.monotonic() - began
+        if was_connected:
+            self._on_lost()
         if was_connected and lived_s >= PROVEN_S:
             self._backoff.reset()
         if was_connected or self._backoff.failures == 0:

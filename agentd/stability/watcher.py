@@ -89,6 +89,7 @@ class Watcher:
             on_update=self._updated,
             on_status=self._status_changed,
             on_doubt=self._doubt,
+            on_lost=self._end_rest,
         )
         self._follow = follow
 
@@ -121,7 +122,7 @@ class Watcher:
         if pause_s <= self._poll_interval_s:
             await self._clock.sleep(pause_s)
             return
-        # A long one ends early when the stream says that something moves.
+        # A long one ends early when the stream says that something moves, or ends.
         self._long_rest = asyncio.create_task(self._sleep(pause_s), name="agent pause")
         try:
             await asyncio.wait({self._long_rest})
@@ -250,7 +251,11 @@ class Watcher:
         if transition is not None and transition.new is AgentStatus.SETTLING:
             # The stream does not announce deletions (a failed ACP prompt takes its answer back).
             self._doubt()
-        if transition is not None and self._long_rest is not None:
+        if transition is not None:
+            self._end_rest()
+
+    def _end_rest(self) -> None:
+        if self._long_rest is not None:
             self._long_rest.cancel()
 
     def _doubt(self) -> None:

@@ -72,6 +72,14 @@ async def test_a_long_rest_ends_when_the_stream_says_that_something_moves(follow
     await following.until(lambda: following.asked("status") > before)
 
 
+async def test_that_the_agent_stopped_is_known_from_the_end_of_its_stream(following):
+    await following.seconds(45)
+    now = following.clock.now
+    await following.simulated.stop()
+    await following.until(lambda: following.states[-1] is UNREACHABLE)
+    assert following.clock.now == now
+
+
 async def test_a_stream_that_breaks_is_missed_by_nobody(following):
     """Blind window: the stream is down while the agent goes stable, running, stable."""
     await following.seconds(8)
