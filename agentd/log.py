@@ -50,6 +50,11 @@ def conceal(secret: str) -> None:
     _pattern = re.compile("|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True)))
 
 
+def concealed() -> tuple[str, ...]:
+    """Every value that `conceal` was told."""
+    return tuple(_secrets)
+
+
 def masked(text: str) -> str:
     """`text` with every known secret replaced."""
     return text if _pattern is None else _pattern.sub(MASK, text)

@@ -91,6 +91,13 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     ),
     "snapshots.http_method": (('"POST"', "POST"), ("put", "PUT"), ("POST", "POST")),
     "snapshots.http_headers_file": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
+    "snapshots.redact": (("false", False), ("yes", True), ("off", False)),
+    "snapshots.redact_env": (('["A_KEY"]', ("A_KEY",)), ("B, C", ("B", "C")), ("D", ("D",))),
+    "snapshots.redact_patterns": (
+        ('["sk-[a-z]+"]', ("sk-[a-z]+",)),
+        ("x+", ("x+",)),
+        ('"a{1,2}",b', ("a{1,2}", "b")),
+    ),
     "state.dir": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "local_api.socket": (('"/f.sock"', Path("/f.sock")), ("/e.sock", Path("/e.sock")), ("/g", Path("/g"))),
     "local_api.listen": (

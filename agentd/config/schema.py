@@ -21,7 +21,9 @@ class Spec:
     env: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
-    kind: Literal["plain", "url", "uuid", "secret", "listen", "headers", "destinations"] = "plain"
+    kind: Literal[
+        "plain", "url", "uuid", "secret", "listen", "headers", "destinations", "variables", "patterns"
+    ] = "plain"
 
 
 def _key(default: Any, doc: str, **spec: Any) -> Any:  # noqa: ANN401 - the field's own annotation is the type
@@ -123,6 +125,15 @@ class SnapshotsSection:
     http_method: Literal["PUT", "POST"] = _key("PUT", "Method for https:// destinations.")
     http_headers_file: Path | None = _key(
         None, "File of extra headers (`Name: value` lines) for https:// destinations."
+    )
+    redact: bool = _key(True, "Take the agent token and other known secrets out of snapshots.")
+    redact_env: tuple[str, ...] = _key(
+        (),
+        "Names of environment variables whose values are secrets to take out of snapshots.",
+        kind="variables",
+    )
+    redact_patterns: tuple[str, ...] = _key(
+        (), "Regular expressions; what they match is taken out of snapshots.", kind="patterns"
     )
 
 

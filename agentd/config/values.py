@@ -77,7 +77,7 @@ def _convert(key: Key, raw: Any) -> Any:  # noqa: ANN401 - typed by the field it
     if annotation in (int, float):
         return _number(raw, annotation)
     if origin is tuple:
-        words = _words(raw, quoted=key.spec.kind == "headers")
+        words = _words(raw, quoted=key.spec.kind in ("headers", "patterns"))
         for place, word in enumerate(words, 1):
             _LIST_KINDS[key.spec.kind](place, word)
         return words
@@ -171,6 +171,18 @@ def _path(raw: str, *, optional: bool) -> Path | None:
         raise _UnfitError("is relative, and there is no working directory") from None
 
 
+def _variable(place: int, word: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", word):
+        raise _UnfitError(f"entry {place} is not a variable's name")
+
+
+def _pattern(place: int, word: str) -> None:
+    try:
+        re.compile(word)
+    except re.error as exc:
+        raise _UnfitError(f"entry {place} is not a regular expression: {exc}") from None
+
+
 def _plain(text: str) -> str:
     if not text.isprintable():
         raise _UnfitError("holds characters that cannot be printed")
@@ -216,4 +228,9 @@ def _listen(text: str) -> str:
 
 
 _TEXT_KINDS: Final = {"plain": _plain, "secret": _secret, "uuid": _uuid, "url": _url, "listen": _listen}
-_LIST_KINDS: Final = {"headers": _header, "destinations": _destination}
+_LIST_KINDS: Final = {
+    "headers": _header,
+    "destinations": _destination,
+    "variables": _variable,
+    "patterns": _pattern,
+}

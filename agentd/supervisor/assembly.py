@@ -28,6 +28,7 @@ from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import CoderDestination, Destination, Surroundings, from_url
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.recorder import Recorder
+from agentd.snapshots.redaction import Redactor
 from agentd.snapshots.spool import Spool
 from agentd.stability.tracker import AgentStatus, Tracker, Transition
 from agentd.stability.watcher import Watcher
@@ -142,6 +143,7 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             clock=clock,
             metrics=metrics,
             on_spooled=_say_spooled,
+            redact=_redactor(config),
         )
         quiet = asyncio.Event()
 
@@ -285,6 +287,15 @@ def proxy_headers(config: Config) -> dict[str, str]:
     for value in headers.values():
         log.conceal(value)
     return headers
+
+
+def _redactor(config: Config) -> Redactor | None:
+    """Raises `ConfigError` for a pattern that is none."""
+    if not config.snapshots.redact:
+        return None
+    for name in config.snapshots.redact_env:
+        log.conceal(os.environ.get(name, ""))
+    return Redactor(values=log.concealed, patterns=config.snapshots.redact_patterns)
 
 
 def _say_spooled(entry: SpoolEntry) -> None:

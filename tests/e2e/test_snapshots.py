@@ -171,3 +171,16 @@ async def test_real_agents_screens_arrive_whole(stage, conversations):
         for sent, seen in zip(want, got, strict=True):
             lines = [line.rstrip() for line in sent["content"].split("\n")]
             assert [line.rstrip() for line in str(seen["content"]).split("\n")] == lines, path.name
+
+
+async def test_no_known_secret_leaves_in_a_snapshot(stage):
+    daemon = await stage.start(
+        AGENTD_SNAPSHOTS_REDACT_ENV="MY_API_KEY",
+        AGENTD_SNAPSHOTS_REDACT_PATTERNS="sk-[a-z0-9]+",
+        MY_API_KEY="correct-horse-battery",
+    )
+    stage.agent.add_message("user", f"my token is {stage.workspace.token}, the key correct-horse-battery")
+    stage.agent.add_message("agent", "and sk-abc123 is yours")
+    assert await daemon.stop() == 0
+    said = [str(message["content"]) for message in stage.stored()]
+    assert said[-2:] == ["my token is [redacted], the key [redacted]", "and [redacted] is yours"]
