@@ -53,7 +53,7 @@ async def test_status_follows_from_build_agent_and_app(coderd, of_task, happened
     task = json.loads((await of_task("GET")).body)
     assert task["status"] == status
     logs = await of_task("GET", "/logs")
-    assert logs.status == {"error": 409, "unknown": 409, "active": 502}.get(status, 200)
+    assert logs.status == {"error": 409, "unknown": 409, "active": 500}.get(status, 200)
     if logs.status == 200:
         assert logs.text == '{"logs":[],"snapshot":true}\n'
     sent = await of_task("POST", "/send", data='{"input":"go"}')

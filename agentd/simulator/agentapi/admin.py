@@ -17,13 +17,15 @@ class Admin:
 
     def __init__(self, agent: "SimulatedAgentApi") -> None:
         self._agent = agent
-        self._commands: dict[str, admin.Command] = {
+        self.commands: dict[str, admin.Command] = {
             "status": self._status,
             "message": self._message,
             "rewrite": self._rewrite,
             "hang": lambda _: agent.hang(),
             "release": lambda _: agent.release(),
             "bogus-tail": lambda _: agent.bogus_tail(),
+            "fail-turn": lambda fields: agent.fail_turn(str(fields["error"])),
+            "load": self._load,
             "collide-ids": lambda _: agent.collide_ids(),
             "clear-faults": lambda _: agent.clear_faults(),
             "error": self._error,
@@ -32,7 +34,7 @@ class Admin:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one `/_sim/` request."""
-        return await admin.serve(request, self._commands, self.state)
+        return await admin.serve(request, self.commands, {"state": self.state})
 
     def state(self) -> dict[str, object]:
         """What there is; of the messages the newest ten."""
@@ -59,6 +61,9 @@ class Admin:
 
     def _rewrite(self, fields: Mapping[str, Any]) -> object:
         return self._agent.rewrite_last(str(fields["content"]))
+
+    def _load(self, fields: Mapping[str, Any]) -> None:
+        self._agent.load(fields["messages"])
 
     def _error(self, fields: Mapping[str, Any]) -> None:
         self._agent.agent_error(str(fields["message"]), fields.get("level", "error"))

@@ -18,6 +18,13 @@ def reply(request: web.Request, schema: str, fields: dict[str, object]) -> web.R
     return web.Response(body=body, headers={"Content-Type": "application/json", "Link": _link(schema)})
 
 
+def document(value: object) -> web.Response:
+    """The OpenAPI document, which carries no schema of its own."""
+    return web.Response(
+        body=gojson.encode(value, escape_html=False), headers={"Content-Type": "application/json"}
+    )
+
+
 def problem(
     request: web.Request, status: int, title: str, detail: str, errors: Iterable[dict[str, object]] = ()
 ) -> web.Response:

@@ -66,6 +66,8 @@ class Conversation:
         self.status: Status = "stable"
         self.errors: list[Event] = []
         self.followers: set[Follower] = set()
+        self.watchers: set[asyncio.Queue[str | None]] = set()
+        """Who watches the screen: each change puts the whole of it, the server's stop None."""
         self.dirty = False
         """Whether a save would write: a user's message alone does not count (as in the real server)."""
         self._now = now
@@ -158,6 +160,13 @@ class Conversation:
         self.followers.add(follower)
         return follower
 
+    @property
+    def screen(self) -> str:
+        """What the terminal shows: the last thing the agent said."""
+        return next(
+            (message["content"] for message in reversed(self.messages) if message["role"] == "agent"), ""
+        )
+
     def stamp(self) -> str:
         """Now, as Go's RFC3339Nano: no trailing zeros."""
         now = datetime.fromtimestamp(self._now(), UTC)
@@ -172,6 +181,8 @@ class Conversation:
 
     def _tell(self, message: Message) -> None:
         self._push(update_event(message))
+        for watcher in self.watchers:
+            watcher.put_nowait(self.screen)
 
     def _push(self, event: Event) -> None:
         for follower in self.followers:

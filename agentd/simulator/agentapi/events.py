@@ -1,14 +1,20 @@
-"""`GET /events`: everything again, then live; no keepalive, no ids, and no patience with slow readers."""
+"""The event streams. `GET /events`: everything again, then live; no keepalive, no ids, and no patience with slow readers."""
 
 import asyncio
 from collections.abc import Callable
 
 from aiohttp import web
 
-from agentd.simulator import serving
+from agentd.simulator import gojson, serving
 from agentd.simulator.agentapi import answers
 from agentd.simulator.agentapi.conversation import Conversation, Event, Follower, status_event, update_event
 
+_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache",
+    "Connection": "keep-alive",
+    "X-Accel-Buffering": "no",
+}
 WRITE_DEADLINE_S = 5.0
 """A write that takes longer breaks the connection; so does the last chunk of a stream that was idle this long."""
 
@@ -25,14 +31,7 @@ async def serve(
 
     `on_change()` is called when the following begins and when it ends.
     """
-    response = web.StreamResponse(
-        headers={
-            "Content-Type": "text/event-stream",
-            "Cache-Control": "no-cache",
-            "Connection": "keep-alive",
-            "X-Accel-Buffering": "no",
-        }
-    )
+    response = web.StreamResponse(headers=_HEADERS)
     response.enable_chunked_encoding()
     follower = conversation.follow()
     on_change()
@@ -55,6 +54,23 @@ async def serve(
         conversation.followers.discard(follower)
         on_change()
     return await serving.never()
+
+
+async def serve_screen(request: web.Request, conversation: Conversation) -> web.StreamResponse:
+    """`GET /internal/screen`: the screen now and at each change, until the client goes or the server stops."""
+    response = web.StreamResponse(headers=_HEADERS)
+    response.enable_chunked_encoding()
+    screens: asyncio.Queue[str | None] = asyncio.Queue()
+    screens.put_nowait(conversation.screen)
+    conversation.watchers.add(screens)
+    try:
+        await response.prepare(request)
+        while (screen := await screens.get()) is not None:
+            await response.write(f"event: screen\ndata: {gojson.dumps({'screen': screen})}\n\n".encode())
+        await response.write_eof()
+    finally:
+        conversation.watchers.discard(screens)
+    return response
 
 
 class Lagging(Exception):

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 from aiohttp import web
 
 from agentd.simulator import faults
-from agentd.simulator.agentapi import answers, events, mishaps, sending, uploads
+from agentd.simulator.agentapi import answers, events, mishaps, openapi, sending, uploads
 from agentd.simulator.agentapi.admin import Admin
 from agentd.simulator.agentapi.conversation import BOGUS, Conversation, Message, Mode, Status
 from agentd.simulator.agentapi.turns import Turns
@@ -27,7 +27,9 @@ ROUTES = {
     "/events": "events",
     "/upload": "upload",
     "/openapi.json": "openapi",
+    "/internal/screen": "screen",
 }
+CHAT_BASE_PATH = "/chat"
 METHODS = {"message": "POST", "upload": "POST"}
 STREAM_END_S = 0.5
 """What an event stream is given to take its last chunk when the server stops."""
@@ -81,6 +83,7 @@ class SimulatedAgentApi:
             turn_s=turn_s,
             sleep=sleep,
         )
+        self._uploads = uploads.Uploads()
         self._bogus_tails = 0
         self._changes = Changes()
         self._log = RequestLog(now, self._changes)
@@ -119,11 +122,14 @@ class SimulatedAgentApi:
         """Go away: the port refuses, event streams end, sends in progress are lost."""
         for follower in list(self.conversation.followers):
             follower.queue.put_nowait(None)
+        for watcher in self.conversation.watchers:
+            watcher.put_nowait(None)
         with contextlib.suppress(TimeoutError):  # who does not read by then is cut off
             async with asyncio.timeout(STREAM_END_S):
                 await self.until(lambda: not self.followers)
         await self._listener.stop()
         await self._turns.close()
+        self._uploads.remove()
 
     async def restart(self) -> None:
         """A new life on the same port: the conversation is gone, ids begin again."""
@@ -206,7 +212,7 @@ class SimulatedAgentApi:
         return self._turns.received
 
     def calls(self, route: str) -> list[RecordedRequest]:
-        """The requests of one route: status, messages, message, events, upload, openapi."""
+        """The requests of one route: status, messages, message, events, upload, screen, openapi."""
         return self._log.of(route)
 
     @property
@@ -246,7 +252,7 @@ class SimulatedAgentApi:
         if not self._host_allowed(request.headers.get("Host", "")):
             return mishaps.refused_host(self._hosts)
         if name == "other" or (name == "upload" and not self.has("upload")):
-            return answers.plain(404, "404 page not found")
+            return _elsewhere(request.path)
         if request.method != METHODS.get(name, "GET"):
             return web.Response(status=405, headers={"Allow": METHODS.get(name, "GET")})
         match name:
@@ -259,7 +265,9 @@ class SimulatedAgentApi:
             case "message":
                 return await sending.serve(request, body, self._turns.send)
             case "upload":
-                return await uploads.serve(request, body)
+                return await self._uploads.serve(request, body)
+            case "screen":
+                return await events.serve_screen(request, self.conversation)
             case "events":
                 return await events.serve(
                     request,
@@ -268,7 +276,7 @@ class SimulatedAgentApi:
                     monotonic=self._monotonic,
                     on_change=self._changes.notify,
                 )
-        return answers.reply(request, "OpenAPI", {"openapi": "3.1.0"})
+        return answers.document(openapi.document(self))
 
     def _host_allowed(self, host: str) -> bool:
         return not self.has("host_check") or "*" in self._hosts or answers.hostname(host) in self._hosts
@@ -287,6 +295,12 @@ class SimulatedAgentApi:
             self._bogus_tails -= 1
             messages.append(BOGUS)
         return messages
+
+
+def _elsewhere(path: str) -> web.Response:
+    if path == "/":
+        return web.Response(status=307, headers={"Location": f"{CHAT_BASE_PATH}/embed"})
+    return answers.plain(404, "404 page not found")
 
 
 def _version_number(version: str) -> tuple[int, ...]:

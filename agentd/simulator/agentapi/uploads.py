@@ -1,7 +1,11 @@
-"""`POST /upload`: multipart, one field `file`, at most 10 MiB; kept until nobody asks (nothing is written to disk)."""
+"""`POST /upload`: multipart, one field `file`, at most 10 MiB, kept in a directory that goes when the server stops."""
 
 import hashlib
+import shutil
+import tempfile
 from email import message_from_bytes, policy
+from email.message import Message
+from pathlib import Path
 
 from aiohttp import web
 
@@ -10,26 +14,61 @@ from agentd.simulator.agentapi import answers
 MAX_FILE_BYTES = 10 << 20
 
 
-async def serve(request: web.Request, body: bytes) -> web.Response:
-    """Where the file would lie."""
+class Uploads:
+    """`agentapi-uploads-N/<16 digits of the sha256>/<name>` in the system's temporary directory."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+
+    async def serve(self, request: web.Request, body: bytes) -> web.Response:
+        """Keep the file and say where it lies."""
+        part = _file_part(request, body)
+        if part is None:
+            return answers.problem(
+                request,
+                422,
+                "Unprocessable Entity",
+                "validation failed",
+                [{"message": "File required", "location": "file", "value": None}],
+            )
+        content = part.get_payload(decode=True)
+        data = content if isinstance(content, bytes) else b""
+        if len(data) > MAX_FILE_BYTES:
+            return answers.problem(request, 400, "Bad Request", "file size exceeds 10MB limit")
+        path = self._keep(_base_name(part.get_filename()), data)
+        return answers.reply(request, "UploadResponseBody", {"ok": True, "filePath": str(path)})
+
+    def remove(self) -> None:
+        """Delete everything that was uploaded."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _keep(self, name: str, data: bytes) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="agentapi-uploads-"))
+        folder = self._folder / hashlib.sha256(data).hexdigest()[:16]
+        folder.mkdir(exist_ok=True)
+        path = folder / name
+        path.write_bytes(data)
+        return path
+
+
+def _file_part(request: web.Request, body: bytes) -> Message | None:
     head = f"Content-Type: {request.headers.get('Content-Type', '')}\r\n\r\n".encode()
-    parts = message_from_bytes(head + body, policy=policy.HTTP)
-    found = [
-        part for part in parts.iter_parts() if part.get_param("name", header="content-disposition") == "file"
-    ]
-    if not found:
-        return answers.problem(
-            request,
-            422,
-            "Unprocessable Entity",
-            "validation failed",
-            [{"message": "File required", "location": "file", "value": None}],
-        )
-    content = found[0].get_payload(decode=True)
-    data = content if isinstance(content, bytes) else b""
-    if len(data) > MAX_FILE_BYTES:
-        return answers.problem(request, 400, "Bad Request", "file size exceeds 10MB limit")
-    name = (found[0].get_filename() or "file").rpartition("/")[2]
-    digest = hashlib.sha256(data).hexdigest()[:16]
-    path = f"/tmp/agentapi-uploads-1/{digest}/{name}"  # noqa: S108 - the name AgentAPI gives, never opened here
-    return answers.reply(request, "UploadResponseBody", {"ok": True, "filePath": path})
+    for part in message_from_bytes(head + body, policy=policy.HTTP).walk():
+        if part.get_param("name", header="content-disposition") == "file":
+            return part
+    return None
+
+
+def _base_name(name: str | None) -> str:
+    """The last part of the name a client gave: no path, and nothing a file system refuses."""
+    plain = (
+        (name or "")
+        .replace("\0", "")
+        .rpartition("/")[2]
+        .encode("utf-8", "replace")[:255]
+        .decode("utf-8", "ignore")
+    )
+    return plain if plain not in ("", ".", "..") else "file"

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from agentd.simulator import admin
-from agentd.simulator.coderd.workspaces import Workspace
+from agentd.simulator.coderd import openapi
+from agentd.simulator.coderd.workspaces import Job, Workspace
 from agentd.simulator.faults import SimulatorError
 
 if TYPE_CHECKING:
@@ -24,11 +26,14 @@ class Admin:
     def __init__(self, coderd: "SimulatedCoderd") -> None:
         self._coderd = coderd
         self._pending: asyncio.Task[None] | None = None
-        self._commands: dict[str, admin.Command] = {
+        self.commands: dict[str, admin.Command] = {
             "claim-start": self._claim_start,
             "claim-finish": self._claim_finish,
             "claim-fail": self._claim_fail,
             "start": self._start,
+            "start-finish": self._start_finish,
+            "run-job": lambda fields: coderd.run_job(self._workspace(fields)),
+            "agent": self._agent,
             "stop-start": self._stop_start,
             "stop-finish": self._stop_finish,
             "delete": self._delete,
@@ -43,7 +48,11 @@ class Admin:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one `/_sim/` request."""
-        return await admin.serve(request, self._commands, self.state)
+        views: dict[str, Callable[[], object]] = {"state": self.state, "openapi.json": self._openapi}
+        return await admin.serve(request, self.commands, views)
+
+    def _openapi(self) -> object:
+        return openapi.document(self._coderd.build_version)
 
     def state(self) -> dict[str, object]:
         """What there is: workspaces with builds and open streams, tasks, snapshots, statuses, notifications."""
@@ -53,14 +62,19 @@ class Admin:
             "url": coderd.url,
             "workspaces": [self._workspace_state(ws) for ws in coderd.workspaces],
             "tasks": [
-                {"id": task.id, "workspace": task.workspace.id, "deleted": task.deleted}
+                {
+                    "id": task.id,
+                    "workspace": task.workspace.id if task.workspace else None,
+                    "deleted": task.deleted,
+                }
                 for task in coderd.tasks.values()
             ],
             "snapshots": {
                 task_id: {"bytes": len(row.body), "created_at": row.created_at, "envelope": row.envelope}
                 for task_id, row in coderd.snapshots.items()
             },
-            "notifications": coderd.notifications,
+            "notifications": [asdict(one) for one in coderd.notifications],
+            "executions": [asdict(one) for one in coderd.executions.values()],
             "requests": len(coderd.requests),
         }
 
@@ -75,7 +89,7 @@ class Admin:
                 f"{build.number} {build.transition} {build.stage.name.lower()} {build.job}"
                 for build in ws.builds
             ],
-            "app_statuses": self._coderd.app_statuses[ws.id],
+            "app_statuses": [asdict(row) for row in self._coderd.app_statuses[ws.id]],
         }
 
     def _workspace(self, fields: Mapping[str, Any]) -> Workspace:
@@ -101,7 +115,18 @@ class Admin:
         self._coderd.claim_fail(self._workspace(fields), error, bool(fields.get("agents_recorded", False)))
 
     def _start(self, fields: Mapping[str, Any]) -> object:
-        return {"token": self._coderd.start_build(self._workspace(fields))}
+        job = Job(fields.get("job", "succeeded"))
+        return {
+            "token": self._coderd.start_build(self._workspace(fields), token=fields.get("token"), job=job)
+        }
+
+    def _start_finish(self, fields: Mapping[str, Any]) -> object:
+        error = str(fields.get("error", ""))
+        return {"token": self._coderd.start_finish(self._workspace(fields), error=error)}
+
+    def _agent(self, fields: Mapping[str, Any]) -> None:
+        known = {name: fields[name] for name in ("lifecycle", "app_health", "connected") if name in fields}
+        self._coderd.set_agent(self._workspace(fields), **known)
 
     def _stop_start(self, fields: Mapping[str, Any]) -> None:
         self._coderd.stop_start(self._workspace(fields))

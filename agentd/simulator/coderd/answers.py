@@ -38,6 +38,11 @@ def not_found() -> web.Response:
     return error(404, NOT_FOUND)
 
 
+def body_too_large(limit: int) -> web.Response:
+    """E4's answer to a JSON body above `limit` bytes."""
+    return error(413, "Request body too large.", detail=f"Maximum request body size is {limit} bytes.")
+
+
 def internal(detail: str) -> web.Response:
     return error(500, "An internal server error occurred.", detail=detail)
 

@@ -11,13 +11,24 @@ from aiohttp import web
 
 from agentd.simulator import faults, sse
 from agentd.simulator.coderd import answers, gate
-from agentd.simulator.coderd.routes import app_status, identity, log_snapshot, reinit, task_state, tasks
+from agentd.simulator.coderd.routes import (
+    app_status,
+    executions,
+    identity,
+    log_snapshot,
+    reinit,
+    task_state,
+    tasks,
+)
 from agentd.simulator.coderd.workspaces import Caller
 from agentd.simulator.coderd.world import World
 from agentd.simulator.serving import Handler, RequestLog, read_body
 
 _ME = "/api/v2/workspaceagents/me"
 _TASK = "/api/v2/tasks/{user}/{task}"
+_EXPERIMENTAL = "/api/experimental/tasks"
+"""Where tasks lived before they were promoted; kept as an alias."""
+_EXECUTION = "/api/v1/executions/{execution}"
 Auth: TypeAlias = Literal["agent", "user", "open"]
 
 
@@ -47,6 +58,10 @@ ROUTES = (
     _route("task-input", "PATCH", "user", f"{_TASK}/input"),
     _route("task-pause", "POST", "user", f"{_TASK}/pause"),
     _route("task-resume", "POST", "user", f"{_TASK}/resume"),
+    _route("execution", "GET", "open", _EXECUTION),
+    _route("execution-status", "POST", "open", f"{_EXECUTION}/status"),
+    _route("execution-status", "PUT", "open", f"{_EXECUTION}/status"),
+    _route("execution-events", "POST", "open", "/api/v1/workflow/executions/events"),
 )
 OTHER = "other"
 ROUTE_NAMES = frozenset(route.name for route in ROUTES) | {OTHER}
@@ -107,6 +122,9 @@ class Router:
                 request, args, entry.body, headers, manners, on_open=lambda: self._log.answered(entry, 200)
             )
             response = await self._answer(route, call)
+            if request.method != "GET":
+                # Stored before it is answered: what a client was told survives a kill -9.
+                self._world.commit()
             if not response.prepared:
                 response.headers.update(headers)
             return response
@@ -126,7 +144,9 @@ class Router:
 
     async def _answer(self, route: Route | None, call: Call) -> web.StreamResponse:
         path = call.request.path
-        if not path.startswith("/api/v2"):
+        if path.startswith("/api/v1/"):
+            return self._for_execution(route, call)
+        if not path.startswith(("/api/v2", _EXPERIMENTAL)):
             # Whatever is no API is the dashboard: a wrong base URL looks like success.
             return _dashboard()
         limit_headers, passes = self._limit.check(call.request.remote or "", path)
@@ -172,7 +192,21 @@ class Router:
             )
         if gate.token_of(call.request) != self._user_token:
             return gate.signed_out()
+        if self._world.behaviour.oversize_status == 413 and len(call.body) > app_status.MAX_BODY_BYTES:
+            return answers.body_too_large(app_status.MAX_BODY_BYTES)
         return await self._for_user(route.name, call)
+
+    def _for_execution(self, route: Route | None, call: Call) -> web.Response:
+        """Routes of the control plane that runs agents: no coderd, so no coder token and no rate limit."""
+        if route is None:
+            return web.Response(status=404, text="404 page not found")
+        if route.method != call.request.method:
+            return web.Response(status=405, headers={"Allow": route.method})
+        if route.name == "execution-events":
+            return executions.event(self._world, call.body)
+        if route.name == "execution-status":
+            return executions.update_status(self._world, call.args[0], call.body)
+        return executions.show(self._world, call.args[0])
 
     async def _for_user(self, name: str, call: Call) -> web.StreamResponse:
         if name == "task-list":
@@ -189,7 +223,7 @@ class Router:
         plain: dict[str, Callable[[], web.Response]] = {
             "task": lambda: answers.reply(200, task_state.describe(self._world, task)),
             "task-delete": lambda: tasks.delete(self._world, task),
-            "task-input": lambda: tasks.update_input(self._world, task, call.body),
+            "task-input": lambda: tasks.update_input(task, call.body),
             "task-pause": lambda: tasks.pause(self._world, task),
             "task-resume": lambda: tasks.resume(self._world, task),
         }
@@ -215,9 +249,12 @@ class Router:
 
 def match(request: web.Request) -> tuple[Route | None, tuple[str, ...]]:
     """The route of a request, and what its path holds; with another method if only that is wrong."""
+    path = request.path
+    if path.startswith(_EXPERIMENTAL):
+        path = path.replace(_EXPERIMENTAL, "/api/v2/tasks", 1)
     found: tuple[Route | None, tuple[str, ...]] = (None, ())
     for route in ROUTES:
-        hit = route.pattern.match(request.path)
+        hit = route.pattern.match(path)
         if hit and (found[0] is None or route.method == request.method):
             found = (route, hit.groups())
     return found

@@ -64,6 +64,8 @@ class Workspace:
     builds: list[Build] = field(default_factory=list)
     agent_lifecycle: str = "ready"
     app_health: str = "healthy"
+    agent_connected: bool = True
+    """Whether coderd can dial the agent: live logs and sends go that way."""
     deadline_bumps: list[float] = field(default_factory=list)
 
     @property
@@ -94,6 +96,13 @@ class Workspaces:
     def all(self) -> list[Workspace]:
         return list(self._all.values())
 
+    def get(self, workspace_id: str) -> Workspace:
+        return self._all[workspace_id]
+
+    def put(self, workspace: Workspace) -> None:
+        """Take over a workspace as it was stored."""
+        self._all[workspace.id] = workspace
+
     def add(
         self,
         *,
@@ -103,6 +112,7 @@ class Workspaces:
         workspace_id: str | None,
         agent_name: str,
         apps: tuple[str, ...],
+        now: float,
     ) -> Workspace:
         """A workspace whose first build, by its owner, has succeeded."""
         token = token or str(uuid.uuid4())
@@ -112,7 +122,7 @@ class Workspaces:
         if workspace.id in self._all:
             raise SimulatorError(f"workspace {workspace.id} exists")
         agent = Agent(str(uuid.uuid4()), agent_name, token, apps)
-        workspace.builds.append(Build(1, "start", owner_id, stage, agents=[agent]))
+        workspace.builds.append(Build(1, "start", owner_id, stage, created_at=now, agents=[agent]))
         self._all[workspace.id] = workspace
         return workspace
 
@@ -125,17 +135,15 @@ class Workspaces:
 
     def claim_finish(self, workspace: Workspace) -> None:
         """The claim job has succeeded: the new build's agent carries the same token."""
-        build = self._running(workspace, Stage.CLAIM)
-        old = workspace.agent
-        build.agents.append(Agent(str(uuid.uuid4()), old.name, old.token, old.apps, old.instance_id))
+        build = self._running(workspace, "start", Stage.CLAIM)
+        build.agents.append(_next_agent(workspace, workspace.agent.token))
         build.job = Job.SUCCEEDED
 
     def claim_fail(self, workspace: Workspace, error: str, *, agents_recorded: bool) -> None:
         """The claim job has failed. Normally no agents are recorded, so the token is dead for good."""
-        build = self._running(workspace, Stage.CLAIM)
+        build = self._running(workspace, "start", Stage.CLAIM)
         if agents_recorded:
-            old = workspace.agent
-            build.agents.append(Agent(str(uuid.uuid4()), old.name, old.token, old.apps, old.instance_id))
+            build.agents.append(_next_agent(workspace, workspace.agent.token))
         build.job, build.error = Job.FAILED, error
 
     def start(
@@ -146,17 +154,31 @@ class Workspaces:
         token: str | None,
         now: float,
         reason: str = "initiator",
+        job: Job = Job.SUCCEEDED,
     ) -> str:
-        """A later start build that has succeeded; returns its agent's (new) token."""
+        """A later start build; returns its agent's (new) token, which is good once the job has succeeded."""
         self._refuse_running(workspace)
-        old = workspace.agent
+        pending = Job.RUNNING if job is Job.SUCCEEDED else job
+        self._append(workspace, Build(0, "start", initiator_id, reason=reason, job=pending, created_at=now))
+        workspace.agent_lifecycle = ""
+        return self.start_finish(workspace, token=token) if job is Job.SUCCEEDED else workspace.token
+
+    def start_finish(self, workspace: Workspace, *, token: str | None = None, error: str = "") -> str:
+        """The start job has ended: well, with an agent and its new token, or with `error` and neither."""
+        build = self._running(workspace, "start", Stage.NONE)
+        if error:
+            build.job, build.error = Job.FAILED, error
+            return workspace.token
         workspace.token = token or str(uuid.uuid4())
-        agent = Agent(str(uuid.uuid4()), old.name, workspace.token, old.apps, old.instance_id)
-        self._append(
-            workspace, Build(0, "start", initiator_id, reason=reason, created_at=now, agents=[agent])
-        )
-        workspace.agent_lifecycle = "ready"
+        build.agents.append(_next_agent(workspace, workspace.token))
+        build.job, workspace.agent_lifecycle = Job.SUCCEEDED, "ready"
         return workspace.token
+
+    def run_job(self, workspace: Workspace) -> None:
+        """A provisioner takes the pending job of the latest build."""
+        if workspace.latest.job is not Job.PENDING:
+            raise SimulatorError(f"workspace {workspace.name} has no pending job")
+        workspace.latest.job = Job.RUNNING
 
     def stop_start(
         self, workspace: Workspace, *, now: float, job: Job = Job.RUNNING, reason: str = "initiator"
@@ -167,7 +189,7 @@ class Workspaces:
 
     def stop_finish(self, workspace: Workspace, *, error: str = "") -> None:
         """The stop job has ended, well or with `error`."""
-        build = self._running(workspace, Stage.NONE)
+        build = self._running(workspace, "stop", Stage.NONE)
         build.job, build.error = (Job.FAILED if error else Job.SUCCEEDED), error
         workspace.agent_lifecycle = "off"
 
@@ -198,15 +220,22 @@ class Workspaces:
         build.number = workspace.latest.number + 1
         workspace.builds.append(build)
 
-    def _running(self, workspace: Workspace, stage: Stage) -> Build:
+    def _running(self, workspace: Workspace, transition: str, stage: Stage) -> Build:
         build = workspace.latest
-        if build.job not in (Job.PENDING, Job.RUNNING) or build.stage is not stage:
+        busy = build.job in (Job.PENDING, Job.RUNNING)
+        if not busy or (build.transition, build.stage) != (transition, stage):
             raise SimulatorError(f"workspace {workspace.name} has no such job running")
         return build
 
     def _refuse_running(self, workspace: Workspace) -> None:
         if workspace.latest.job in (Job.PENDING, Job.RUNNING):
             raise SimulatorError(f"workspace {workspace.name}: a build is already active")
+
+
+def _next_agent(workspace: Workspace, token: str) -> Agent:
+    """The row the next build records for the same agent."""
+    old = workspace.agent
+    return Agent(str(uuid.uuid4()), old.name, token, old.apps, old.instance_id)
 
 
 def _may_talk(workspace: Workspace, build: Build, stop_auth: bool) -> bool:

@@ -28,9 +28,7 @@ _SPACE = re.compile(r"\s+")
 def serve(world: World, caller: Caller, body: bytes) -> web.Response:
     """Insert one status, or say what is wrong with it."""
     if world.behaviour.oversize_status == 413 and len(body) > MAX_BODY_BYTES:
-        return answers.error(
-            413, "Request body too large.", detail=f"Maximum request body size is {MAX_BODY_BYTES} bytes."
-        )
+        return answers.body_too_large(MAX_BODY_BYTES)
     try:
         slug, state, message, uri = _fields(body)
     except ValueError as wrong:
@@ -103,7 +101,6 @@ def _insert(world: World, caller: Caller, status: AppStatus) -> None:
     if "working" in (status.state, before):
         caller.workspace.deadline_bumps.append(status.created_at)
     _notify(world, caller, status, before)
-    world.changes.notify()
 
 
 def _notify(world: World, caller: Caller, status: AppStatus, before: str | None) -> None:

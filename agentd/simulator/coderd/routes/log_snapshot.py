@@ -67,15 +67,12 @@ def _store(world: World, task_id: str, body: bytes) -> web.Response:
             500, "Internal error storing snapshot.", detail="pq: unsupported Unicode escape sequence"
         )
     world.snapshots[task_id] = StoredSnapshot({"format": "agentapi", "data": data}, body, world.now())
-    world.changes.notify()
     return web.Response(status=204)
 
 
 def _too_large(world: World) -> web.Response:
     if world.behaviour.oversize_status == 413:
-        response = answers.error(
-            413, "Request body too large.", detail=f"Maximum request body size is {MAX_BYTES} bytes."
-        )
+        response = answers.body_too_large(MAX_BYTES)
     else:
         response = answers.error(
             400, "Failed to decode request payload.", detail="http: request body too large"

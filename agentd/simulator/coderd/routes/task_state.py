@@ -3,9 +3,12 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from aiohttp import web
+
 from agentd.simulator.coderd import answers
-from agentd.simulator.coderd.workspaces import Job
-from agentd.simulator.coderd.world import Task, World
+from agentd.simulator.coderd.records import Task
+from agentd.simulator.coderd.workspaces import Job, Workspace
+from agentd.simulator.coderd.world import World
 
 _LIFECYCLE = {
     "": "initializing",
@@ -32,17 +35,35 @@ def find(world: World, name: str) -> Task | None:
 
 def status_of(task: Task) -> str:
     """pending, initializing, active, paused, unknown or error (view `tasks_with_status`)."""
-    build = _build_status(task)
+    workspace = task.workspace
+    if workspace is None:
+        return "pending"
+    build = _build_status(workspace)
     if build != "active":
         return build
-    agent = _LIFECYCLE.get(task.workspace.agent_lifecycle, "unknown")
+    agent = _LIFECYCLE.get(workspace.agent_lifecycle, "unknown")
     if agent != "active":
         return agent
-    return _HEALTH.get(task.workspace.app_health, "unknown")
+    return _HEALTH.get(workspace.app_health, "unknown")
 
 
-def _build_status(task: Task) -> str:
-    build = task.workspace.latest
+def app_refusal(task: Task) -> web.Response | None:
+    """Why an active task's app cannot be talked to, if it cannot; in coderd's order."""
+    if task.workspace is None:
+        return answers.error(400, "Task does not have a workspace.")
+    if task.app_slug not in task.workspace.agent.apps:
+        return answers.error(400, "Task does not have a workspace app.")
+    if not task.app_url:
+        return answers.error(500, "Task app URL is not configured.")
+    if not task.app_url.startswith("http://"):
+        return answers.error(400, "Only http scheme is supported for direct agent-dial.")
+    if not task.workspace.agent_connected:
+        return answers.error(502, "Failed to reach task app endpoint.", detail="agent is not connected")
+    return None
+
+
+def _build_status(workspace: Workspace) -> str:
+    build = workspace.latest
     if build.job is Job.FAILED:
         return "error"
     if build.transition in ("stop", "delete"):
@@ -53,12 +74,11 @@ def _build_status(task: Task) -> str:
 
 def describe(world: World, task: Task) -> dict[str, Any]:
     """The task as `codersdk.Task`."""
-    workspace, agent = task.workspace, task.workspace.agent
     status = status_of(task)
     return {
         "id": task.id,
         "organization_id": world.organization_id,
-        "owner_id": workspace.owner_id,
+        "owner_id": task.workspace.owner_id if task.workspace else world.identity["user_id"],
         "owner_name": "user",
         "name": task.name,
         "display_name": task.initial_prompt[:64] or task.name,
@@ -67,14 +87,7 @@ def describe(world: World, task: Task) -> dict[str, Any]:
         "template_name": "simulated",
         "template_display_name": "",
         "template_icon": "",
-        "workspace_id": workspace.id,
-        "workspace_name": workspace.name,
-        "workspace_status": _workspace_status(task),
-        "workspace_build_number": workspace.latest.number,
-        "workspace_agent_id": agent.id,
-        "workspace_agent_lifecycle": workspace.agent_lifecycle,
-        "workspace_agent_health": {"healthy": workspace.agent_lifecycle == "ready"},
-        "workspace_app_id": None,
+        **_workspace_of(task.workspace),
         "initial_prompt": task.initial_prompt,
         "status": status,
         "current_state": _current_state(world, task, status),
@@ -83,11 +96,34 @@ def describe(world: World, task: Task) -> dict[str, Any]:
     }
 
 
-def workspace_build(task: Task) -> dict[str, Any]:
-    """The part of `codersdk.WorkspaceBuild` that tells which build was begun."""
-    build = task.workspace.latest
+def _workspace_of(workspace: Workspace | None) -> dict[str, Any]:
+    """The task's view of its workspace; without one what may be left out is, and the rest is null."""
+    if workspace is None:
+        return {
+            "workspace_id": None,
+            "workspace_name": "",
+            "workspace_agent_id": None,
+            "workspace_agent_lifecycle": None,
+            "workspace_agent_health": None,
+            "workspace_app_id": None,
+        }
     return {
-        "workspace_id": task.workspace.id,
+        "workspace_id": workspace.id,
+        "workspace_name": workspace.name,
+        "workspace_status": _workspace_status(workspace),
+        "workspace_build_number": workspace.latest.number,
+        "workspace_agent_id": workspace.agent.id,
+        "workspace_agent_lifecycle": workspace.agent_lifecycle or None,
+        "workspace_agent_health": {"healthy": workspace.agent_lifecycle == "ready"},
+        "workspace_app_id": None,
+    }
+
+
+def workspace_build(workspace: Workspace) -> dict[str, Any]:
+    """The part of `codersdk.WorkspaceBuild` that tells which build was begun."""
+    build = workspace.latest
+    return {
+        "workspace_id": workspace.id,
         "build_number": build.number,
         "transition": build.transition,
         "initiator_id": build.initiator_id,
@@ -97,10 +133,14 @@ def workspace_build(task: Task) -> dict[str, Any]:
 
 
 def _current_state(world: World, task: Task, status: str) -> dict[str, Any] | None:
+    workspace = task.workspace
+    if workspace is None:
+        return None
     if status == "initializing":
-        return {"timestamp": stamp(world.now()), "state": "working", "message": _waits_for(task), "uri": ""}
-    rows = [row for row in world.app_statuses.get(task.workspace.id, ()) if row.app_slug == task.app_slug]
-    begun = task.workspace.latest
+        message = _waits_for(workspace)
+        return {"timestamp": stamp(world.now()), "state": "working", "message": message, "uri": ""}
+    rows = [row for row in world.app_statuses.get(workspace.id, ()) if row.app_slug == task.app_slug]
+    begun = workspace.latest
     if not rows or (begun.transition == "start" and rows[-1].created_at < begun.created_at):
         return None
     last = rows[-1]
@@ -108,20 +148,20 @@ def _current_state(world: World, task: Task, status: str) -> dict[str, Any] | No
     return {"timestamp": stamp(last.created_at), "state": state, "message": last.message, "uri": last.uri}
 
 
-def _waits_for(task: Task) -> str:
-    if task.workspace.latest.job is not Job.SUCCEEDED:
+def _waits_for(workspace: Workspace) -> str:
+    if workspace.latest.job is not Job.SUCCEEDED:
         return "Workspace is starting"
-    if task.workspace.agent_lifecycle in _WAITING_FOR:
-        return _WAITING_FOR[task.workspace.agent_lifecycle]
+    if workspace.agent_lifecycle in _WAITING_FOR:
+        return _WAITING_FOR[workspace.agent_lifecycle]
     return (
         "App is initializing"
-        if task.workspace.app_health == "initializing"
+        if workspace.app_health == "initializing"
         else "Initializing workspace applications"
     )
 
 
-def _workspace_status(task: Task) -> str:
-    build = task.workspace.latest
+def _workspace_status(workspace: Workspace) -> str:
+    build = workspace.latest
     words = {
         "start": ("starting", "running"),
         "stop": ("stopping", "stopped"),

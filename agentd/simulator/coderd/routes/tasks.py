@@ -7,9 +7,10 @@ from aiohttp import web
 
 from agentd.simulator import gojson
 from agentd.simulator.coderd import agentapi_messages, answers
+from agentd.simulator.coderd.records import Notification, Task
 from agentd.simulator.coderd.routes import task_state
 from agentd.simulator.coderd.workspaces import Job
-from agentd.simulator.coderd.world import Task, World
+from agentd.simulator.coderd.world import World
 from agentd.simulator.faults import SimulatorError
 
 _TYPES = {"user": "input", "agent": "output"}
@@ -25,7 +26,7 @@ async def logs(world: World, task: Task, http: aiohttp.ClientSession) -> web.Res
     """The conversation: from the agent, from the snapshot, or not at all."""
     status = task_state.status_of(task)
     if status == "active":
-        return await _live_logs(task, http)
+        return task_state.app_refusal(task) or await _live_logs(task, http)
     if status in ("paused", "pending", "initializing") and world.behaviour.snapshot_in_logs:
         return _stored_logs(world, task)
     return answers.error(
@@ -56,7 +57,7 @@ async def _live_logs(task: Task, http: aiohttp.ClientSession) -> web.Response:
             body = await response.read()
             status = response.status
     except (aiohttp.ClientError, TimeoutError) as failed:
-        return answers.error(502, "Failed to reach task app endpoint.", detail=str(failed))
+        return answers.error(502, "Failed to get messages from task app.", detail=str(failed))
     if status != 200:
         return answers.error(
             502, "Failed to get messages from task app.", detail=f"unexpected status code {status}"
@@ -89,14 +90,12 @@ def _entries(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | str:
 
 async def send(world: World, task: Task, body: bytes, http: aiohttp.ClientSession) -> web.Response:
     """Hand the user's input to the agent, if it takes it right now: nothing is queued."""
-    text = _input(body)
+    text = _input(body, "TaskSendRequest")
     if isinstance(text, web.Response):
         return text
-    refusal = _not_now(task_state.status_of(task))
+    refusal = _not_now(task_state.status_of(task)) or task_state.app_refusal(task)
     if refusal is not None:
         return refusal
-    if not task.app_url:
-        return answers.error(500, "Task app URL is not configured.")
     try:
         async with http.get(f"{task.app_url}/status") as response:
             state = (await response.json())["status"] if response.status == 200 else None
@@ -133,9 +132,9 @@ def _not_now(status: str) -> web.Response | None:
     return None
 
 
-def update_input(world: World, task: Task, body: bytes) -> web.Response:
+def update_input(task: Task, body: bytes) -> web.Response:
     """Replace the prompt of a paused task."""
-    text = _input(body)
+    text = _input(body, "UpdateTaskInputRequest")
     if isinstance(text, web.Response):
         return text
     if task_state.status_of(task) != "paused":
@@ -145,31 +144,40 @@ def update_input(world: World, task: Task, body: bytes) -> web.Response:
             detail="Please stop the task's workspace before updating the input.",
         )
     task.initial_prompt = text
-    world.changes.notify()
     return web.Response(status=204)
 
 
-def _input(body: bytes) -> str | web.Response:
+def _input(body: bytes, go_type: str) -> str | web.Response:
     try:
         value = gojson.first_value(gojson.text_of(body))
     except gojson.GoSyntaxError as wrong:
         return answers.error(400, "Request body must be valid JSON.", detail=str(wrong))
-    text = value.field("input") if isinstance(value, gojson.Pairs) else None
+    if value is not None and not isinstance(value, gojson.Pairs):
+        detail = f"json: cannot unmarshal {gojson.kind_of(value)} into Go value of type codersdk.{go_type}"
+        return answers.error(400, "Request body must be valid JSON.", detail=detail)
+    text = value.field("input") if value is not None else None
+    if text is not None and gojson.kind_of(text) != "string":
+        detail = f"json: cannot unmarshal {gojson.kind_of(text)} into Go struct field {go_type}.input of type string"
+        return answers.error(400, "Request body must be valid JSON.", detail=detail)
     return str(text) if text else answers.error(400, "Task input is required.")
 
 
 def pause(world: World, task: Task) -> web.Response:
-    """Begin a stop build."""
+    """Begin a stop build; whatever state the task is in, as long as no build is under way."""
+    if task.workspace is None:
+        return answers.error(500, "Task does not have a workspace.")
     try:
         world.workspaces.stop_start(task.workspace, reason="task_manual_pause", now=world.now())
     except SimulatorError:
         return answers.error(409, "A workspace build is already active.")
-    world.changes.notify()
-    return answers.reply(202, {"workspace_build": task_state.workspace_build(task)})
+    _notify(world, task, "Task Paused", ("pause_reason", "manual"))
+    return answers.reply(202, {"workspace_build": task_state.workspace_build(task.workspace)})
 
 
 def resume(world: World, task: Task) -> web.Response:
-    """Begin (and, here, finish) a start build: the agent comes back with a new token."""
+    """Begin a start build: the agent comes back with a new token. It is done at once unless builds are held."""
+    if task.workspace is None:
+        return answers.error(500, "Task does not have a workspace.")
     latest = task.workspace.latest
     if latest.transition == "start" and latest.job is Job.SUCCEEDED:
         return answers.error(
@@ -177,16 +185,28 @@ def resume(world: World, task: Task) -> web.Response:
         )
     try:
         world.workspaces.start(
-            task.workspace, task.workspace.owner_id, token=None, reason="task_resume", now=world.now()
+            task.workspace,
+            task.workspace.owner_id,
+            token=None,
+            reason="task_resume",
+            now=world.now(),
+            job=Job.PENDING if world.hold_builds else Job.SUCCEEDED,
         )
     except SimulatorError:
         return answers.error(409, "A workspace build is already active.")
-    world.changes.notify()
-    return answers.reply(202, {"workspace_build": task_state.workspace_build(task)})
+    _notify(world, task, "Task Resumed")
+    return answers.reply(202, {"workspace_build": task_state.workspace_build(task.workspace)})
 
 
 def delete(world: World, task: Task) -> web.Response:
-    """Begin a delete build, soft-delete the task and drop its snapshot with it."""
-    world.workspaces.delete(task.workspace, now=world.now())
+    """Begin a delete build, soft-delete the task and drop its snapshot with it: stored in one transaction."""
+    if task.workspace is not None:
+        world.workspaces.delete(task.workspace, now=world.now())
     world.drop_task(task)
     return web.Response(status=202)
+
+
+def _notify(world: World, task: Task, template: str, *labels: tuple[str, str]) -> None:
+    name = task.workspace.name if task.workspace else ""
+    about = (("task", task.name), ("task_id", task.id), ("workspace", name), *labels)
+    world.notifications.append(Notification(template, task.id, name, int(world.now() // 60), about))
