@@ -1,0 +1,58 @@
+"""What the doctor says: one line, its level, its cause and what to do."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agentd import log
+
+CAUSE_MAX_CHARS = 400
+
+
+class Level(enum.StrEnum):
+    """How bad a finding is. Only `FAIL` makes `agentd doctor` exit with 1."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`cause` says what was seen, `remedy` what to do about it ("" when there is nothing to do).
+
+    Both are one line without control characters and with secrets masked: a peer's own words may stand in them.
+    """
+
+    check: str
+    level: Level
+    cause: str
+    remedy: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cause", _one_line(self.cause)[:CAUSE_MAX_CHARS])
+        object.__setattr__(self, "remedy", _one_line(self.remedy))
+
+    def as_json(self) -> dict[str, str]:
+        return {"check": self.check, "level": self.level.value, "cause": self.cause, "remedy": self.remedy}
+
+
+def ok(check: str, cause: str) -> Finding:
+    return Finding(check, Level.OK, cause)
+
+
+def warn(check: str, cause: str, remedy: str) -> Finding:
+    return Finding(check, Level.WARN, cause, remedy)
+
+
+def fail(check: str, cause: str, remedy: str) -> Finding:
+    return Finding(check, Level.FAIL, cause, remedy)
+
+
+def any_failed(findings: Sequence[Finding]) -> bool:
+    return any(finding.level is Level.FAIL for finding in findings)
+
+
+def _one_line(text: str) -> str:
+    words = " ".join(log.masked(text).split())
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in words)
