@@ -71,6 +71,8 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "workspace.id": ((f'"{ID}"', ID), (ID.replace("1", "2"), ID.replace("1", "2")), (f"{{{ID}}}", ID)),
     "agentapi.url": (('"http://f"', "http://f"), ("http://e", "http://e"), ("http://g", "http://g")),
     "agentapi.poll_interval_s": (("2", 2.0), ("0.5", 0.5), ("3", 3.0)),
+    "agentapi.state_file": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
+    "agentapi.pid_file": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "claims.enabled": (("false", False), ("yes", True), ("OFF", False)),
     "claims.hooks_dir": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "claims.hook_timeout_s": (("1.5", 1.5), ("2", 2.0), ("2.5", 2.5)),
@@ -106,6 +108,8 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
         ("[::1]:3", "[::1]:3"),
     ),
     "shutdown.budget_s": (("1", 1.0), ("2", 2.0), ("3", 3.0)),
+    "shutdown.grace_s": (("1", 1.0), ("2", 2.0), ("3", 3.0)),
+    "shutdown.stop_agent": (("true", True), ("0", False), ("1", True)),
     "log.level": (('"debug"', "debug"), ("WARNING", "warning"), ("error", "error")),
     "log.format": (('"json"', "json"), ("console", "console"), ("auto", "auto")),
 }

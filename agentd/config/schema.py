@@ -77,6 +77,14 @@ class AgentApiSection:
     poll_interval_s: float = _key(
         1.0, "Seconds between looks at the agent's status near a change.", low=0.05, high=60
     )
+    state_file: Path | None = _key(
+        None,
+        "AgentAPI's own state file: where the conversation is read from when AgentAPI is gone.",
+        env=("AGENTAPI_STATE_FILE",),
+    )
+    pid_file: Path | None = _key(
+        None, "AgentAPI's pid file, for shutdown.stop_agent.", env=("AGENTAPI_PID_FILE",)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +174,9 @@ class ShutdownSection:
         "Seconds the runtime waits before it kills agentd, where systemd cannot tell; 0: not known.",
         low=0,
         high=86_400,
+    )
+    stop_agent: bool = _key(
+        False, "At stop, once the snapshot is safe, let AgentAPI save its state and end it (agentapi.pid_file)."
     )
 
 
