@@ -6,7 +6,10 @@ from typing import Final, Generic, TypeVar
 
 _T = TypeVar("_T")
 
-# A request that hangs is let go after this, in case the other side forgot it (a host that vanished sends no reset).
+# A request whose answer has not begun is let go after this and sent anew, in case the other side forgot it: a host that
+# vanished sends no reset. A turn of minutes leaves six blocked requests a minute behind, not sixty.
+UNHEARD_MAX_S: Final = 10.0
+# One whose answer has begun may be a large one.
 FLIGHT_MAX_S: Final = 120.0
 
 
@@ -21,6 +24,7 @@ class SingleFlight(Generic[_T]):
         self._name = name
         self._task: asyncio.Task[_T] | None = None
         self._begun = asyncio.Event()
+        self._sent_at = 0.0
 
     async def join(self, timeout_s: float, *, then_s: float = 0.0) -> _T:
         """The answer, or the call's error.  Raises `TimeoutError` when there is none after `timeout_s`.
@@ -29,10 +33,8 @@ class SingleFlight(Generic[_T]):
         """
         task = self._task
         # What came while nobody waited is old: ask again.
-        if task is None or task.done():
-            self._begun.clear()
-            task = self._task = asyncio.create_task(self._fly(), name=self._name)
-            task.add_done_callback(_look_at)
+        if task is None or task.done() or self._is_unheard():
+            task = self._send()
         await asyncio.wait({task}, timeout=timeout_s)
         if not task.done() and self._begun.is_set():
             await asyncio.wait({task}, timeout=then_s)
@@ -46,9 +48,22 @@ class SingleFlight(Generic[_T]):
             self._task.cancel()
             await asyncio.wait({self._task})
 
-    async def _fly(self) -> _T:
+    def _is_unheard(self) -> bool:
+        waited_s = asyncio.get_running_loop().time() - self._sent_at
+        return not self._begun.is_set() and waited_s >= UNHEARD_MAX_S
+
+    def _send(self) -> "asyncio.Task[_T]":
+        if self._task is not None:
+            self._task.cancel()
+        self._begun = asyncio.Event()
+        self._sent_at = asyncio.get_running_loop().time()
+        self._task = asyncio.create_task(self._fly(self._begun), name=self._name)
+        self._task.add_done_callback(_look_at)
+        return self._task
+
+    async def _fly(self, begun: asyncio.Event) -> _T:
         async with asyncio.timeout(FLIGHT_MAX_S):
-            return await self._call(self._begun)
+            return await self._call(begun)
 
 
 def _look_at(task: "asyncio.Task[_T]") -> None:

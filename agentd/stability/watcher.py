@@ -30,6 +30,8 @@ SLOW_POLL_S: Final = 2.0
 WATCHDOG_POLL_S: Final = 5.0
 LONG_S: Final = 30.0
 """A state that has lasted this long is looked at more rarely: wake-ups are what idling costs."""
+MUTE_MAX_S: Final = 30.0
+"""Connections are taken and nothing is answered: after so long the agent counts as gone."""
 # A history of 200 MB takes half a second to read. Reading it may take this share of the time, at most.
 READ_SHARE_MAX: Final = 0.1
 # A screen that streams changes 25 times a second; passing a window on costs the decoding of 80 kB.
@@ -75,6 +77,7 @@ class Watcher:
         self._changed = False
         self._passed_on_at = float("-inf")
         self._last: LastMessage | None = None
+        self._mute_since: float | None = None
         self._prompted = False
         self._in_doubt = True
         self._read_at = float("-inf")
@@ -150,17 +153,28 @@ class Watcher:
                     raise error
         except AgentBusy as busy:
             return await self._silence(busy)
-        except AgentGone as gone:
-            return self._seen(Reading.GONE, str(gone))
-        except AgentError as broken:
-            return self._seen(Reading.BROKEN, str(broken))
+        except AgentError as error:
+            self._mute_since = None
+            gone = isinstance(error, AgentGone)
+            return self._seen(Reading.GONE if gone else Reading.BROKEN, str(error))
+        self._mute_since = None
         return self._seen(reading)
 
     async def _silence(self, busy: AgentBusy) -> Sample:
-        """`/status` hangs. It does so while a message is being delivered; other paths answer then."""
+        """`/status` hangs. It does so while a message is being delivered; other paths answer then.
+
+        When those hang too, somebody still takes the connections: a machine short of memory, a debugger. That is not
+        "down" yet, so it is given time.
+        """
+        now = self._clock.monotonic()
         if await self._agent.alive():
+            self._mute_since = None
             return self._seen(Reading.BUSY, "/status hangs while a message is being delivered")
-        return self._seen(Reading.GONE, f"{busy}, and nothing else answers")
+        self._mute_since = now if self._mute_since is None else self._mute_since
+        mute_s = now - self._mute_since
+        if mute_s < MUTE_MAX_S:
+            return self._seen(Reading.BUSY, f"nothing has answered for {mute_s:.0f} s")
+        return self._seen(Reading.GONE, f"{busy}, and nothing else has answered for {mute_s:.0f} s")
 
     def _seen(self, reading: Reading, detail: str = "") -> Sample:
         if self._changed:

@@ -82,12 +82,16 @@ async def test_messages_that_hang_when_quiet_would_count_are_a_busy_agent(bench)
     assert bench.states == [SETTLING, RUNNING]
 
 
-async def test_an_agent_that_answers_nothing_at_all_is_unreachable(bench):
+async def test_an_agent_that_answers_nothing_at_all_is_busy_for_half_a_minute_and_then_unreachable(bench):
     for route in ("status", "openapi"):
-        bench.simulated.fault("no_headers", route=route)
+        bench.simulated.fault("no_headers", route=route, times=100)
     await bench.look()
-    assert bench.states == [UNREACHABLE]
-    assert "nothing else answers" in bench.tracker.evidence
+    assert bench.states == [RUNNING]
+    assert "nothing has answered for" in bench.tracker.evidence
+    bench.clock.now += 30
+    await bench.look()
+    assert bench.states == [RUNNING, UNREACHABLE]
+    assert "nothing else has answered for" in bench.tracker.evidence
 
 
 async def test_a_stopped_agent_is_unreachable_at_once_and_a_new_life_settles_anew(bench):
