@@ -69,12 +69,14 @@ def paragraph(status: dict[str, Any]) -> str:
 def _snapshot(snapshot: dict[str, Any]) -> str:
     if not snapshot["captured_at"]:
         return "nothing captured yet"
-    size = f"{snapshot['messages']} messages, {snapshot['bytes']:,} bytes, captured {_at(snapshot['captured_at'])}"
-    receipt = snapshot["last_receipt"]
-    if snapshot["pending"]:
-        failed = [f"{one['name']}: {one['detail']}" for one in receipt["destinations"]] if receipt else []
-        return f"pending ({size})" + (f", {'; '.join(failed)}" if failed else "")
-    return f"delivered ({size})" if receipt and receipt["outcome"] == "delivered" else f"kept ({size})"
+    count = snapshot["messages"]
+    size = f"{count} message{'' if count == 1 else 's'}, {snapshot['bytes']:,} bytes"
+    size += f", captured {_at(snapshot['captured_at'])}"
+    receipt = snapshot["last_receipt"] or {"outcome": "nothing", "destinations": []}
+    if not snapshot["pending"]:
+        return f"delivered ({size})" if receipt["outcome"] == "delivered" else f"kept ({size})"
+    waits = [f"{one['name']}: {one['detail']}" for one in receipt["destinations"] if one["detail"]]
+    return "; ".join([f"pending ({size})", *waits])
 
 
 def _at(stamp: str | None) -> str:
