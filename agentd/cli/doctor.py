@@ -20,6 +20,8 @@ from agentd.peers.token import StaticToken, TokenSource
 from agentd.supervisor import last_stop
 from agentd.supervisor.assembly import SPOOL_DIR, coderd_client, proxy_headers, token_source
 
+# coderd refuses it, which says as much about the way there as an answer would.
+_REFUSED = "agentd-doctor-has-none"
 _COLOURS = {Level.OK: "32", Level.WARN: "33", Level.FAIL: "31"}
 
 
@@ -51,10 +53,11 @@ def diagnose(args: argparse.Namespace, *, clock: Clock | None = None) -> list[Fi
         return [fail("config", error.message, error.hint or "mend it; `agentd config check` says it again")]
     # What rooms would log is said by the findings; anything else would stand between the lines.
     log.configure(level="error", fmt=settings.log.format)
-    return asyncio.run(_examined(settings, clock or Clock()))
+    return asyncio.run(examined(settings, clock or Clock()))
 
 
-async def _examined(settings: Config, clock: Clock) -> list[Finding]:
+async def examined(settings: Config, clock: Clock) -> list[Finding]:
+    """The findings about these settings. Changes nothing, here or at a peer."""
     async with aiohttp.ClientSession(
         cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, timeout=aiohttp.ClientTimeout(total=None)
     ) as session:
@@ -99,10 +102,10 @@ def _complete(settings: Config) -> Finding:
 def _token(settings: Config, session: aiohttp.ClientSession, known: list[Finding]) -> TokenSource:
     """The token's source; a stand-in that coderd refuses where there is none, so that the way there is looked at."""
     try:
-        return token_source(settings, session) or StaticToken("")
+        return token_source(settings, session) or StaticToken(_REFUSED)
     except ConfigError as error:
         known.append(fail("token", error.message, error.hint))
-        return StaticToken("")
+        return StaticToken(_REFUSED)
 
 
 def _coder(settings: Config, token: TokenSource, session: aiohttp.ClientSession, clock: Clock) -> Coder:

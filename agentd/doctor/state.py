@@ -126,7 +126,7 @@ def _ledger(path: Path) -> Finding:
     try:
         book = Ledger.read(path)
     except NewerSchema as error:
-        return fail("ledger", error.message, _UPGRADE)
+        return fail("ledger", f"written by a newer agentd: {error.message}", _UPGRADE)
     except StateError as error:
         return fail("ledger", error.message, error.hint)
     if book.damage:
