@@ -8,10 +8,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types imports unit format bench clean
+.PHONY: help demo test lint types imports unit test-systemd test-image single-file lock format bench clean
 
 help: ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 demo: $(VENV)/.run ## the whole main job on this machine, in under a minute
 	@$(BIN)/agentd demo
@@ -30,6 +30,21 @@ imports: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest --cov --cov-report=term
+
+# These two need root and Debian's debootstrap, systemd-container and buildah; what is missing is named and skipped.
+test-systemd: $(VENV)/.dev ## the service under a real systemd, booted in a container
+	$(BIN)/pytest -m systemd --no-cov tests/systemd
+
+test-image: $(VENV)/.dev ## the container image and the single file, run where there is nothing else
+	$(BIN)/pytest -m 'image or single_file' --no-cov tests/image
+
+single-file: $(BIN)/python ## dist/agentd, one file for machines without Python
+	$(BIN)/python packaging/single_file.py dist/agentd
+
+lock: $(BIN)/python ## choose the versions that image and single file are built with
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
+	  --custom-compile-command 'make lock' --output-file packaging/requirements.txt pyproject.toml
 
 format: $(VENV)/.dev ## let ruff lay the code out
 	$(BIN)/ruff check --fix .
