@@ -26,15 +26,21 @@ def test_the_table_in_the_docs_is_the_codes(found):
 
 def test_every_table_of_the_code_is_in_the_docs():
     sources = (DOC.parents[1] / "agentd").rglob("*.py")
-    in_code = {name for path in sources for name in re.findall(r"^(\w*TRANSITIONS)\b", path.read_text(), re.M)}
+    in_code = {
+        name
+        for path in sources
+        for name in re.findall(r"^(\w*TRANSITIONS)\b", path.read_text(), re.MULTILINE)
+    }
     assert {found["name"] for found in MARK.finditer(DOC.read_text())} == in_code
 
 
 if __name__ == "__main__":  # `python tests/test_docs_tables.py` draws the tables anew
     DOC.write_text(
         MARK.sub(
-            lambda m: f"<!-- table {m['module']} {m['name']} -->\n"
-            f"{drawn(getattr(importlib.import_module(m['module']), m['name']))}<!-- end -->",
+            lambda m: (
+                f"<!-- table {m['module']} {m['name']} -->\n"
+                f"{drawn(getattr(importlib.import_module(m['module']), m['name']))}<!-- end -->"
+            ),
             DOC.read_text(),
         )
     )
