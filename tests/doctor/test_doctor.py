@@ -1,15 +1,10 @@
 """Each planted fault is named in one line that says what to do, and nothing else is found to be broken."""
 
 import asyncio
-import sys
-from pathlib import Path
 
 import pytest
 from doctor import certificates
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from faults import FAULTS
+from doctor.faults import FAULTS
 
 from agentd.doctor import agent, examination
 from agentd.doctor.finding import Finding, Level, fail
