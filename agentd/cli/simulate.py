@@ -1,4 +1,4 @@
-"""`agentd simulate coderd|agentapi`: the two peers as servers to debug against, driven with curl."""
+"""`agentd simulate`: the two peers as servers to debug against, driven with curl; and stories played between them."""
 
 import argparse
 import asyncio
@@ -7,23 +7,27 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agentd.cli import scenarios
 from agentd.errors import AgentdError, ExitCode
 
 if TYPE_CHECKING:
     from agentd.simulator.agentapi import SimulatedAgentApi
     from agentd.simulator.agentapi.process import AgentProcess
     from agentd.simulator.coderd import SimulatedCoderd
+    from agentd.simulator.coderd.workspaces import Workspace
 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """The two peers and what can be said about them at the start; the rest is said through `/_sim/`."""
-    peers = parser.add_subparsers(dest="peer", required=True, metavar="coderd|agentapi")
+    peers = parser.add_subparsers(dest="peer", required=True, metavar="coderd|agentapi|run|list")
     _configure_coderd(
         peers.add_parser("coderd", help="a control plane with one prebuilt workspace and one task")
     )
     _configure_agentapi(peers.add_parser("agentapi", help="an agent's HTTP server with a conversation"))
+    scenarios.configure_run(peers.add_parser("run", help="play scenarios with the real daemon, headless"))
+    peers.add_parser("list", help="the scenarios that come with agentd")
 
 
 def _configure_coderd(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +53,14 @@ def _configure_coderd(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workspace-id", help="default: a random one")
     parser.add_argument("--task-id", help="default: a random one")
     parser.add_argument("--app-url", default="", help="the task's AgentAPI, for live task logs")
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="keep everything in this sqlite file, and go on from it"
+    )
+    parser.add_argument(
+        "--hold-builds",
+        action="store_true",
+        help="leave a resume's build pending for /_sim/run-job and start-finish",
+    )
     _add_admin(parser)
 
 
@@ -62,6 +74,12 @@ def _configure_agentapi(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--send-s", type=float, default=2.2, help="how long a terminal takes a message (default 2.2)"
+    )
+    parser.add_argument(
+        "--script",
+        type=Path,
+        metavar="FILE",
+        help="a TOML file of [[script]] steps: what the agent does, and when",
     )
     parser.add_argument("--echo", type=float, metavar="SECONDS", help="answer every message after SECONDS")
     parser.add_argument(
@@ -78,8 +96,12 @@ def _add_admin(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal comes."""
+    """Serve until a signal comes; or play scenarios, which end by themselves."""
+    if args.peer == "list":
+        return scenarios.show()
     try:
+        if args.peer == "run":
+            return scenarios.run(args)
         return asyncio.run(_serve_coderd(args) if args.peer == "coderd" else _serve_agentapi(args))
     except OSError as failed:
         print(f"agentd simulate {args.peer}: {failed}", file=sys.stderr)
@@ -101,6 +123,8 @@ async def _serve_coderd(args: argparse.Namespace) -> int:
         port=args.port,
         build_version=args.build_version,
         admin=args.admin,
+        state=args.state,
+        hold_builds=args.hold_builds,
     )
     stopping = _stop_event()
     async with coderd:
@@ -110,10 +134,10 @@ async def _serve_coderd(args: argparse.Namespace) -> int:
 
 
 def _introduce_coderd(coderd: "SimulatedCoderd", args: argparse.Namespace) -> None:
-    add = coderd.add_workspace if args.regular else coderd.add_prebuild
-    ws = add(token=args.token, workspace_id=args.workspace_id)
-    task_id = coderd.add_task(ws, args.task_id, app_url=args.app_url)
-    kind = "regular workspace" if args.regular else "unclaimed prebuild"
+    ws, task_id = _furnish(coderd, args)
+    kind = f"workspace with {len(ws.builds)} builds" if len(ws.builds) > 1 else "unclaimed prebuild"
+    if args.regular:
+        kind = "regular workspace"
     logs = f"{coderd.url}/api/v2/tasks/me/{task_id}/logs"
     lines = [
         f"simulated coderd ({coderd.era}) on {coderd.url}: {kind} {ws.id}",
@@ -140,8 +164,18 @@ def _introduce_coderd(coderd: "SimulatedCoderd", args: argparse.Namespace) -> No
     print("\n".join(lines), flush=True)
 
 
+def _furnish(coderd: "SimulatedCoderd", args: argparse.Namespace) -> "tuple[Workspace, str]":
+    """One workspace with one task: those a state file brought along, if it did."""
+    if not coderd.workspaces:
+        add = coderd.add_workspace if args.regular else coderd.add_prebuild
+        add(token=args.token, workspace_id=args.workspace_id)
+    ws = coderd.workspaces[-1]
+    known = [task.id for task in coderd.tasks.values() if task.workspace is ws and not task.deleted]
+    return ws, known[-1] if known else coderd.add_task(ws, args.task_id, app_url=args.app_url)
+
+
 async def _serve_agentapi(args: argparse.Namespace) -> int:
-    from agentd.simulator.agentapi import SimulatedAgentApi  # noqa: PLC0415 - as above
+    from agentd.simulator.agentapi import SimulatedAgentApi, script  # noqa: PLC0415 - as above
     from agentd.simulator.agentapi.process import AgentProcess  # noqa: PLC0415 - as above
     from agentd.simulator.agentapi.server import DEFAULT_HOSTS  # noqa: PLC0415 - as above
 
@@ -160,12 +194,15 @@ async def _serve_agentapi(args: argparse.Namespace) -> int:
             agent.load(args.transcript)
         except (OSError, ValueError, KeyError, TypeError) as wrong:
             raise AgentdError(f"--transcript {args.transcript}: {wrong!r}") from None
+    steps = script.load(args.script) if args.script is not None else []
     process = AgentProcess(agent, state_file=args.state_file, pid_file=args.pid_file)
     stopping = _stop_event()
     _save_on_usr1(process)
     await process.begin()
     _introduce_agentapi(agent, args)
+    speaking = asyncio.create_task(script.play(agent, steps), name="the agent's script")
     await stopping.wait()
+    speaking.cancel()
     return await process.end()
 
 

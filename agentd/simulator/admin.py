@@ -2,14 +2,15 @@
 
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
 from agentd.errors import AgentdError
 
-Command: TypeAlias = Callable[[Mapping[str, Any]], Awaitable[object] | object]
+Command: TypeAlias = Callable[[Mapping[str, Any]], object]
+"""Takes the fields of a request; what it gives may be awaitable."""
 
 _LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

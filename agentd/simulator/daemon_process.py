@@ -56,6 +56,20 @@ class DaemonProcess:
     def pid(self) -> int:
         return self._running().pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.returncode is None
+
+    async def ended(self) -> int | None:
+        """The exit code, its last log line read; None while it runs."""
+        return None if self.running else await self.exit_code()
+
+    @staticmethod
+    def inherited() -> dict[str, str]:
+        """What a child is given of this process's environment."""
+        return _inherited()
+
     async def start(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import assume, given
+from hypothesis import assume, strategies as st
 
 from agentd.simulator import gojson
 
@@ -104,8 +104,11 @@ def test_whatever_is_json_is_read_as_python_reads_it(value):
 
 @given(st.text())
 def test_whatever_python_refuses_is_refused(text):
+    text = text.lstrip(" \t\r\n")
     try:
-        json.JSONDecoder(parse_constant=lambda word: json.loads("!")).raw_decode(text.lstrip(" \t\r\n"))
+        _, end = json.JSONDecoder(parse_constant=lambda word: json.loads("!")).raw_decode(text)
+        # Of "0." Python takes the 0, where Go waits for the digits that do not come.
+        assume(text[end : end + 1] not in (".", "e", "E"))
     except ValueError:
         with pytest.raises(gojson.GoSyntaxError):
             gojson.first_value(text)

@@ -1,7 +1,8 @@
 """What a person can do to a running simulated AgentAPI: `curl -X POST …/_sim/hang`."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp import web
 
@@ -17,20 +18,11 @@ class Admin:
 
     def __init__(self, agent: "SimulatedAgentApi") -> None:
         self._agent = agent
-        self.commands: dict[str, admin.Command] = {
-            "status": self._status,
-            "message": self._message,
-            "rewrite": self._rewrite,
-            "hang": lambda _: agent.hang(),
-            "release": lambda _: agent.release(),
-            "bogus-tail": lambda _: agent.bogus_tail(),
-            "fail-turn": lambda fields: agent.fail_turn(str(fields["error"])),
-            "load": self._load,
-            "collide-ids": lambda _: agent.collide_ids(),
-            "clear-faults": lambda _: agent.clear_faults(),
-            "error": self._error,
-            "fault": self._fault,
-        }
+
+    @property
+    def commands(self) -> dict[str, admin.Command]:
+        """What can be done, by name."""
+        return {name: functools.partial(one, self) for name, one in self.COMMANDS.items()}
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one `/_sim/` request."""
@@ -70,3 +62,18 @@ class Admin:
 
     def _fault(self, fields: Mapping[str, Any]) -> None:
         self._agent.fault(**fields)
+
+    COMMANDS: ClassVar[dict[str, Callable[["Admin", Mapping[str, Any]], object]]] = {
+        "status": _status,
+        "message": _message,
+        "rewrite": _rewrite,
+        "load": _load,
+        "error": _error,
+        "fail-turn": lambda self, fields: self._agent.fail_turn(str(fields["error"])),
+        "hang": lambda self, _fields: self._agent.hang(),
+        "release": lambda self, _fields: self._agent.release(),
+        "bogus-tail": lambda self, _fields: self._agent.bogus_tail(),
+        "collide-ids": lambda self, _fields: self._agent.collide_ids(),
+        "fault": _fault,
+        "clear-faults": lambda self, _fields: self._agent.clear_faults(),
+    }

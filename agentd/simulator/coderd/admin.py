@@ -1,9 +1,10 @@
 """What a person can do to a running simulated coderd: `curl -X POST …/_sim/claim-start`."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp import web
 
@@ -26,25 +27,11 @@ class Admin:
     def __init__(self, coderd: "SimulatedCoderd") -> None:
         self._coderd = coderd
         self._pending: asyncio.Task[None] | None = None
-        self.commands: dict[str, admin.Command] = {
-            "claim-start": self._claim_start,
-            "claim-finish": self._claim_finish,
-            "claim-fail": self._claim_fail,
-            "start": self._start,
-            "start-finish": self._start_finish,
-            "run-job": lambda fields: coderd.run_job(self._workspace(fields)),
-            "agent": self._agent,
-            "stop-start": self._stop_start,
-            "stop-finish": self._stop_finish,
-            "delete": self._delete,
-            "publish": self._publish,
-            "drop": self._drop,
-            "fail-next": self._fail_next,
-            "fault": self._fault,
-            "clear-faults": self._clear_faults,
-            "advance-clock": self._advance_clock,
-            "restart": self._restart,
-        }
+
+    @property
+    def commands(self) -> dict[str, admin.Command]:
+        """What can be done, by name."""
+        return {name: functools.partial(one, self) for name, one in self.COMMANDS.items()}
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one `/_sim/` request."""
@@ -156,9 +143,6 @@ class Admin:
     def _fault(self, fields: Mapping[str, Any]) -> None:
         self._coderd.fault(**fields)
 
-    def _clear_faults(self, _fields: Mapping[str, Any]) -> None:
-        self._coderd.clear_faults()
-
     def _advance_clock(self, fields: Mapping[str, Any]) -> None:
         self._coderd.advance_clock(float(fields["seconds"]))
 
@@ -180,3 +164,23 @@ class Admin:
         await self._coderd.stop()
         await asyncio.sleep(seconds)
         await self._coderd.start()
+
+    COMMANDS: ClassVar[dict[str, Callable[["Admin", Mapping[str, Any]], object]]] = {
+        "claim-start": _claim_start,
+        "claim-finish": _claim_finish,
+        "claim-fail": _claim_fail,
+        "start": _start,
+        "start-finish": _start_finish,
+        "run-job": lambda self, fields: self._coderd.run_job(self._workspace(fields)),
+        "agent": _agent,
+        "stop-start": _stop_start,
+        "stop-finish": _stop_finish,
+        "delete": _delete,
+        "publish": _publish,
+        "drop": _drop,
+        "fail-next": _fail_next,
+        "fault": _fault,
+        "clear-faults": lambda self, _fields: self._coderd.clear_faults(),
+        "advance-clock": _advance_clock,
+        "restart": _restart,
+    }

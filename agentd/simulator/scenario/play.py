@@ -1,0 +1,96 @@
+"""Play a scenario: step after step, until the first that does not hold."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentd.errors import AgentdError
+from agentd.simulator.scenario import actions, subjects
+from agentd.simulator.scenario.file import Scenario, Step
+from agentd.simulator.scenario.stage import Stage
+
+LOOK_S = 0.02
+LAST_LINES = 12
+_PATIENT = frozenset({"exit", "file", "hooks", "snapshot", "calls", "coderd", "agent", "log"})
+"""Subjects that may still change when the daemon has ended; nobody else answers for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a scenario ended. `failed` is the step that did not hold (None: all did), `why` says what differed."""
+
+    scenario: Scenario
+    seconds: float
+    failed: Step | None = None
+    why: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return self.failed is None
+
+
+class StepFailed(AgentdError):
+    """A step did not hold."""
+
+
+async def play(
+    scenario: Scenario, home: Path, *, tell: Callable[[Step], None] = lambda _step: None
+) -> Verdict:
+    """Play `scenario` in the empty directory `home`; `tell` is called with each step that held."""
+    began = time.monotonic()
+    async with Stage(scenario, home) as stage:
+        for step in scenario.steps:
+            try:
+                await asyncio.sleep(step.after_s)
+                await _one(stage, step)
+            except (AgentdError, KeyError, TypeError, ValueError, OSError) as wrong:
+                why = str(wrong) if isinstance(wrong, AgentdError) else repr(wrong)
+                # A ChildError brings the lines along.
+                context = "" if "\n" in why else _context(stage)
+                return Verdict(scenario, time.monotonic() - began, step, why + context)
+            finally:
+                _write_logs(stage)
+            tell(step)
+    return Verdict(scenario, time.monotonic() - began)
+
+
+async def _one(stage: Stage, step: Step) -> None:
+    fields = stage.filled(step.fields)
+    if step.verb == "do":
+        try:
+            async with asyncio.timeout(step.within_s):
+                await actions.act(stage, step.what, fields)
+        except TimeoutError:
+            raise StepFailed(f"not done within {step.within_s:g} s") from None
+        return
+    wrong = await subjects.differs(stage, step.what, fields)
+    deadline = time.monotonic() + (step.within_s if step.verb == "wait" else 0.0)
+    while wrong is not None and time.monotonic() < deadline:
+        # One more look after the daemon's end: what it did last may have come in between.
+        over = step.what not in _PATIENT and stage.daemon is not None and not stage.daemon.running
+        await asyncio.sleep(LOOK_S)
+        wrong = await subjects.differs(stage, step.what, fields)
+        if over and wrong is not None:
+            raise StepFailed(f"{wrong} (the daemon has ended)")
+    if wrong is not None:
+        raise StepFailed(f"{wrong} (after {step.within_s:g} s)" if step.verb == "wait" else wrong)
+
+
+def _context(stage: Stage) -> str:
+    """What the daemon said last: where to look first."""
+    if stage.daemon is None or not stage.daemon.lines:
+        return ""
+    lines = "".join(
+        f"\n    {json.dumps(line, ensure_ascii=False)}" for line in stage.daemon.lines[-LAST_LINES:]
+    )
+    return f"\n  the daemon's last lines:{lines}"
+
+
+def _write_logs(stage: Stage) -> None:
+    """Leave the daemons' log lines in the home, for who keeps it."""
+    for number, daemon in enumerate(stage.daemons, 1):
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in daemon.lines)
+        (stage.home / f"daemon-{number}.log").write_text(text, encoding="utf-8")
