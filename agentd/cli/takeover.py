@@ -58,7 +58,7 @@ def change_claim(config: Config, action: str, claim_id: str) -> dict[str, Any]:
 
 async def _payload(config: Config) -> bytes | None:
     async with furnish(config, Clock()) as rooms:
-        await rooms.watcher.refresh(REFRESH_MAX_S)
+        await rooms.last_look(REFRESH_MAX_S)
         entry = await rooms.recorder.capture()
         return entry.payload if entry else None
 
@@ -69,7 +69,7 @@ async def _deliver(config: Config, budget_s: float) -> dict[str, Any] | None:
     while holder_pid(config.state.dir) is not None and clock.monotonic() < deadline:
         await clock.sleep(HANDOVER_POLL_S)
     async with furnish(config, clock) as rooms:
-        answered = await rooms.watcher.refresh(min(REFRESH_MAX_S, budget_s * REFRESH_SHARE))
+        answered = await rooms.last_look(min(REFRESH_MAX_S, budget_s * REFRESH_SHARE))
         if await rooms.recorder.capture() is None and not answered:
             return None
         return (await rooms.delivery.flush(deadline)).as_json()

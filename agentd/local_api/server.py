@@ -51,6 +51,8 @@ class Answers:
     snapshot: Callable[[], Awaitable[Json]]
     payload: Callable[[], Awaitable[bytes | None]]
     """The exact bytes a snapshot taken now would send; None when there is nothing to send."""
+    messages: Callable[[], Awaitable[Json]]
+    """`{"messages": […], "snapshot": false}`, or what is stored. Raises `RefusedError` 409 in no state for it."""
     stop: Callable[[], Awaitable[Json]]
 
 
@@ -118,6 +120,7 @@ class LocalApi:
             web.get("/v1/claims", _view(answers.claims)),
             web.post("/v1/claims/{id}/retry", self._on_claim(answers.retry_claim)),
             web.delete("/v1/claims/{id}", self._on_claim(answers.forget_claim)),
+            web.get("/v1/messages", _reading(answers.messages)),
             web.get("/v1/snapshot", _bytes(answers.payload)),
             web.post("/v1/snapshot", self._act(answers.snapshot)),
             web.post("/v1/stop", self._act(answers.stop)),
@@ -161,6 +164,13 @@ def _json(value: Json, status: int = 200) -> web.Response:
 def _view(read: Callable[[], Json]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
         return _json(read())
+
+    return handle
+
+
+def _reading(read: Callable[[], Awaitable[Json]]) -> Handler:
+    async def handle(_request: web.Request) -> web.Response:
+        return _json(await read())
 
     return handle
 

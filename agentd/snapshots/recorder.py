@@ -75,6 +75,10 @@ class Recorder:
         """The newest messages as just read. True when the window changed."""
         return self._note(self._window.offer(messages))
 
+    def offer_saved(self, messages: Sequence[Message]) -> bool:
+        """What AgentAPI saved before it went; counts only where it is later. True when the window changed."""
+        return self._note(self._window.offer_saved(messages))
+
     def update(self, message: Message) -> bool:
         """One message as `/events` told it. True when the window changed."""
         return self._note(self._window.update(message))

@@ -10,9 +10,10 @@ replaces the window as a whole, with two exceptions that keep a restart from wip
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from agentd.peers.messages import ROLES, Message
-from agentd.snapshots.sanitize import clean_text
+from agentd.snapshots.sanitize import FALLBACK_TIME, clean_text, clean_time
 
 
 class Window:
@@ -44,6 +45,16 @@ class Window:
         self._live, self._talked = live, talked
         return self.messages != before
 
+    def offer_saved(self, saved: Sequence[Message]) -> bool:
+        """Take in what a server that is gone had saved, oldest first. True when the window is now another one.
+
+        Only where it says something later than the window: both hold the server's own times, and the last message is
+        stamped anew whenever it is rewritten. An earlier life's file, or one whose times cannot be read, gives way.
+        """
+        if self._live and _said_at(saved) <= _said_at(self._live):
+            return False
+        return self.offer(saved)
+
     def update(self, message: Message) -> bool:
         """Take in one `message_update` of `/events`. True when the window is now another one.
 
@@ -63,6 +74,15 @@ class Window:
 
 def _talked(messages: Sequence[Message], keep: int) -> bool:
     return len(messages) >= keep or any(message.role == "user" for message in messages)
+
+
+def _said_at(messages: Sequence[Message]) -> datetime:
+    """When the last of them was said, year 1 where that cannot be told. Times are read as coderd will read them."""
+    stamp = next((message.time for message in reversed(messages) if message.role in ROLES), "")
+    try:
+        return datetime.fromisoformat(clean_time(stamp))
+    except ValueError:  # Go knows a year 0, Python does not
+        return datetime.fromisoformat(FALLBACK_TIME)
 
 
 def _without_repeat(carried: tuple[Message, ...], first: Message) -> tuple[Message, ...]:

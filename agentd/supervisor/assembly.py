@@ -34,6 +34,8 @@ from agentd.stability.tracker import AgentStatus, Tracker, Transition
 from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
 from agentd.supervisor.last_stop import LastStop
+from agentd.supervisor.phase import Phase
+from agentd.supervisor.saved_state import SavedState
 
 SPOOL_DIR = "spool"
 
@@ -61,11 +63,15 @@ class Rooms:
     watcher: Watcher
     spool: Spool
     recorder: Recorder
+    saved: SavedState
     delivery: Delivery
     ledger: Ledger
     listener: ClaimListener | None
     quiet: asyncio.Event
     """Set when the agent has settled or gone: time to have its conversation on disk and on its way."""
+    reached: asyncio.Event
+    """Set once the agent has answered in this run."""
+    phase: Phase = Phase.RUNNING
 
     def facts(self) -> dict[str, Any]:
         """What the first log line says."""
@@ -83,8 +89,17 @@ class Rooms:
         while True:
             await self.quiet.wait()
             self.quiet.clear()
+            if self.tracker.state is AgentStatus.UNREACHABLE:
+                await self.saved.recall()
             await self.recorder.settle()
             self.delivery.offer()
+
+    async def last_look(self, timeout_s: float) -> bool:
+        """Read the conversation once more, from the agent or else from what it saved. False when it did not answer."""
+        answered = await self.watcher.refresh(timeout_s)
+        if not answered:
+            await self.saved.recall()
+        return answered
 
     async def reconfigure(self, fresh: Config) -> list[str]:
         """Apply what can be applied while running; returns the changed keys that need a restart."""
@@ -145,9 +160,11 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             on_spooled=_say_spooled,
             redact=_redactor(config),
         )
-        quiet = asyncio.Event()
+        quiet, reached = asyncio.Event(), asyncio.Event()
 
         def on_transition(transition: Transition) -> None:
+            if transition.new is not AgentStatus.UNREACHABLE:
+                reached.set()
             if transition.new in (AgentStatus.STABLE, AgentStatus.UNREACHABLE):
                 quiet.set()
 
@@ -177,10 +194,16 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             watcher=watcher,
             spool=spool,
             recorder=recorder,
+            saved=SavedState(
+                config.agentapi.state_file,
+                keep=config.snapshots.max_messages,
+                offer=recorder.offer_saved,
+            ),
             delivery=delivery,
             ledger=ledger,
             listener=_listener(config, token, ledger, session, clock, metrics),
             quiet=quiet,
+            reached=reached,
         )
 
 

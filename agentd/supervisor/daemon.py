@@ -17,6 +17,8 @@ from agentd.sdnotify import Notifier, watchdog_interval_s
 from agentd.snapshots.receipts import Receipt
 from agentd.supervisor import orphans, views
 from agentd.supervisor.assembly import Rooms
+from agentd.supervisor.ending import deliver_and_end_agent
+from agentd.supervisor.phase import Phase
 
 CLAIM_LISTENER = "claim listener"
 Forever = Callable[[], Coroutine[Any, Any, None]]
@@ -83,6 +85,7 @@ class Daemon:
         if self._stopping.is_set():
             return
         self._reason = reason
+        self._rooms.phase = Phase.STOPPING
         budget_s = self._rooms.config.shutdown.budget_s
         self._deadline = self._clock.monotonic() + budget_s
         # A budget above the unit's TimeoutStopSec would end in SIGKILL; asking for less than that changes nothing.
@@ -148,9 +151,10 @@ class Daemon:
         rooms, left_s = self._rooms, self._left_s()
         claims = [task for task in tasks if task.get_name() == CLAIM_LISTENER]
         ending_claims = asyncio.create_task(_cancelled(claims), name="end of claims")
-        await self._unless_hurried(rooms.watcher.refresh(min(REFRESH_MAX_S, left_s * REFRESH_SHARE)))
-        await rooms.recorder.capture()
-        await self._unless_hurried(rooms.delivery.flush(self._deadline - CLOSING_S))
+        await self._unless_hurried(rooms.last_look(min(REFRESH_MAX_S, left_s * REFRESH_SHARE)))
+        entry = await rooms.recorder.capture()
+        rooms.phase = Phase.DELIVERING
+        await self._unless_hurried(deliver_and_end_agent(rooms, entry, self._deadline - CLOSING_S))
         await ending_claims
         await _cancelled(tasks)
         receipt = rooms.delivery.receipt()
@@ -178,12 +182,12 @@ class Daemon:
     async def _snapshot_now(self) -> dict[str, Any]:
         budget_s = self._rooms.config.shutdown.budget_s
         deadline = self._clock.monotonic() + budget_s
-        await self._rooms.watcher.refresh(min(REFRESH_MAX_S, budget_s * REFRESH_SHARE))
+        await self._rooms.last_look(min(REFRESH_MAX_S, budget_s * REFRESH_SHARE))
         await self._rooms.recorder.capture()
         return (await self._rooms.delivery.flush(deadline)).as_json()
 
     async def _payload_now(self) -> bytes | None:
-        await self._rooms.watcher.refresh(REFRESH_MAX_S)
+        await self._rooms.last_look(REFRESH_MAX_S)
         entry = await self._rooms.recorder.capture()
         return entry.payload if entry else None
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from agentd import log
 from agentd.clock import Clock, rfc3339
-from agentd.snapshots.durable import replace_file
+from agentd.durable import replace_file
 
 NAME: Final = "last-stop.json"
 FILE_MAX_BYTES: Final = 4096

@@ -8,7 +8,9 @@ from agentd import __version__
 from agentd.claims.ledger import Claim, IllegalStep, UnknownClaim, describe
 from agentd.clock import rfc3339
 from agentd.local_api.server import Answers, Json, RefusedError
+from agentd.stability.task_status import TaskStatusWord
 from agentd.stability.tracker import AgentStatus
+from agentd.supervisor import conversation
 from agentd.supervisor.assembly import Rooms
 
 Act = Callable[[], Awaitable[dict[str, Any]]]
@@ -37,6 +39,7 @@ def answers(
         forget_claim=lambda claim_id: _forget(rooms, claim_id),
         snapshot=snapshot,
         payload=payload,
+        messages=lambda: conversation.messages(rooms),
         stop=stop,
     )
 
@@ -48,6 +51,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
         "version": __version__,
         "pid": os.getpid(),
         "started_at": rfc3339(rooms.started_at),
+        "phase": rooms.phase.value,
         "workspace_id": rooms.ledger.workspace_id,
         "claims": rooms.listener.view().as_json() if rooms.listener else _CLAIMS_OFF,
         "agent": {
@@ -55,21 +59,19 @@ def status(rooms: Rooms) -> dict[str, Any]:
             "since": rfc3339(rooms.clock.wall() - facts.for_s),
             "evidence": str(facts),
         },
-        "task": _task(facts.status),
+        "task": _task(rooms),
         "snapshot": _snapshot(rooms),
         "last_stop": rooms.last_stop.previous.as_json() if rooms.last_stop.previous else None,
         "capabilities": _capabilities(rooms),
     }
 
 
-def _task(agent: AgentStatus) -> dict[str, Any]:
-    """The task's status in coderd's words, as far as a sidecar sees it."""
-    if agent in _REACHED:
+def _task(rooms: Rooms) -> dict[str, Any]:
+    task, agent = conversation.task(rooms), rooms.tracker.state
+    state = None
+    if task.word is TaskStatusWord.ACTIVE:
         state = "working" if agent is AgentStatus.RUNNING else "idle"
-        return {"status": "active", "state": state, "message": f"The agent is {agent.value}"}
-    if agent is AgentStatus.UNREACHABLE:
-        return {"status": "unknown", "state": None, "message": "The agent does not answer"}
-    return {"status": "initializing", "state": None, "message": "App is initializing"}
+    return {"status": task.word.value, "state": state, "message": task.message}
 
 
 def _snapshot(rooms: Rooms) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Daemon:
             forget_claim=on_claim,
             snapshot=snapshot,
             payload=payload,
+            messages=snapshot,
             stop=stop,
         )
 
@@ -114,6 +115,7 @@ async def ask(client: aiohttp.ClientSession, method: str, route: str, **more: An
         ("GET", "/v1/status", 200, {}),
         ("GET", "/v1/claims", 200, {"claims": []}),
         ("GET", "/v1/snapshot", 200, {"messages": []}),
+        ("GET", "/v1/messages", 200, RECEIPT),
         ("POST", "/v1/snapshot", 200, RECEIPT),
         ("POST", "/v1/claims/c1/retry", 200, RECEIPT),
         ("DELETE", "/v1/claims/c1", 200, RECEIPT),

@@ -1,0 +1,80 @@
+"""What `GET /v1/messages` answers: the conversation live while the agent answers, else as it was kept.
+
+By state as coderd's task logs do, so that a script reads one like the other:
+
+    active                            live, `snapshot` false; while a message is being delivered the agent cannot be
+                                      asked (`/messages` hangs), and what was kept is as new as it gets
+    pending, initializing, paused     what was kept, `snapshot` true, and when that was
+    error, unknown                    409
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any, Final
+
+from agentd.claims.answers import ClaimsState
+from agentd.local_api.server import RefusedError
+from agentd.peers.agentapi import AgentBusy, AgentGone
+from agentd.peers.messages import Message
+from agentd.snapshots.transcript import messages_of
+from agentd.stability.task_status import Owner, TaskStatus, TaskStatusWord, task_status
+from agentd.supervisor.assembly import Rooms
+from agentd.supervisor.phase import Phase
+
+LIVE_TIMEOUT_S: Final = 2.0
+
+_NO_LOGS: Final = (TaskStatusWord.ERROR, TaskStatusWord.UNKNOWN)
+_OWNERS: Final = {
+    ClaimsState.CONNECTING: Owner.CONNECTING,
+    ClaimsState.UNAUTHORIZED: Owner.CONNECTING,
+    ClaimsState.LISTENING: Owner.AWAITED,
+    ClaimsState.ACTING: Owner.ACTING,
+}
+
+
+def task(rooms: Rooms) -> TaskStatus:
+    """The task's status in coderd's words, as far as a sidecar sees it."""
+    state = rooms.listener.view().state if rooms.listener else ClaimsState.UNSUPPORTED
+    return task_status(
+        rooms.tracker.facts,
+        owner=_OWNERS.get(state, Owner.SETTLED),
+        ever_reached=rooms.reached.is_set(),
+        stopping=rooms.phase is not Phase.RUNNING,
+    )
+
+
+async def messages(rooms: Rooms) -> dict[str, Any]:
+    """`GET /v1/messages`: the newest `snapshots.max_messages`, oldest first.
+
+    Raises `RefusedError` (409) in an error or unknown state, `AgentBroken` for an answer that AgentAPI does not give.
+    """
+    word = task(rooms).word
+    if word in _NO_LOGS:
+        raise RefusedError(
+            409,
+            "Cannot fetch logs for task in current state.",
+            hint=f'Task status is "{word.value}".',
+        )
+    if word is TaskStatusWord.ACTIVE:
+        try:
+            live = await rooms.agent.messages(
+                keep=rooms.config.snapshots.max_messages, timeout_s=LIVE_TIMEOUT_S
+            )
+        except (AgentBusy, AgentGone):
+            return await _kept(rooms)
+        return {"messages": _plain(live), "snapshot": False}
+    return await _kept(rooms)
+
+
+async def _kept(rooms: Rooms) -> dict[str, Any]:
+    """The snapshot that would be delivered now. Without one, `snapshot_at` is null and the list is empty."""
+    entry = await rooms.recorder.capture()
+    return {
+        "messages": _plain(messages_of(entry.payload)) if entry else [],
+        "snapshot": True,
+        "snapshot_at": entry.captured_at if entry else None,
+    }
+
+
+def _plain(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    return [asdict(message) for message in messages]
