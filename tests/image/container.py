@@ -112,7 +112,7 @@ class Container:
         script = ["sh", "-c", RUN, "sh", *self._command]
         with (self._state.parent / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child", *script],
+                ["unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", *script],
                 env={**os.environ, "ROOT": str(self._root), "STATE": str(self._state), "OWNER": self._owner},
                 stdin=subprocess.DEVNULL,
                 stderr=log,
@@ -123,7 +123,8 @@ class Container:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+            # Not unshare: its hold on process 1 (--kill-child) is gone since that changed its uid.
+            os.kill(self.first_process(), signal.SIGKILL)
             self._process.wait()
 
     def log(self) -> str:

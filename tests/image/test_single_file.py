@@ -102,6 +102,7 @@ def test_the_daemon_in_it_is_the_process_that_was_started_and_leaves_hooks_a_cle
             environ = {
                 "PATH": os.environ["PATH"],
                 "HOME": str(tmp_path),
+                "AGENTD_STATE_DIR": str(tmp_path / "state"),
                 "CODER_AGENT_URL": coderd.url,
                 "CODER_AGENT_TOKEN": workspace.token,
                 "AGENTD_AGENTAPI_URL": "http://127.0.0.1:9",
