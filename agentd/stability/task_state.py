@@ -196,8 +196,9 @@ def said_at(*, seen_at: float, unseen_at: float, age_s: float) -> float:
     return min(max(seen_at - age_s, unseen_at), seen_at)
 
 
-def _order(claim: Claim) -> tuple[float, bool, bool, bool, str, str, str]:
+def _order(claim: Claim) -> tuple[float, bool, bool, bool, str, str, str, str]:
     # Said at the same moment: an end after the rest, an explicit word after the others; the remainder makes it total.
     ends = claim.word in TERMINAL
     explicit = claim.source is Source.REPORT
-    return (claim.at, ends, explicit, claim.word is TaskWord.IDLE, claim.word.value, claim.message, claim.uri)
+    last = (claim.word.value, claim.source.value, claim.message, claim.uri)
+    return (claim.at, ends, explicit, claim.word is TaskWord.IDLE, *last)

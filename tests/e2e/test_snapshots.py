@@ -151,6 +151,7 @@ async def test_hard_conversations_arrive_within_the_limit(stage, messages):
         ]
     )
     daemon = await stage.start(AGENTD_SNAPSHOTS_UPLOAD="stop")
+    await daemon.log("snapshot.spooled")
     assert await daemon.stop() == 0
     body = stage.coderd.snapshots[stage.task_id].body
     assert LIMIT - 600 <= len(body) <= LIMIT
