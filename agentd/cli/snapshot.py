@@ -49,7 +49,7 @@ def _deliver(settings: config.Config, *, as_json: bool) -> int:
     except UnavailableError:
         from agentd.cli import takeover  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon
 
-        answer = takeover.deliver(settings, budget_s=None)
+        answer = takeover.deliver(settings)
     if answer is None:
         print(NOTHING, file=sys.stderr)
         return ExitCode.UNAVAILABLE

@@ -1,6 +1,7 @@
 """What `agentd stop`, `snapshot` and `claims` do when no daemon runs: its work, once, under its lock."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from agentd import log
@@ -11,22 +12,30 @@ from agentd.clock import Clock
 from agentd.config import Config
 from agentd.state_dir import StateDir, holder_pid
 from agentd.supervisor.assembly import furnish, open_ledger
+from agentd.supervisor.budget import REFRESH_MAX_S, refresh_s
+from agentd.supervisor.ending import deliver_and_end_agent
 
 # A daemon that is just ending holds its directory for a moment after its socket has gone.
 HANDOVER_POLL_S = 0.1
-REFRESH_MAX_S = 2.0
-REFRESH_SHARE = 0.25
 
 
-def deliver(config: Config, *, budget_s: float | None) -> dict[str, Any] | None:
+def deliver(config: Config) -> dict[str, Any] | None:
     """Capture from the agent where it answers, deliver what the spool holds, and return the receipt.
 
     None when the agent does not answer and nothing is spooled. Raises `ConfigError` without a Coder to deliver to,
     `StateError` when another agentd holds the directory for longer than the budget.
     """
-    config.require_coder()
-    log.configure(level=config.log.level if config.log.level != "info" else "warning", fmt=config.log.format)
-    return asyncio.run(_deliver(config, budget_s or config.shutdown.budget_s))
+    return _once(config, config.shutdown.budget_s, _no_one, end_agent=False)
+
+
+def stop(
+    config: Config, *, budget_s: float | None, on_captured: Callable[[dict[str, Any]], None]
+) -> dict[str, Any] | None:
+    """As `deliver`, and end AgentAPI where `shutdown.stop_agent` asks for it.
+
+    `on_captured` is handed the receipt as it stands before the delivery.
+    """
+    return _once(config, budget_s or config.shutdown.budget_s, on_captured, end_agent=True)
 
 
 def payload(config: Config) -> bytes | None:
@@ -63,13 +72,33 @@ async def _payload(config: Config) -> bytes | None:
         return entry.payload if entry else None
 
 
-async def _deliver(config: Config, budget_s: float) -> dict[str, Any] | None:
+def _once(
+    config: Config, budget_s: float, on_captured: Callable[[dict[str, Any]], None], *, end_agent: bool
+) -> dict[str, Any] | None:
+    config.require_coder()
+    log.configure(level=config.log.level if config.log.level != "info" else "warning", fmt=config.log.format)
+    return asyncio.run(_deliver(config, budget_s, on_captured, end_agent=end_agent))
+
+
+async def _deliver(
+    config: Config, budget_s: float, on_captured: Callable[[dict[str, Any]], None], *, end_agent: bool
+) -> dict[str, Any] | None:
     clock = Clock()
     deadline = clock.monotonic() + budget_s
     while holder_pid(config.state.dir) is not None and clock.monotonic() < deadline:
         await clock.sleep(HANDOVER_POLL_S)
     async with furnish(config, clock) as rooms:
-        answered = await rooms.last_look(min(REFRESH_MAX_S, budget_s * REFRESH_SHARE))
-        if await rooms.recorder.capture() is None and not answered:
+        answered = await rooms.last_look(refresh_s(budget_s))
+        entry = await rooms.recorder.capture()
+        if entry is None and not answered:
             return None
-        return (await rooms.delivery.flush(deadline)).as_json()
+        on_captured(rooms.delivery.receipt().as_json())
+        if end_agent:
+            await deliver_and_end_agent(rooms, entry, deadline)
+        else:
+            await rooms.delivery.flush(deadline)
+        return rooms.delivery.receipt().as_json()
+
+
+def _no_one(_receipt: dict[str, Any]) -> None:
+    """Nobody wants to know how far it is."""

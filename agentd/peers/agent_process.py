@@ -158,4 +158,4 @@ def _names(place: Path) -> list[str]:
     program = (place / "exe").readlink().name
     words = (place / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
     # `tail -f agentapi.log` is called so as little as `vim agentapi.pid`; `python -m … agentapi` is.
-    return [program, *(word for word in words if word.rpartition("/")[2] == _NAME)]
+    return [program, *(name for word in words if (name := word.rpartition("/")[2]) == _NAME)]

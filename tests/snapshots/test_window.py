@@ -135,3 +135,37 @@ def test_the_first_event_starts_a_window():
     window = Window(3)
     assert window.update(said("hi", 4))
     assert contents(window) == ["hi"]
+
+
+def at(time, content="x", number=0, role="agent"):
+    return Message(number, role, content, time)
+
+
+EARLIER, LATER = "2026-03-02T09:00:00.000001Z", "2026-03-02T10:00:00.000002+01:00"
+
+
+def test_what_a_gone_server_had_saved_counts_when_it_is_later():
+    window = window_of([at(EARLIER, "question", 0, "user"), at(EARLIER, "half an ans", 1)])
+    assert window.offer_saved([at(EARLIER, "question", 0, "user"), at(LATER, "half an answer.", 1)])
+    assert contents(window) == ["question", "half an answer."]
+
+
+@pytest.mark.parametrize("time", [EARLIER, LATER, "", "yesterday", "0000-01-01T00:00:00Z"])
+def test_what_a_gone_server_had_saved_never_replaces_what_is_as_new(time):
+    window = window_of([at(LATER, "newer", 1, "user")])
+    assert not window.offer_saved([at(time, "older", 1, "user")])
+    assert contents(window) == ["newer"]
+
+
+@pytest.mark.parametrize("time", [EARLIER, "", "0000-01-01T00:00:00Z"])
+def test_what_a_gone_server_had_saved_is_taken_when_nothing_is_known(time):
+    window = Window(5)
+    assert window.offer_saved([at(time, "saved")])
+    assert contents(window) == ["saved"]
+
+
+@pytest.mark.parametrize("saved", [[], [BLANK], [at(LATER, " \n")]])
+def test_an_empty_save_replaces_nothing(saved):
+    window = window_of([at(EARLIER, "kept")])
+    assert not window.offer_saved(saved)
+    assert contents(window) == ["kept"]
