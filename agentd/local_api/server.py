@@ -53,6 +53,8 @@ class Answers:
     """The exact bytes a snapshot taken now would send; None when there is nothing to send."""
     messages: Callable[[], Awaitable[Json]]
     """`{"messages": […], "snapshot": false}`, or what is stored. Raises `RefusedError` 409 in no state for it."""
+    drill: Callable[[], Awaitable[Json]]
+    """A shutdown rehearsed: how long each part took. Stops and stores nothing."""
     stop: Callable[[], Awaitable[Json]]
 
 
@@ -123,6 +125,7 @@ class LocalApi:
             web.get("/v1/messages", _reading(answers.messages)),
             web.get("/v1/snapshot", _bytes(answers.payload)),
             web.post("/v1/snapshot", self._act(answers.snapshot)),
+            web.post("/v1/drill", self._act(answers.drill)),
             web.post("/v1/stop", self._act(answers.stop)),
         ]
 

@@ -43,6 +43,11 @@ class Delivery:
             lambda: sum(len(courier.pending()) for courier in self._couriers)
         )
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The destinations, in the order of the configuration; without secrets."""
+        return tuple(courier.name for courier in self._couriers)
+
     def offer(self) -> None:
         """The agent has settled and its snapshot is in the spool."""
         if self._upload == "settle":

@@ -10,7 +10,7 @@ from agentd.clock import rfc3339
 from agentd.local_api.server import Answers, Json, RefusedError
 from agentd.stability.task_status import TaskStatusWord
 from agentd.stability.tracker import AgentStatus
-from agentd.supervisor import conversation
+from agentd.supervisor import conversation, drill
 from agentd.supervisor.assembly import Rooms
 
 Act = Callable[[], Awaitable[dict[str, Any]]]
@@ -40,6 +40,7 @@ def answers(
         snapshot=snapshot,
         payload=payload,
         messages=lambda: conversation.messages(rooms),
+        drill=lambda: drill.rehearse(rooms),
         stop=stop,
     )
 

@@ -63,6 +63,7 @@ class Daemon:
             snapshot=snapshot,
             payload=payload,
             messages=snapshot,
+            drill=snapshot,
             stop=stop,
         )
 

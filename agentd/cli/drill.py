@@ -1,0 +1,72 @@
+"""`agentd drill`: how long a shutdown would take now, part by part, without stopping anything."""
+
+import argparse
+import asyncio
+import json
+from typing import Any
+
+from agentd import config, grace, log
+from agentd.cli import add_config_options
+from agentd.cli.local_client import call, daemon_socket
+from agentd.cli.stop import ANSWER_MARGIN_S
+from agentd.errors import ExitCode, UnavailableError
+from agentd.state_dir import holder_pid
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 a shutdown fits into its budget; 1 it does not, or a part of it fails."""
+    settings = config.load(file=args.config, flags=args.flags)
+    timeout_s = settings.shutdown.budget_s + ANSWER_MARGIN_S
+    try:
+        report = call(daemon_socket(settings), "POST", "/v1/drill", timeout_s=timeout_s)
+    except UnavailableError:
+        report = asyncio.run(_alone(settings))
+    given = grace.of(settings, grace.of_unit(holder_pid(settings.state.dir) or 0))
+    report = {
+        **report,
+        "grace_s": given.seconds if given.seconds != float("inf") else None,
+        "grace_told_by": given.told_by,
+    }
+    enough = given.is_enough_for(report["budget_s"])
+    print(json.dumps(report, ensure_ascii=False, indent=2) if args.json else story(report, enough=enough))
+    return ExitCode.OK if report["fits"] and enough is not False else ExitCode.FAILED
+
+
+async def _alone(settings: config.Config) -> dict[str, Any]:
+    """The daemon's rooms, furnished for the drill. Raises `StateError` when another agentd holds the directory."""
+    from agentd.clock import Clock  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon
+    from agentd.supervisor import drill  # noqa: PLC0415 - as above
+    from agentd.supervisor.assembly import furnish  # noqa: PLC0415 - as above
+
+    settings.require_coder()
+    log.configure(level="error", fmt=settings.log.format)
+    async with furnish(settings, Clock()) as rooms:
+        return await drill.rehearse(rooms)
+
+
+def story(report: dict[str, Any], *, enough: bool | None) -> str:
+    """One line a part, then the sum against the budget, then the grace, where somebody tells it."""
+    lines = ["A shutdown rehearsed: nothing is stopped, nothing is stored."]
+    for part in report["parts"]:
+        allowed = "" if part["allowed_s"] is None else f" of {part['allowed_s']:.1f} s"
+        took = "skipped" if part["outcome"] == "skipped" else f"{part['took_s']:.3f} s{allowed}"
+        failed = "FAILED: " if part["outcome"] == "failed" else ""
+        lines.append(f"  {part['name']:8} {took:16} {failed}{part['detail']}".rstrip())
+    budget_s, took_s = report["budget_s"], report["took_s"]
+    verdict = f"{budget_s - took_s:.1f} s to spare" if report["fits"] else "does not work like this"
+    lines.append(f"  {'total':8} {f'{took_s:.3f} s of {budget_s:.1f} s':16} {verdict}")
+    if enough is None:
+        lines.append(
+            "  grace    not known: compare the budget with what the container gives (shutdown.grace_s)"
+        )
+    else:
+        given = "for ever" if report["grace_s"] is None else f"{report['grace_s']:g} s"
+        lines.append(
+            f"  grace    {given} ({report['grace_told_by']}): {'enough' if enough else 'TOO SHORT for the budget'}"
+        )
+    return "\n".join(lines)
