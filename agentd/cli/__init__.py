@@ -7,7 +7,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -21,6 +21,10 @@ COMMANDS = {
     "status": "what the daemon knows",
     "snapshot": "capture the conversation and deliver it now",
     "claims": "the ledger of claims and their hooks",
+    "doctor": "what is wrong with this installation, and what to do about it",
+    "drill": "rehearse a shutdown against the real peers without stopping anything",
+    "debug": "a bundle to attach to a ticket: settings, states and findings, without secrets",
+    "completion": "completion of these commands for bash, zsh or fish",
     "config": "the effective configuration and where each value comes from",
     "install": "systemd unit, environment file and hooks directory",
     "uninstall": "take away what install wrote",
@@ -71,6 +75,12 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _parser(argv: Sequence[str]) -> Parser:
+    typed = next((word for word in argv if not word.startswith("-")), None)
+    return parser_of([] if typed is None else [typed])
+
+
+def parser_of(configured: Collection[str]) -> Parser:
+    """The command line, with the options of the `configured` commands; the others' modules stay unimported."""
     parser = Parser(
         prog="agentd",
         description="Agent-side sidecar of a Coder workspace.",
@@ -80,13 +90,12 @@ def _parser(argv: Sequence[str]) -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"agentd {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    typed = next((word for word in argv if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         # Abbreviated options would break scripts on the day a second option starts with the same letters.
         command = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
-        if name == typed:
+        if name in configured:
             importlib.import_module(f"agentd.cli.{name}").configure(command)
     return parser
 
