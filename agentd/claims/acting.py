@@ -17,17 +17,21 @@ from pathlib import Path
 from typing import Literal
 
 from agentd import log
-from agentd.claims.hook_dir import ON_CLAIM, HookDirUnusable, Listing, listing, why_distrusted
-from agentd.claims.hooks import Ended, HookRun, HookSurvived, environment
-from agentd.claims.journal.book import Claim, Hook, Process
+from agentd.claims.journal.book import Claim, Hook
 from agentd.claims.ledger import Ledger, LedgerUnwritable
 from agentd.claims.lifecycle import ClaimStep, HookState, HookStep
-from agentd.claims.processes import end_run
 from agentd.clock import Clock
+from agentd.hooks.directory import ON_CLAIM, HookDirUnusable, Listing, listing, why_distrusted
+from agentd.hooks.process import Process
+from agentd.hooks.processes import end_run
+from agentd.hooks.run import Ended, HookRun, HookSurvived, Outcome, environment
 from agentd.metrics import Registry
 from agentd.retry import Backoff
 
 MAX_INTERRUPTIONS = 20
+
+# What an outcome means for the ledger; any other is a failure.
+_STEPS = {Outcome.SUCCEEDED: HookStep.SUCCEED, Outcome.INTERRUPTED: HookStep.INTERRUPT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,7 @@ class Actor:
         if not gone:
             why = f"an earlier run of hook {hook.name} cannot be ended"
             return await self._settled(claim, ClaimStep.HOLD, why)
-        ended = Ended(HookStep.INTERRUPT, None, "agentd ended while it ran", "interrupted")
+        ended = Ended(Outcome.INTERRUPTED, None, "agentd ended while it ran")
         return await self._ended(claim, hook, ended)
 
     async def _unless_held(self, claim: Claim) -> Claim:
@@ -137,9 +141,7 @@ class Actor:
         distrust = await asyncio.to_thread(why_distrusted, path)
         if distrust:
             # Waiting makes it no safer, so no attempt is left after this one.
-            claim = await self._ended(
-                claim, hook, Ended(HookStep.FAIL, None, f"refused: {distrust}", "refused")
-            )
+            claim = await self._ended(claim, hook, Ended(Outcome.REFUSED, None, f"refused: {distrust}"))
             return await self._settled(claim, ClaimStep.FAIL, f"hook {hook.name} is refused: {distrust}")
         try:
             claim = await self._run(claim, hook, path)
@@ -158,14 +160,7 @@ class Actor:
         policy = self._policy
         run = HookRun(
             path,
-            env=environment(
-                self._environ,
-                claim,
-                hook=hook.name,
-                run_id=hook.run_id,
-                state_dir=policy.state_dir,
-                pass_token=policy.pass_token,
-            ),
+            env=self._told(claim, hook),
             run_id=hook.run_id,
             timeout_s=policy.timeout_s,
             grace_s=policy.grace_s,
@@ -185,10 +180,26 @@ class Actor:
         try:
             ended = await run.execute(record_process)
         except asyncio.CancelledError:
-            ended = Ended(HookStep.INTERRUPT, None, "agentd was stopped while it ran", "interrupted")
+            ended = Ended(Outcome.INTERRUPTED, None, "agentd was stopped while it ran")
             await self._ended_if_writable(claim, hook, ended, run.tail)
             raise
         return await self._ended(claim, hook, ended, run.tail)
+
+    def _told(self, claim: Claim, hook: Hook) -> dict[str, str]:
+        told = environment(
+            self._environ,
+            hook=hook.name,
+            reason=claim.reason,
+            workspace_id=claim.workspace_id,
+            state_dir=self._policy.state_dir,
+            run_id=hook.run_id,
+            pass_token=self._policy.pass_token,
+        )
+        return told | {
+            "AGENTD_EVENT_ID": claim.id,
+            "AGENTD_ATTEMPT": str(hook.attempt),
+            "AGENTD_OWNER_ID": claim.owner_id or "",
+        }
 
     async def _pause(self, hook: Hook) -> None:
         backoff = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
@@ -212,8 +223,9 @@ class Actor:
             self._log.error("ledger.unwritable", error=str(exc))
 
     def _end_record(self, claim: Claim, hook: Hook, ended: Ended, tail: str) -> Callable[[], Claim]:
+        step = _STEPS.get(ended.outcome, HookStep.FAIL)
         return lambda: self._ledger.end(
-            claim.id, hook.name, hook.run_id, ended.step, exit_code=ended.exit_code, why=ended.why, tail=tail
+            claim.id, hook.name, hook.run_id, step, exit_code=ended.exit_code, why=ended.why, tail=tail
         )
 
     async def _settled(self, claim: Claim, step: ClaimStep, why: str) -> Claim:
@@ -240,7 +252,7 @@ class Actor:
     def _say_how_it_ended(self, claim: Claim, hook: Hook, ended: Ended) -> None:
         self._runs.inc(outcome=ended.outcome)
         facts = {"claim": claim.id, "hook": hook.name, "attempt": hook.attempt}
-        if ended.step is HookStep.SUCCEED:
+        if ended.succeeded:
             self._log.info("hook.succeeded", **facts)
         else:
             self._log.warning(f"hook.{ended.outcome}", **facts, reason=ended.why)

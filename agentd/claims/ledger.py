@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from agentd.claims.events import ClaimEvent
-from agentd.claims.journal.book import Book, Claim, Hook, Process, UnknownClaim
+from agentd.claims.journal.book import Book, Claim, Hook, UnknownClaim
 from agentd.claims.journal.file import NAME, Journal, LedgerUnwritable, load
 from agentd.claims.lifecycle import ClaimState, ClaimStep, HookStep, IllegalStep
 from agentd.clock import Clock, rfc3339
 from agentd.errors import StateError
+from agentd.hooks.process import Process
 
 __all__ = [
-    "Admitted", "Book", "Claim", "Hook", "IllegalStep", "Ledger", "LedgerFull", "LedgerUnwritable", "Process", "Replay",
+    "Admitted", "Book", "Claim", "Hook", "IllegalStep", "Ledger", "LedgerFull", "LedgerUnwritable", "Replay",
     "UnknownClaim", "claim_id", "describe", "fingerprint",
 ]  # fmt: skip
 

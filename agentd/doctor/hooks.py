@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from agentd.claims.hook_dir import ON_CLAIM, HookDirUnusable, listing, why_distrusted
 from agentd.doctor.finding import Finding, fail, ok, warn
+from agentd.hooks.directory import ON_CLAIM, HookDirUnusable, listing, why_distrusted
 
 
 def examine(hooks_dir: Path, *, enabled: bool) -> list[Finding]:

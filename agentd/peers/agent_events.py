@@ -8,11 +8,12 @@ JSON is decoded when its message is asked for.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from agentd.peers.event_stream import EventDecoder, Heartbeat
-from agentd.peers.messages import Message, NotAMessage, parse_message
+from agentd.peers.message_update import MessageUpdate
+from agentd.peers.messages import NotAMessage
 
 __all__ = [
     "EVENT_MAX_BYTES",
@@ -28,18 +29,6 @@ EVENT_MAX_BYTES: Final = 2 * 1024**2
 
 # As AgentAPI spells it; any other order of fields is read the slow way.
 _HEAD: Final = re.compile(r'\{"id":(-?[0-9]{1,18}),"role":"(agent|user)",')
-
-
-@dataclass(frozen=True, slots=True)
-class MessageUpdate:
-    """A message as it is now.  `message()` decodes it and raises `NotAMessage` when it is none."""
-
-    id: int
-    role: str
-    data: str = field(repr=False)
-
-    def message(self) -> Message:
-        return _parsed(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +96,7 @@ def _update(data: str) -> MessageUpdate | None:
     if head is not None:
         return MessageUpdate(int(head[1]), head[2], data)
     try:
-        message = _parsed(data)
+        message = MessageUpdate(0, "", data).message()
     except NotAMessage:
         return None
     return MessageUpdate(message.id, message.role, data)
-
-
-def _parsed(data: str) -> Message:
-    try:
-        fields = json.loads(data, strict=False)
-    except (ValueError, RecursionError) as error:
-        raise NotAMessage(f"an update is no JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise NotAMessage("an update is no object")
-    return parse_message(fields, text="message")

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Final, ParamSpec, Self, TypeVar
 
 from agentd import log
+from agentd.durable import TMP_PREFIX, replace_file
 from agentd.errors import StateError
 from agentd.snapshots import entry as format_
-from agentd.snapshots.durable import TMP_PREFIX, replace_file
 from agentd.snapshots.entry import DamagedError, NewerSchemaError, SpoolEntry
 from agentd.snapshots.receipts import DestinationReceipt
 from agentd.snapshots.transcript import Fitted

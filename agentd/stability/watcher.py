@@ -15,8 +15,8 @@ from typing import Final
 
 from agentd import log
 from agentd.clock import Clock
-from agentd.peers.agent_events import MessageUpdate
 from agentd.peers.agentapi import AgentApi, AgentBusy, AgentError, AgentGone
+from agentd.peers.message_update import MessageUpdate
 from agentd.peers.messages import Message
 from agentd.stability.follower import Follower, Status
 from agentd.stability.tracker import AgentStatus, LastMessage, Reading, Sample, Tracker, Transition

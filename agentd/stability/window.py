@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 
-from agentd.peers.agent_events import MessageUpdate
+from agentd.peers.message_update import MessageUpdate
 from agentd.peers.messages import Message, NotAMessage
 
 __all__ = ["LiveWindow"]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from agentd.claims.acting import Actor, HookPolicy
-from agentd.claims.hook_dir import ON_CLAIM
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
 from agentd.claims.standing import ClaimsView
 from agentd.clock import Clock
+from agentd.hooks.directory import ON_CLAIM
 from agentd.metrics import Registry
 from agentd.peers.reinit_stream import ReinitStream
 from agentd.peers.token import StaticToken

@@ -11,12 +11,12 @@ import pytest
 
 from agentd.claims.acting import MAX_INTERRUPTIONS, Actor, HookPolicy
 from agentd.claims.events import ClaimEvent
-from agentd.claims.hook_dir import ON_CLAIM
 from agentd.claims.journal import file as journal_file
 from agentd.claims.ledger import Claim, Ledger
 from agentd.claims.lifecycle import ClaimState, HookState
-from agentd.claims.processes import identify, living
 from agentd.clock import Clock
+from agentd.hooks.directory import ON_CLAIM
+from agentd.hooks.processes import identify, living
 from agentd.metrics import Registry
 
 EVENT = ClaimEvent(
@@ -114,6 +114,24 @@ async def test_the_event_id_is_the_same_at_every_attempt(stage: Any, hooks: Any)
     one = stage()
     await one.act()
     assert {line.split()[2] for line in hooks.trace.read_text().splitlines()} == {one.claim_id}
+
+
+async def test_a_hook_is_told_which_claim_and_which_attempt_it_is(
+    stage: Any, hooks: Any, state_dir: Path
+) -> None:
+    told = hooks.root / "told"
+    hooks.add("10-a", f'env | grep ^AGENTD_ | grep -v RUN_ID | sort > "{told}"')
+    one = stage()
+    claim = await one.act()
+    assert dict(line.split("=", 1) for line in told.read_text().splitlines()) == {
+        "AGENTD_EVENT_ID": claim.id,
+        "AGENTD_ATTEMPT": "1",
+        "AGENTD_HOOK": "10-a",
+        "AGENTD_REASON": "prebuild_claimed",
+        "AGENTD_WORKSPACE_ID": claim.workspace_id,
+        "AGENTD_OWNER_ID": claim.owner_id,
+        "AGENTD_STATE_DIR": str(state_dir),
+    }
 
 
 async def test_a_hook_that_others_may_write_is_refused_without_being_run(stage: Any, hooks: Any) -> None:

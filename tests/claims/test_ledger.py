@@ -17,7 +17,6 @@ from agentd.claims.ledger import (
     IllegalStep,
     Ledger,
     LedgerFull,
-    Process,
     Replay,
     UnknownClaim,
     claim_id,
@@ -26,6 +25,7 @@ from agentd.claims.ledger import (
 )
 from agentd.claims.lifecycle import SETTLED_HOOKS, ClaimState, ClaimStep, HookState, HookStep
 from agentd.clock import Clock
+from agentd.hooks.process import Process
 
 W = "11111111-1111-4111-8111-111111111111"
 OTHER = "33333333-3333-4333-8333-333333333333"

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from agentd import log
-from agentd.claims import acting, hooks
+from agentd.claims import acting
 from agentd.claims.acting import Actor, HookPolicy
 from agentd.claims.events import ClaimEvent
 from agentd.claims.journal import file as journal_file
 from agentd.claims.ledger import Ledger
 from agentd.clock import Clock
+from agentd.hooks import run
 from agentd.metrics import Registry
 
 EVENT = ClaimEvent(
@@ -89,7 +90,7 @@ async def live(root: Path, executioner: Executioner, *, redeliver: bool, on_inte
     for name in ("fdatasync", "fsync", "ftruncate", "link"):
         setattr(journal_file.os, name, executioner.around(getattr(os, name)))
     journal_file.os.pwrite = executioner.tearing(os.pwrite)
-    hooks._ended = executioner.around(hooks._ended)
+    run._ended = executioner.around(run._ended)
     acting.listing = executioner.around(acting.listing)
     spawn = asyncio.create_subprocess_exec
 

@@ -2,7 +2,7 @@
 
 import json
 
-from agentd.peers.agent_events import MessageUpdate
+from agentd.peers.message_update import MessageUpdate
 from agentd.peers.messages import Message
 from agentd.stability.window import LiveWindow
 

@@ -38,21 +38,13 @@ from agentd.claims.lifecycle import (
     advance,
 )
 from agentd.errors import AgentdError
+from agentd.hooks.process import Process
 
 Record = Mapping[str, Any]
 
 
 class UnknownClaim(AgentdError):
     """No claim has this id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process for good: a pid is used again, a pid with its start time (clock ticks since boot) in one boot is not."""
-
-    pid: int
-    ticks: int
-    boot: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import asyncio
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from agentd.durable import replace_file
 from agentd.snapshots.destinations.destination import Accepted, RetryableError
 from agentd.snapshots.destinations.place import Place
-from agentd.snapshots.durable import replace_file
 from agentd.snapshots.entry import SpoolEntry
 
 

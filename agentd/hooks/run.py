@@ -8,6 +8,7 @@ and then closes its end of the pipe.
 
 import asyncio
 import contextlib
+import enum
 import math
 import os
 import signal
@@ -18,11 +19,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from agentd import log
-from agentd.claims.journal.book import Claim, Process
-from agentd.claims.lifecycle import HookStep
-from agentd.claims.processes import RUN_ID, end_run, identify, kill_now
 from agentd.clock import Clock
 from agentd.errors import AgentdError
+from agentd.hooks.process import Process
+from agentd.hooks.processes import RUN_ID, end_run, identify, kill_now
 
 T = TypeVar("T")
 
@@ -40,21 +40,43 @@ class HookSurvived(AgentdError):
     """A process of the hook outlives SIGKILL (stuck in the kernel). Nothing may be started beside it."""
 
 
+class Outcome(enum.StrEnum):
+    """How a run ended, in the word of the metric. A run of ours ends as one of the first four."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    NOT_STARTED = "not_started"
+    REFUSED = "refused"
+    """Never run: another user could have written it."""
+    INTERRUPTED = "interrupted"
+    """agentd ended first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended: `step` is succeed or fail, `exit_code` negative for a signal and None when it never started."""
+    """How a run ended: `exit_code` is negative for a signal and None when it never started, `why` "" for a success."""
 
-    step: HookStep
+    outcome: Outcome
     exit_code: int | None
     why: str
-    outcome: str
-    """One word for the metric: succeeded, failed, timed_out or not_started."""
+
+    @property
+    def succeeded(self) -> bool:
+        return self.outcome is Outcome.SUCCEEDED
 
 
 def environment(
-    base: Mapping[str, str], claim: Claim, *, hook: str, run_id: str, state_dir: Path, pass_token: bool
+    base: Mapping[str, str],
+    *,
+    hook: str,
+    reason: str,
+    workspace_id: str | None,
+    state_dir: Path,
+    run_id: str,
+    pass_token: bool = False,
 ) -> dict[str, str]:
-    """What a hook is told, on top of the daemon's own environment `base`."""
+    """What every hook is told, on top of the daemon's own environment `base`."""
     kept = {
         name: value
         for name, value in base.items()
@@ -62,12 +84,9 @@ def environment(
     }
     return {
         **kept,
-        "AGENTD_EVENT_ID": claim.id,
-        "AGENTD_ATTEMPT": str(claim.hook(hook).attempt),
         "AGENTD_HOOK": hook,
-        "AGENTD_REASON": claim.reason,
-        "AGENTD_WORKSPACE_ID": claim.workspace_id or "",
-        "AGENTD_OWNER_ID": claim.owner_id or "",
+        "AGENTD_REASON": reason,
+        "AGENTD_WORKSPACE_ID": workspace_id or "",
         "AGENTD_STATE_DIR": str(state_dir),
         RUN_ID: run_id,
     }
@@ -127,7 +146,7 @@ class HookRun:
         except OSError as exc:
             # Text file busy, no such interpreter, no permission, no memory: whatever it is, it is this hook's failure.
             self._output.detach()
-            return Ended(HookStep.FAIL, None, f"cannot be started: {exc.strerror or exc}", "not_started")
+            return Ended(Outcome.NOT_STARTED, None, f"cannot be started: {exc.strerror or exc}")
         except BaseException:
             self._output.detach()
             raise
@@ -179,14 +198,14 @@ async def _within(what: Awaitable[T], seconds: float, clock: Clock) -> T | None:
 
 def _ended(exit_code: int | None, timeout_s: float) -> Ended:
     if exit_code is None:
-        return Ended(HookStep.FAIL, None, f"timed out after {timeout_s:g} s", "timed_out")
+        return Ended(Outcome.TIMED_OUT, None, f"timed out after {timeout_s:g} s")
     if exit_code == 0:
-        return Ended(HookStep.SUCCEED, 0, "", "succeeded")
+        return Ended(Outcome.SUCCEEDED, 0, "")
     if exit_code > 0:
-        return Ended(HookStep.FAIL, exit_code, f"exit code {exit_code}", "failed")
+        return Ended(Outcome.FAILED, exit_code, f"exit code {exit_code}")
     with contextlib.suppress(ValueError):
-        return Ended(HookStep.FAIL, exit_code, f"killed by {signal.Signals(-exit_code).name}", "failed")
-    return Ended(HookStep.FAIL, exit_code, f"killed by signal {-exit_code}", "failed")
+        return Ended(Outcome.FAILED, exit_code, f"killed by {signal.Signals(-exit_code).name}")
+    return Ended(Outcome.FAILED, exit_code, f"killed by signal {-exit_code}")
 
 
 class _Output:

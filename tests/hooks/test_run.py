@@ -10,18 +10,14 @@ import pytest
 from fakeclock import FakeClock
 
 from agentd import log
-from agentd.claims import hook_dir
-from agentd.claims.events import ClaimEvent
-from agentd.claims.hook_dir import HookDirUnusable, listing, why_distrusted
-from agentd.claims.hooks import LOGGED_LINES, TAIL_BYTES, Ended, HookRun, environment
-from agentd.claims.journal.book import Process
-from agentd.claims.ledger import Ledger
-from agentd.claims.lifecycle import HookStep
-from agentd.claims.processes import end_run, identify, living
 from agentd.clock import Clock
+from agentd.hooks import directory
+from agentd.hooks.directory import HookDirUnusable, listing, why_distrusted
+from agentd.hooks.process import Process
+from agentd.hooks.processes import end_run, identify, living
+from agentd.hooks.run import LOGGED_LINES, TAIL_BYTES, Ended, HookRun, Outcome, environment
 
 W = "11111111-1111-4111-8111-111111111111"
-OWNER = "22222222-2222-4222-8222-222222222222"
 RUN = "run-under-test"
 
 
@@ -66,18 +62,18 @@ def _zombie(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("body", "step", "code", "why"),
+    ("body", "outcome", "code", "why"),
     [
-        ("exit 0", HookStep.SUCCEED, 0, ""),
-        ("exit 3", HookStep.FAIL, 3, "exit code 3"),
-        ("kill -SEGV $$", HookStep.FAIL, -11, "killed by SIGSEGV"),
+        ("exit 0", Outcome.SUCCEEDED, 0, ""),
+        ("exit 3", Outcome.FAILED, 3, "exit code 3"),
+        ("kill -SEGV $$", Outcome.FAILED, -11, "killed by SIGSEGV"),
     ],
 )
 async def test_how_a_hook_ended_is_told(
-    tmp_path: Path, body: str, step: HookStep, code: int, why: str
+    tmp_path: Path, body: str, outcome: Outcome, code: int, why: str
 ) -> None:
     ended, _ = await run(script(tmp_path / "hook", body))
-    assert (ended.step, ended.exit_code, ended.why) == (step, code, why)
+    assert (ended.outcome, ended.exit_code, ended.why) == (outcome, code, why)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +90,7 @@ async def test_what_cannot_be_started_is_a_failure_that_says_why(
     path.write_bytes(content)
     path.chmod(0o755)
     ended, _ = await run(path)
-    assert (ended.step, ended.exit_code, ended.outcome) == (HookStep.FAIL, None, "not_started")
+    assert (ended.outcome, ended.exit_code) == (Outcome.NOT_STARTED, None)
     assert why in ended.why
 
 
@@ -105,7 +101,7 @@ async def test_a_hook_that_is_being_written_is_a_failure(tmp_path: Path) -> None
     with path.open("ab"):
         ended, _ = await run(path)
     assert "Text file busy" in ended.why
-    assert (await run(path))[0].step is HookStep.SUCCEED
+    assert (await run(path))[0].succeeded
 
 
 async def test_a_hook_has_no_input_its_own_session_and_only_its_three_files(tmp_path: Path) -> None:
@@ -124,47 +120,32 @@ async def test_a_hook_has_no_input_its_own_session_and_only_its_three_files(tmp_
     assert group_and_session.split() == [pid, pid]
 
 
-def a_claim(state_dir: Path, event: ClaimEvent) -> tuple[Ledger, str]:
-    ledger = Ledger(state_dir)
-    ledger.token = "token-one"
-    claim = ledger.admit(event).claim
-    ledger.act(claim.id, ["10-a"])
-    ledger.start(claim.id, "10-a", RUN)
-    return ledger, claim.id
-
-
 DAEMON = {
     "PATH": "/bin", "CODER_AGENT_TOKEN": "t", "CODER_AGENT_TOKEN_FILE": "/f", "AGENTD_CODER_TOKEN": "t",
     "CODER_AGENT_URL": "u", "NOTIFY_SOCKET": "/n", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "2", "AGENTD_ATTEMPT": "9",
 }  # fmt: skip
 
 
-def test_a_hook_is_told_why_it_runs_and_not_the_token(state_dir: Path) -> None:
-    ledger, claim_id = a_claim(state_dir, ClaimEvent(W, OWNER, "prebuild_claimed"))
-    env = environment(
-        DAEMON, ledger.claim(claim_id), hook="10-a", run_id=RUN, state_dir=state_dir, pass_token=False
-    )
+def test_a_hook_is_told_why_it_runs_and_not_the_token(tmp_path: Path) -> None:
+    env = environment(DAEMON, hook="10-a", reason="stable", workspace_id=W, state_dir=tmp_path, run_id=RUN)
     assert env == {
         "PATH": "/bin",
         "CODER_AGENT_URL": "u",
-        "AGENTD_EVENT_ID": claim_id,
-        "AGENTD_ATTEMPT": "1",
+        "AGENTD_ATTEMPT": "9",
         "AGENTD_HOOK": "10-a",
-        "AGENTD_REASON": "prebuild_claimed",
+        "AGENTD_REASON": "stable",
         "AGENTD_WORKSPACE_ID": W,
-        "AGENTD_OWNER_ID": OWNER,
-        "AGENTD_STATE_DIR": str(state_dir),
+        "AGENTD_STATE_DIR": str(tmp_path),
         "AGENTD_RUN_ID": RUN,
     }
 
 
-def test_the_token_is_passed_when_asked_and_a_missing_owner_is_empty(state_dir: Path) -> None:
-    ledger, claim_id = a_claim(state_dir, ClaimEvent(W, None, "prebuild_claimed"))
+def test_the_token_is_passed_when_asked_and_a_missing_workspace_is_empty(tmp_path: Path) -> None:
     env = environment(
-        DAEMON, ledger.claim(claim_id), hook="10-a", run_id=RUN, state_dir=state_dir, pass_token=True
+        DAEMON, hook="a", reason="r", workspace_id=None, state_dir=tmp_path, run_id=RUN, pass_token=True
     )
     assert env["CODER_AGENT_TOKEN"] == "t"
-    assert env["AGENTD_OWNER_ID"] == ""
+    assert env["AGENTD_WORKSPACE_ID"] == ""
     assert "NOTIFY_SOCKET" not in env
 
 
@@ -182,7 +163,7 @@ async def test_a_flood_of_output_is_read_in_bounded_memory_and_logged_in_part(
     log.configure(fmt="json")
     one = hook_run(script(tmp_path / "hook", "yes agentd | head -c 50000000; echo; echo last"))
     ended = await one.execute(not_recorded)
-    assert ended.step is HookStep.SUCCEED
+    assert ended.succeeded
     assert one.tail.endswith("last\n")
     lines = capsys.readouterr().err.splitlines()
     assert sum('"hook.output"' in line for line in lines) == LOGGED_LINES
@@ -236,7 +217,7 @@ async def test_a_service_that_a_successful_hook_started_lives_and_holds_nothing_
     ended, _ = await run(script(tmp_path / "hook", body))
     child = int((tmp_path / "child").read_text())
     try:
-        assert ended.step is HookStep.SUCCEED
+        assert ended.succeeded
         assert identify(child) is not None
     finally:
         os.kill(child, signal.SIGKILL)
@@ -254,7 +235,7 @@ async def test_a_pipe_held_open_by_a_child_is_waited_for_a_moment_only(
         while not task.done():
             await asyncio.sleep(0.005)
             await fake_clock.advance(0.5)
-        assert task.result().step is HookStep.SUCCEED
+        assert task.result().succeeded
         assert identify(child) is not None
     finally:
         os.kill(child, signal.SIGKILL)
@@ -395,6 +376,6 @@ def test_a_hook_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pyte
     if os.geteuid() == 0:
         os.chown(hook, 65534, 65534)
     else:
-        monkeypatch.setattr(hook_dir.os, "geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr(directory.os, "geteuid", lambda: os.getuid() + 1)
     assert "belongs to uid" in why_distrusted(hook)
     assert stat.S_ISREG(hook.stat().st_mode)

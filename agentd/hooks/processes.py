@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentd.claims.journal.book import Process
 from agentd.clock import Clock
+from agentd.hooks.process import Process
 
 RUN_ID = "AGENTD_RUN_ID"
 KILL_S = 5.0  # after SIGKILL a process is gone in microseconds, unless it hangs in the kernel
