@@ -4,30 +4,25 @@ Nothing here exits the process or handles signals; `cli/run.py` does and calls `
 """
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from agentd import log
 from agentd.clock import Clock
 from agentd.config import Config
-from agentd.errors import AgentdError, ConfigError, ExitCode, PeerError
+from agentd.errors import ConfigError, ExitCode, PeerError
 from agentd.local_api.server import LocalApi
 from agentd.sdnotify import Notifier, watchdog_interval_s
 from agentd.snapshots.receipts import Receipt
 from agentd.supervisor import orphans, views
 from agentd.supervisor.assembly import Rooms
+from agentd.supervisor.budget import CLOSING_S, REFRESH_MAX_S, refresh_s
 from agentd.supervisor.ending import deliver_and_end_agent
 from agentd.supervisor.phase import Phase
 
 CLAIM_LISTENER = "claim listener"
 Forever = Callable[[], Coroutine[Any, Any, None]]
 
-# Parts of the shutdown budget. The snapshot is safe on disk after the refresh; delivery gets what is left.
-REFRESH_SHARE = 0.25
-REFRESH_MAX_S = 2.0
-CLOSING_S = 0.3
-"""Kept back for closing the local API and answering whoever asked for the stop."""
 STOP_MARGIN_S = 5.0
 """What systemd should allow beyond the budget before it kills: the interpreter's own end, on a busy machine."""
 
@@ -151,10 +146,13 @@ class Daemon:
         rooms, left_s = self._rooms, self._left_s()
         claims = [task for task in tasks if task.get_name() == CLAIM_LISTENER]
         ending_claims = asyncio.create_task(_cancelled(claims), name="end of claims")
-        await self._unless_hurried(rooms.last_look(min(REFRESH_MAX_S, left_s * REFRESH_SHARE)))
+        await self._unless_hurried(rooms.last_look(refresh_s(left_s)))
         entry = await rooms.recorder.capture()
         rooms.phase = Phase.DELIVERING
         await self._unless_hurried(deliver_and_end_agent(rooms, entry, self._deadline - CLOSING_S))
+        if self._hurry.is_set():
+            for task in claims:
+                task.cancel()  # a second time: its hook gets no more grace
         await ending_claims
         await _cancelled(tasks)
         receipt = rooms.delivery.receipt()
@@ -182,7 +180,7 @@ class Daemon:
     async def _snapshot_now(self) -> dict[str, Any]:
         budget_s = self._rooms.config.shutdown.budget_s
         deadline = self._clock.monotonic() + budget_s
-        await self._rooms.last_look(min(REFRESH_MAX_S, budget_s * REFRESH_SHARE))
+        await self._rooms.last_look(refresh_s(budget_s))
         await self._rooms.recorder.capture()
         return (await self._rooms.delivery.flush(deadline)).as_json()
 
@@ -201,9 +199,7 @@ class Daemon:
 
 
 async def _cancelled(tasks: "list[Any]") -> None:
-    """Cancel `tasks` and wait until they are gone; what they still had to say has been logged by them."""
+    """Cancel `tasks` and wait until they are gone. What one of them failed of was said when it failed."""
     for task in tasks:
         task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError, AgentdError):
-            await task
+    await asyncio.gather(*tasks, return_exceptions=True)
