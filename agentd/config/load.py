@@ -6,7 +6,6 @@ the nearest known one, because a misspelt `task_id` would otherwise show itself 
 """
 
 import dataclasses
-import difflib
 import os
 import re
 import tomllib
@@ -165,6 +164,8 @@ def _unknown(name: str, known: Iterable[str], what: str) -> ConfigError:
     # A right field in a wrong or forgotten section is nearer than what merely has similar letters.
     field = name.removeprefix("AGENTD_").rpartition(".")[2]
     same_field = [other for other in known if other.endswith(field)]
+    import difflib  # noqa: PLC0415 - only a refusal needs it
+
     nearest = difflib.get_close_matches(name, same_field or known, n=1, cutoff=0.0)[0]
     return ConfigError(f"{name}: unknown {what}", hint=f"did you mean {nearest}?")
 

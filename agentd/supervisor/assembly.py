@@ -25,7 +25,7 @@ from agentd.peers.reinit_stream import ReinitStream
 from agentd.peers.tls import aiohttp, client_context
 from agentd.peers.token import FileToken, StaticToken, TokenSource
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations import CoderDestination, Destination, Surroundings, from_url
+from agentd.snapshots.destinations import CoderDestination, Destination
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.redaction import Redactor
@@ -234,6 +234,21 @@ def token_source(config: Config, session: aiohttp.ClientSession) -> TokenSource 
 def _destinations(
     config: Config, token: TokenSource | None, session: aiohttp.ClientSession, ledger: Ledger
 ) -> list[Destination]:
+    """Raises `ConfigError` for a URL nobody serves."""
+    names = config.snapshots.destinations
+    found: list[Destination] = _by_url([name for name in names if name != "coder"], config, session, ledger)
+    if "coder" in names and token is not None and config.coder.url:
+        found.insert(0, CoderDestination(coderd_client(config, token, session)))
+    return found
+
+
+def _by_url(
+    urls: list[str], config: Config, session: aiohttp.ClientSession, ledger: Ledger
+) -> list[Destination]:
+    if not urls:
+        return []
+    from agentd.snapshots.destinations.by_url import Surroundings, from_url  # noqa: PLC0415 - most have coderd alone
+
     around = Surroundings(
         session=session,
         folder=config.state.dir / SPOOL_DIR,
@@ -243,13 +258,7 @@ def _destinations(
         headers_file=config.snapshots.http_headers_file,
         ca_file=config.coder.ca_file,
     )
-    found: list[Destination] = []
-    for name in config.snapshots.destinations:
-        if name != "coder":
-            found.append(from_url(name, around))
-        elif token is not None and config.coder.url:
-            found.append(CoderDestination(coderd_client(config, token, session)))
-    return found
+    return [from_url(url, around) for url in urls]
 
 
 def coderd_client(config: Config, token: TokenSource, session: aiohttp.ClientSession) -> Coderd:

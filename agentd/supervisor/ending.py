@@ -4,7 +4,6 @@ import asyncio
 from typing import Final
 
 from agentd import log
-from agentd.peers.agent_process import NotTheAgent, end_agent
 from agentd.peers.agentapi import AgentError
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.receipts import Overall
@@ -31,6 +30,8 @@ async def deliver_and_end_agent(rooms: Rooms, entry: SpoolEntry | None, deadline
 
 
 async def _end_agent(rooms: Rooms, deadline: float) -> None:
+    from agentd.peers.agent_process import NotTheAgent, end_agent  # noqa: PLC0415 - off unless asked for
+
     logger = log.get("supervisor")
     pid_file = rooms.config.agentapi.pid_file
     if pid_file is None:

@@ -10,7 +10,7 @@ from agentd.clock import rfc3339
 from agentd.local_api.server import Answers, Json, RefusedError
 from agentd.stability.task_status import TaskStatusWord
 from agentd.stability.tracker import AgentStatus
-from agentd.supervisor import conversation, drill
+from agentd.supervisor import conversation
 from agentd.supervisor.assembly import Rooms
 
 Act = Callable[[], Awaitable[dict[str, Any]]]
@@ -40,7 +40,7 @@ def answers(
         snapshot=snapshot,
         payload=payload,
         messages=lambda: conversation.messages(rooms),
-        drill=lambda: drill.rehearse(rooms),
+        drill=lambda: _drill(rooms),
         stop=stop,
     )
 
@@ -105,6 +105,12 @@ def _ready(rooms: Rooms) -> Json:
         "agent": "ok" if agent in _REACHED else f"{agent.value}: {rooms.tracker.evidence}",
         "spool": "ok" if rooms.state.writable() else "state directory is not writable",
     }
+
+
+async def _drill(rooms: Rooms) -> Json:
+    from agentd.supervisor import drill  # noqa: PLC0415 - loaded when a rehearsal is asked for
+
+    return await drill.rehearse(rooms)
 
 
 async def _retry(rooms: Rooms, claim_id: str) -> Json:

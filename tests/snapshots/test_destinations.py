@@ -13,7 +13,8 @@ from aiohttp import web
 
 from agentd.errors import ConfigError
 from agentd.peers.messages import Message
-from agentd.snapshots.destinations import RefusedError, RetryableError, Surroundings, from_url
+from agentd.snapshots.destinations import RefusedError, RetryableError
+from agentd.snapshots.destinations.by_url import Surroundings, from_url
 from agentd.snapshots.destinations.place import Place
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.transcript import fit

@@ -1,6 +1,8 @@
-"""Where snapshots go: coderd, an object store, an HTTP server, a directory, a program of the operator's."""
+"""Where snapshots go: coderd, an object store, an HTTP server, a directory, a program of the operator's.
 
-from agentd.snapshots.destinations.by_url import Surroundings, from_url
+All but coderd are in `by_url`, which is imported where a URL is configured.
+"""
+
 from agentd.snapshots.destinations.coder import CoderDestination
 from agentd.snapshots.destinations.destination import (
     Accepted,
@@ -18,7 +20,5 @@ __all__ = [
     "Destination",
     "RefusedError",
     "RetryableError",
-    "Surroundings",
     "UnsupportedError",
-    "from_url",
 ]
