@@ -2,7 +2,7 @@ import json
 
 import pytest
 from hypothesis import assume, given
-from hypothesis import assume, strategies as st
+from hypothesis import strategies as st
 
 from agentd.simulator import gojson
 

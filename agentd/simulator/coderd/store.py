@@ -166,13 +166,19 @@ class Store:
     def __init__(self, path: Path | str | None) -> None:
         self._path = path
         self._written: dict[str, dict[Row, Row]] = {table.name: {} for table in _TABLES}
+        hint = "one simulator at a time, and a file that one has written"
         try:
             self._db = sqlite3.connect(str(path or ":memory:"), isolation_level=None, timeout=0)
+        except sqlite3.Error as failed:
+            raise SimulatorError(f"state {path}: {failed}", hint=hint) from None
+        try:
             self._open()
         except sqlite3.Error as failed:
-            raise SimulatorError(
-                f"state {path}: {failed}", hint="one simulator at a time, and a file that one has written"
-            ) from None
+            self._db.close()
+            raise SimulatorError(f"state {path}: {failed}", hint=hint) from None
+        except SimulatorError:
+            self._db.close()
+            raise
 
     def load(self, world: "World") -> None:
         """Put what was stored into a new `world`."""
@@ -226,6 +232,8 @@ class Store:
         self._db.execute("PRAGMA synchronous=FULL")
         with self._transaction():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0 and self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise SimulatorError(f"state {self._path}: somebody else's database")
             if version == 0:
                 for table in _TABLES:
                     self._db.execute(table.sql("create"))

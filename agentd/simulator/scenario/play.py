@@ -47,7 +47,7 @@ async def play(
                 await asyncio.sleep(step.after_s)
                 await _one(stage, step)
             except (AgentdError, KeyError, TypeError, ValueError, OSError) as wrong:
-                why = str(wrong) if isinstance(wrong, AgentdError) else repr(wrong)
+                why = _words(wrong)
                 # A ChildError brings the lines along.
                 context = "" if "\n" in why else _context(stage)
                 return Verdict(scenario, time.monotonic() - began, step, why + context)
@@ -77,6 +77,12 @@ async def _one(stage: Stage, step: Step) -> None:
             raise StepFailed(f"{wrong} (the daemon has ended)")
     if wrong is not None:
         raise StepFailed(f"{wrong} (after {step.within_s:g} s)" if step.verb == "wait" else wrong)
+
+
+def _words(wrong: Exception) -> str:
+    if isinstance(wrong, KeyError):
+        return f"{wrong.args[0]}: missing"
+    return str(wrong) if isinstance(wrong, AgentdError) else repr(wrong)
 
 
 def _context(stage: Stage) -> str:

@@ -1,0 +1,167 @@
+"""Scenario files: what is no scenario, what does not hold, and what the command says about both."""
+
+import argparse
+
+import pytest
+
+from agentd.cli import simulate
+from agentd.simulator.scenario import file
+from agentd.simulator.scenario.play import play
+
+HOLDS = """
+title = "coderd's clock"
+[[step]]
+do = "coderd.advance-clock"
+seconds = 60
+[[step]]
+do = "agent.message"
+content = "for ${task_id}"
+[[step]]
+expect = "agent"
+messages = 2
+[[step]]
+do = "write"
+path = "notes/today"
+text = "${workspace_id}"
+[[step]]
+expect = "file"
+path = "notes/today"
+exists = true
+"""
+
+WRONG = {
+    "no TOML": ("title = ", "Invalid value"),
+    "no title": ('[[step]]\nexpect = "agent"\n', "title: missing"),
+    "nothing expected": ('title = "x"\n[[step]]\ndo = "agent.hang"\n', "a scenario expects something"),
+    "an unknown key": ('title = "x"\nsteps = 3\n', "steps: unknown"),
+    "an unknown setting": ('title = "x"\n[coderd]\nerra = "E1"\n', "coderd.erra: unknown; known here: era"),
+    "a setting of the wrong type": ('title = "x"\n[coderd]\nera = 1\n', "coderd.era: 1 is of the wrong type"),
+    "an unknown workspace": ('title = "x"\n[coderd]\nworkspace = "y"\n', "prebuild or regular"),
+    "an unknown act": (
+        'title = "x"\n[[step]]\ndo = "coderd.explode"\n',
+        "step 1: cannot do 'coderd.explode'",
+    ),
+    "an unknown subject": (
+        'title = "x"\n[[step]]\nwait = "moon"\n',
+        "step 1: cannot wait 'moon'; known: agent",
+    ),
+    "two verbs": ('title = "x"\n[[step]]\ndo = "mark"\nwait = "log"\n', "exactly one of do, wait and expect"),
+    "no number": ('title = "x"\n[[step]]\nwait = "log"\nwithin_s = "long"\n', "a number of seconds"),
+    "a bad script": ('title = "x"\n[agent]\nscript = [{dance = "yes"}]\n', "script step 1: unknown dance"),
+    "no such status": ('title = "x"\n[agent]\nscript = [{status = "asleep"}]\n', "no status 'asleep'"),
+}
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "story.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run():
+    def one(*words):
+        parser = argparse.ArgumentParser()
+        simulate.configure(parser)
+        return simulate.run(parser.parse_args(words))
+
+    return one
+
+
+@pytest.mark.parametrize(("text", "says"), WRONG.values(), ids=WRONG)
+def test_what_is_no_scenario_is_refused_with_one_line(written, run, capsys, text, says):
+    assert run("run", str(written(text))) == 1
+    complaint = capsys.readouterr().err
+    assert says in complaint
+    assert "story.toml" in complaint
+
+
+def test_a_scenario_that_holds_exits_0(written, run, capsys):
+    assert run("run", str(written(HOLDS))) == 0
+    told = capsys.readouterr().out
+    assert "✓  1 do coderd.advance-clock (seconds = 60)" in told
+    assert "✓ story holds" in told
+
+
+def test_the_step_that_does_not_hold_is_named_with_what_was_found(written, run, capsys):
+    path = written(HOLDS.replace("messages = 2", "messages = 3"))
+    assert run("run", "--quiet", str(path)) == 1
+    complaint = capsys.readouterr().err
+    assert "✗ story: step 3 does not hold" in complaint
+    assert "messages: wanted 3, found 2" in complaint
+
+
+def test_one_of_several_that_does_not_hold_is_enough(written, run, capsys, tmp_path):
+    good = written(HOLDS)
+    bad = tmp_path / "bad.toml"
+    bad.write_text(HOLDS.replace("exists = true", "exists = false"))
+    assert run("run", "--quiet", str(good), str(bad)) == 1
+    assert "1 of 2 scenarios hold; not: bad" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        ('do = "daemon.stop"', "no daemon was started yet"),
+        ('do = "remove"\npath = "nothing"', "FileNotFoundError"),
+        ('do = "write"\npath = "../outside"', "outside the scenario's home"),
+        ('do = "mark"\nhow = "big"', "mark takes no how"),
+        ('do = "coderd.claim-fail"', "no such job running"),
+        ('do = "coderd.fault"\nroute = "moon"\nkind = "slow"', "no such route: 'moon'"),
+        ('do = "hook"\nname = "10-x"', "script: missing"),
+        (
+            'wait = "agent"\nwithin_s = 0.1\nstatus = "running"',
+            "status: wanted 'running', found 'stable' (after 0.1 s)",
+        ),
+    ],
+)
+async def test_what_cannot_be_done_fails_its_step(written, tmp_path, step, says):
+    path = written(f'title = "x"\n[[step]]\n{step}\n[[step]]\nexpect = "agent"\n')
+    home = tmp_path / "home"
+    home.mkdir()
+    verdict = await play(file.load(path), home)
+    assert not verdict.holds
+    assert says in verdict.why
+
+
+async def test_a_script_plays_with_its_timings_and_its_errors(written, tmp_path):
+    path = written(
+        """
+        title = "x"
+        [agent]
+        messages = [{role = "agent", content = "hello"}]
+        script = [
+          {status = "running"}, {message = "hi", role = "user"}, {message = "a"},
+          {append = "b", after_s = 0.01}, {error = "hm", level = "warning"}, {rewrite = "abc"}, {status = "stable"},
+        ]
+        [[step]]
+        do = "agent.play"
+        [[step]]
+        wait = "agent"
+        playing = false
+        [[step]]
+        expect = "agent"
+        messages = 3
+        status = "stable"
+        """
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    verdict = await play(file.load(path), home)
+    assert verdict.holds, verdict.why
+
+
+def test_the_list_names_every_shipped_scenario(run, capsys):
+    assert run("list") == 0
+    listed = capsys.readouterr().out
+    assert [line.split()[0] for line in listed.splitlines()] == [path.stem for path in file.shipped()]
+
+
+def test_a_name_that_nobody_knows_is_told(run, capsys):
+    assert run("run", "claim-on-the-moon") == 1
+    assert "no scenario 'claim-on-the-moon'; `agentd simulate list`" in capsys.readouterr().err
+    assert run("run") == 1
