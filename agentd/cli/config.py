@@ -26,16 +26,22 @@ def run(args: argparse.Namespace) -> int:
         effective.require_coder()
         print("{}" if args.json else "configuration is complete")
         return ExitCode.OK
-    shown = {name: _shown(effective, key) for name, key in config.keys().items()}
-    origins = effective.origins
+    explanation = explained(effective)
     if args.json:
-        rows = {name: {"value": value, "origin": origins[name]} for name, value in shown.items()}
-        print(json.dumps(rows, indent=2))
+        print(json.dumps(explanation, indent=2))
         return ExitCode.OK
-    width = max(len(name) for name in shown)
-    for name, value in shown.items():
-        print(f"{name:{width}}  {_in_words(value)}  ({origins[name]})")
+    width = max(len(name) for name in explanation)
+    for name, row in explanation.items():
+        print(f"{name:{width}}  {_in_words(row['value'])}  ({row['origin']})")
     return ExitCode.OK
+
+
+def explained(effective: config.Config) -> dict[str, dict[str, object]]:
+    """Every key with its value, secrets masked, and where it comes from."""
+    return {
+        name: {"value": _shown(effective, key), "origin": effective.origins[name]}
+        for name, key in config.keys().items()
+    }
 
 
 def _shown(effective: config.Config, key: config.Key) -> object:

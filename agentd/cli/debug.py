@@ -1,0 +1,183 @@
+"""`agentd debug bundle`: one file to attach to a ticket. Secrets and people's words are taken out before it is written."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import ssl
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from agentd import __version__, config
+from agentd.claims.ledger import Ledger, describe
+from agentd.cli import add_config_options
+from agentd.cli.config import explained
+from agentd.cli.doctor import diagnose
+from agentd.cli.local_client import call, daemon_socket, fetch
+from agentd.config import Config
+from agentd.doctor import bundle
+from agentd.doctor.scrub import MASK, Scrubber, secrets_of
+from agentd.errors import AgentdError, ExitCode
+from agentd.supervisor import last_stop
+from agentd.supervisor.assembly import SPOOL_DIR
+
+PACKAGES: Final = ("aiohttp", "httpx", "httpx-sse", "structlog", "tenacity")
+STDOUT: Final = Path("-")
+
+CONTENTS: Final = """\
+What is in this bundle. It was made by `agentd debug bundle`; secrets are replaced by [hidden], the output of hooks and
+the words of people by their sizes.
+
+versions.json   agentd, Python, packages, kernel
+config.json     every setting, its value and where it comes from
+environment.json names of the variables of Coder and agentd that are set, without their values
+doctor.json     the findings of `agentd doctor`
+status.json     the daemon's /v1/status; daemon.txt says so when it does not answer
+metrics.txt     the daemon's /metrics
+claims.json     the ledger
+spool.json      the snapshots on disk, without the conversations
+files.json      names, sizes and modes in the state directory and the hooks directory
+last-stop.json  how the last run ended, as the state directory has it
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("bundle",), help="bundle: collect everything into one archive")
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        help="where to write it (default: agentd-debug-TIME.tar.gz here; - for standard output)",
+    )
+    parser.add_argument(
+        "--with-conversation",
+        action="store_true",
+        help="include the stored messages: say so to whoever reads it",
+    )
+    add_config_options(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 written. Raises `ConfigError` (78) when the configuration cannot be read; `agentd doctor` says why."""
+    settings = config.load(file=args.config, flags=args.flags)
+    now = time.time()
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    files = _collected(settings, args)
+    if args.with_conversation:
+        files |= _conversations(settings)
+    scrubber = Scrubber(secrets_of(settings, os.environ))
+    texts = {
+        name: scrubber.text(value) if isinstance(value, str) else bundle.as_text(scrubber.json(value))
+        for name, value in files.items()
+    }
+    archive = bundle.pack(texts, folder=f"agentd-debug-{stamp}", at_unix_s=int(now))
+    _write(args.output or Path(f"agentd-debug-{stamp}.tar.gz"), archive)
+    return ExitCode.OK
+
+
+def _collected(settings: Config, args: argparse.Namespace) -> dict[str, Any]:
+    state = settings.state.dir
+    before = last_stop.read(state)
+    return {
+        "README.txt": CONTENTS,
+        "versions.json": _versions(),
+        "config.json": _shareable(explained(settings)),
+        "environment.json": sorted(name for name in os.environ if name.startswith(("AGENTD_", "CODER"))),
+        "doctor.json": [finding.as_json() for finding in diagnose(args)],
+        **_from_daemon(settings),
+        "spool.json": bundle.spool_headers(state / SPOOL_DIR),
+        "files.json": {
+            "state": bundle.listing(state),
+            "hooks": bundle.listing(settings.claims.hooks_dir),
+        },
+        "last-stop.json": None if before is None else asdict(before),
+    }
+
+
+def _shareable(explanation: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The configuration without what may quote a secret in order to find it."""
+    patterns = explanation["snapshots.redact_patterns"]
+    hidden = {**patterns, "value": MASK if patterns["value"] else patterns["value"]}
+    return {**explanation, "snapshots.redact_patterns": hidden}
+
+
+def _from_daemon(settings: Config) -> dict[str, Any]:
+    """What the daemon says, or the ledger alone when there is none."""
+    socket = daemon_socket(settings)
+    try:
+        return {
+            "status.json": bundle.without_words(call(socket, "GET", "/v1/status")),
+            "ready.json": bundle.without_words(_readiness(socket)),
+            "metrics.txt": fetch(socket, "GET", "/metrics").decode("utf-8", "replace"),
+            "claims.json": bundle.without_words(call(socket, "GET", "/v1/claims")),
+        }
+    except AgentdError as error:
+        return {"daemon.txt": f"{error}\n", "claims.json": _ledger(settings)}
+
+
+def _readiness(socket: Path) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return call(socket, "GET", "/readyz")
+    except AgentdError as error:
+        return {"ok": False, "error": error.message}
+
+
+def _ledger(settings: Config) -> Any:  # noqa: ANN401 - JSON
+    try:
+        book = Ledger.read(settings.state.dir)
+    except AgentdError as error:
+        return {"error": str(error)}
+    claims = [describe(claim, tails=True) for claim in book.claims.values()]
+    return {"claims": bundle.without_words(claims), "damage": book.damage}
+
+
+def _conversations(settings: Config) -> dict[str, str]:
+    entries = [
+        bundle.read_entry(file) for file in sorted((settings.state.dir / SPOOL_DIR).glob("*.snapshot"))
+    ]
+    return {
+        f"conversation-{entry.task_id or 'no-task'}.json": entry.payload.decode("utf-8", "replace")
+        for entry in entries
+        if not isinstance(entry, str)
+    }
+
+
+def _versions() -> dict[str, Any]:
+    return {
+        "agentd": __version__,
+        "python": sys.version,
+        "openssl": ssl.OPENSSL_VERSION,
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "libc": "-".join(platform.libc_ver()),
+        "frozen": bool(getattr(sys, "frozen", False)),
+        "uid": os.geteuid(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # a single file carries the packages without their metadata
+
+
+def _write(output: Path, archive: bytes) -> None:
+    if output == STDOUT:
+        sys.stdout.buffer.write(archive)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        # For its owner alone, and never through a link or over a file that somebody else has put there.
+        fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(archive)
+    except OSError as error:
+        raise AgentdError(
+            f"{output} cannot be written: {error.strerror}", hint="name another file with --output"
+        ) from error
+    print(f"{output}: {len(archive):,} bytes; look into it before you send it: tar -xOzf {output} | less")

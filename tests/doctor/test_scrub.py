@@ -1,0 +1,103 @@
+"""A known secret is found in every form it may be written, and what looks like one is taken out too."""
+
+import base64
+import json
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd import config
+from agentd.doctor.scrub import MASK, Scrubber, secrets_of
+
+SECRET = 's3cret/"Wörd"+&<plus>'
+
+
+def forms(secret, before="", after=""):
+    whole = f"{before}{secret}{after}"
+    return [
+        whole,
+        json.dumps(whole),
+        json.dumps(whole, ensure_ascii=False),
+        quote(whole),
+        quote(whole, safe=""),
+        base64.b64encode(whole.encode()).decode(),
+        base64.urlsafe_b64encode(whole.encode()).decode(),
+        whole.encode().hex(),
+        whole.encode().hex().upper(),
+    ]
+
+
+@pytest.mark.parametrize("before", ["", "a", "ab", "abc"])
+@pytest.mark.parametrize("after", ["", "z", "zy"])
+def test_a_known_secret_is_masked_in_every_form(before, after):
+    scrubber = Scrubber([SECRET])
+    for form in forms(SECRET, before, after):
+        assert MASK in scrubber.text(f"said {form} and more"), form
+
+
+@given(
+    secret=st.text(st.characters(codec="utf-8"), min_size=6, max_size=30),
+    around=st.text(st.characters(codec="utf-8"), max_size=5),
+)
+def test_whatever_the_secret_is_made_of_nothing_of_its_encodings_stays_whole(secret, around):
+    masked = Scrubber([secret]).text(base64.b64encode(f"{around}{secret}{around}".encode()).decode())
+    assert MASK in masked
+
+
+def test_keys_and_values_at_any_depth_are_masked_and_numbers_stay():
+    value = {"a": [{SECRET: f"x{SECRET}y", "n": 7, "t": None}], "b": True}
+    assert Scrubber([SECRET]).json(value) == {"a": [{MASK: f"x{MASK}y", "n": 7, "t": None}], "b": True}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer abcdef123456",
+        "https://user:hunter22@example.com/",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.dozjgNryP4J3jVmNHl0w5N",
+        "ghp_0123456789abcdefghijklmnopqrstuvwxyz",
+        "AKIAIOSFODNN7EXAMPLE",
+        "password=hunter2",
+        "GET /x?sig=abc123&y=1",
+        "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----",
+    ],
+)
+def test_what_looks_like_a_secret_is_masked(text):
+    assert MASK in Scrubber([]).text(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["the token is of an older build", "11111111-1111-4111-8111-111111111111", "sha256 0123456789abcdef"],
+)
+def test_plain_words_and_ids_stay(text):
+    assert Scrubber(["x"]).text(text) == text
+
+
+def test_a_short_value_is_not_taken_for_a_secret():
+    assert Scrubber(["on"]).text("once upon") == "once upon"
+
+
+def test_secrets_are_found_wherever_the_configuration_keeps_them(tmp_path):
+    token, headers = tmp_path / "token", tmp_path / "headers"
+    token.write_text("token-in-a-file\n")
+    headers.write_text("Authorization: Basic dXNlcjpwYXNzd29yZA==\n")
+    environ = {
+        "HOME": str(tmp_path),
+        "CODER_AGENT_TOKEN_FILE": str(token),
+        "CODER_AGENT_HEADER": "X-Proxy=proxy-secret",
+        "AGENTD_SNAPSHOTS_HTTP_HEADERS_FILE": str(headers),
+        "AGENTD_SNAPSHOTS_DESTINATIONS": "https://hooks.example/T000/web-hook-secret?key=query-secret",
+        "AGENTD_SNAPSHOTS_REDACT_ENV": "PLAIN",
+        "PLAIN": "named-by-the-operator",
+        "DB_PASSWORD": "from-the-environment",
+        "LANG": "C.UTF-8",
+    }
+    found = secrets_of(config.load(environ=environ), environ)
+    assert found >= {
+        "token-in-a-file", "proxy-secret", "dXNlcjpwYXNzd29yZA==", "user:password", "password",
+        "T000/web-hook-secret", "query-secret", "named-by-the-operator", "from-the-environment",
+    }  # fmt: skip
+    assert not found & {"C.UTF-8", str(token), str(headers)}
