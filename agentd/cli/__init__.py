@@ -114,10 +114,14 @@ def _complain(text: str) -> None:
             print(f"agentd: {text}", file=sys.stderr)
 
 
-def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """The options every command that reads the configuration takes."""
+def add_config_options(parser: argparse.ArgumentParser, *, prefix: str = "") -> None:
+    """The options every command that reads the configuration takes.
+
+    With a `prefix` for their names a parser below another one takes them as well, without hiding those before it.
+    """
     parser.add_argument(
         "--config",
+        dest=f"{prefix}config",
         metavar="F",
         type=Path,
         help="configuration file (default: $AGENTD_CONFIG, else /etc/agentd/agentd.toml)",
@@ -127,6 +131,6 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         action="append",
         default=[],
-        dest="flags",
+        dest=f"{prefix}flags",
         help="set one key, stronger than environment and file",
     )

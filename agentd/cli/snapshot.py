@@ -1,4 +1,4 @@
-"""`agentd snapshot`: capture and deliver now, or show what would be sent."""
+"""`agentd snapshot`: capture and deliver now, show what would be sent, or read back what was stored."""
 
 import argparse
 import sys
@@ -16,10 +16,35 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="the receipt as JSON")
     add_config_options(parser)
+    actions = parser.add_subparsers(dest="action", metavar="fetch")
+    reading = actions.add_parser(
+        "fetch",
+        help="print a stored conversation",
+        description="Print a stored conversation, from where a destination has put it or from the spool on this disk.",
+        allow_abbrev=False,
+    )
+    source = reading.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "url", nargs="?", metavar="URL", help="a path, file://, https://, s3://, gs:// or az://; - for stdin"
+    )
+    source.add_argument(
+        "--last", action="store_true", help="the newest in the spool; needs neither daemon nor agent"
+    )
+    form = reading.add_mutually_exclusive_group()
+    form.add_argument(
+        "--json", action="store_true", default=argparse.SUPPRESS, help="the conversation as JSON"
+    )
+    form.add_argument("--raw", action="store_true", help="the stored bytes, exactly")
+    add_config_options(reading, prefix="fetch_")
 
 
 def run(args: argparse.Namespace) -> int:
     """0 delivered or nothing to deliver; 75 kept in the spool; 69 nothing reachable and nothing spooled."""
+    if args.action == "fetch":
+        from agentd.cli import stored  # noqa: PLC0415 - a capture needs none of it
+
+        flags = [*args.flags, *args.fetch_flags]
+        return stored.show(args, config.load(file=args.fetch_config or args.config, flags=flags))
     settings = config.load(file=args.config, flags=args.flags)
     return _show(settings) if args.show else _deliver(settings, as_json=args.json)
 

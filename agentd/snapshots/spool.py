@@ -165,9 +165,7 @@ class Spool:
 
     def _read(self, name: str) -> None:
         try:
-            entry = format_.decode(self._read_file(name))
-            if _name(entry.task_id) != name:
-                raise DamagedError(f"holds the snapshot of task {entry.task_id[:64]!r}")
+            entry = _read_entry(self.path / name)
         except DamagedError as error:
             self._quarantine(name, str(error))
         except NewerSchemaError as error:
@@ -177,17 +175,6 @@ class Spool:
             self._log.warning("spool.unreadable", file=str(self.path / name), reason=error.strerror)
         else:
             self._entries[entry.task_id] = entry
-
-    def _read_file(self, name: str) -> bytes:
-        # O_NONBLOCK so that a pipe put there by someone cannot hold up the start.
-        fd = os.open(self.path / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode):
-                raise DamagedError("is no regular file")
-            if info.st_size > format_.FILE_MAX_BYTES:
-                raise DamagedError(f"has {info.st_size} bytes")
-            return file.read(format_.FILE_MAX_BYTES + 1)
 
     def _quarantine(self, name: str, reason: str) -> None:
         """Keep the file for whoever wants to look, out of the way, and only the last few of them."""
@@ -208,6 +195,44 @@ class Spool:
             kept_as = self.path / name
             reason = f"{reason}; it cannot be set aside: {error.strerror}"
         self._log.error("spool.quarantined", file=str(kept_as), reason=reason)
+
+
+def look(path: Path) -> tuple[list[SpoolEntry], list[str]]:
+    """What lies in a spool, oldest first, and what is wrong with files that cannot be read. Changes and locks nothing.
+
+    The daemon that owns it may write meanwhile: a file is then the old one or the new one, whole.
+    """
+    entries, wrong = [], []
+    try:
+        names = sorted(child.name for child in path.iterdir() if child.name.endswith(_SUFFIX))
+    except OSError as error:
+        return [], [f"{path}: {error.strerror}"]
+    for name in names:
+        try:
+            entries.append(_read_entry(path / name))
+        except FileNotFoundError:
+            continue  # a task that has just been dropped
+        except (DamagedError, NewerSchemaError) as error:
+            wrong.append(f"{name}: {error}")
+        except OSError as error:
+            wrong.append(f"{name}: {error.strerror}")
+    return sorted(entries, key=lambda entry: entry.serial), wrong
+
+
+def _read_entry(path: Path) -> SpoolEntry:
+    """Raises `DamagedError`, `NewerSchemaError` or `OSError`."""
+    # O_NONBLOCK so that a pipe put there by someone cannot hold up the start.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise DamagedError("is no regular file")
+        if info.st_size > format_.FILE_MAX_BYTES:
+            raise DamagedError(f"has {info.st_size} bytes")
+        entry = format_.decode(file.read(format_.FILE_MAX_BYTES + 1))
+    if _name(entry.task_id) != path.name:
+        raise DamagedError(f"holds the snapshot of task {entry.task_id[:64]!r}")
+    return entry
 
 
 def _name(task_id: str) -> str:

@@ -70,3 +70,13 @@ async def test_in_an_error_state_it_is_coderds_409(stage):
         409,
         {"message": "Cannot fetch logs for task in current state.", "detail": 'Task status is "error".'},
     )
+
+
+async def test_what_was_kept_can_be_read_from_the_disk_beside_the_daemon_and_after_its_death(stage):
+    daemon = await talked(stage, ("user", "hello"), ("agent", "my last words"))
+    beside = await stage.type("snapshot", "fetch", "--last")
+    await daemon.kill()
+    after = await stage.type("snapshot", "fetch", "--last")
+    assert (beside.code, after.code) == (0, 0)
+    assert beside.out == after.out
+    assert after.out.endswith("  my last words\n")

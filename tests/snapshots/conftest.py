@@ -1,5 +1,7 @@
 """One workspace with a task at a simulated coderd, and what agentd needs to deliver to it."""
 
+import urllib.request
+
 import pytest
 
 from agentd.peers.coderd import Coderd
@@ -41,3 +43,30 @@ def task_id(server, workspace):
 @pytest.fixture
 def coderd(server, workspace, session):
     return Coderd(server.url, token=StaticToken(workspace.token), session=session)
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """A server that speaks S3, with a bucket `archive`; the environment names it."""
+    pytest.importorskip("obstore", reason="needs the extra: pip install 'agentd[objects]'")
+    server_module = pytest.importorskip(
+        "moto.server", reason="needs an S3 server: pip install 'moto[server,s3]'"
+    )
+    boto3 = pytest.importorskip("boto3")
+    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT": endpoint,
+    }.items():
+        monkeypatch.setenv(name, value)
+    # Its buckets outlive it within one process.
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    client.create_bucket(Bucket="archive")
+    yield client
+    server.stop()

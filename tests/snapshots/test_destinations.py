@@ -311,30 +311,6 @@ def test_without_the_library_an_object_store_is_a_config_error(around, monkeypat
         from_url("s3://bucket/x/", around)
 
 
-@pytest.fixture
-def s3(monkeypatch):
-    pytest.importorskip("obstore", reason="needs the extra: pip install 'agentd[objects]'")
-    server_module = pytest.importorskip(
-        "moto.server", reason="needs an S3 server: pip install 'moto[server,s3]'"
-    )
-    boto3 = pytest.importorskip("boto3")
-    server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    _, port = server.get_host_and_port()
-    endpoint = f"http://127.0.0.1:{port}"
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_REGION": "us-east-1",
-        "AWS_ENDPOINT": endpoint,
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-    client.create_bucket(Bucket="archive")
-    yield client
-    server.stop()
-
-
 @pytest.mark.filterwarnings("ignore")  # the S3 server is third-party code with warnings of its own
 async def test_a_bucket_gets_the_payload_as_an_object(s3, around):
     destination = from_url("s3://archive/team a/{workspace_id}/", around)

@@ -48,7 +48,7 @@ class HttpDestination:
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
-        headers = {"Content-Type": "application/json", **self._headers()}
+        headers = {"Content-Type": "application/json", **read_headers(self._headers_file)}
         try:
             async with (
                 asyncio.timeout(timeout_s),
@@ -69,8 +69,8 @@ class HttpDestination:
         except TimeoutError as error:
             raise RetryableError(f"no answer within {timeout_s:.1f}s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise RetryableError(_without(headers, str(error) or type(error).__name__)) from error
-        said = _without(headers, f"{status} {' '.join(excerpt.split())}".rstrip())
+            raise RetryableError(without_secrets(headers, str(error) or type(error).__name__)) from error
+        said = without_secrets(headers, f"{status} {' '.join(excerpt.split())}".rstrip())
         if status in _PASSING or status >= 500:
             raise RetryableError(said, status=status)
         if 300 <= status < 400:
@@ -81,29 +81,31 @@ class HttpDestination:
             )
         raise RefusedError(said, status=status, hint="check the address in snapshots.destinations")
 
-    def _headers(self) -> dict[str, str]:
-        if self._headers_file is None:
-            return {}
-        try:
-            with self._headers_file.open("rb") as file:
-                text = file.read(_HEADERS_MAX_BYTES).decode("ascii", "replace")
-        except OSError as error:
-            raise RetryableError(
-                f"headers file {self._headers_file} cannot be read: {error.strerror}",
-                hint="agentd's user must be able to read it",
-            ) from error
-        headers = {}
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            match = _HEADER.fullmatch(line.rstrip())
-            if match is None:
-                raise RetryableError(f"headers file {self._headers_file}: line {number} is not `Name: value`")
-            headers[match[1]] = match[2]
-        return headers
+
+def read_headers(path: Path | None) -> dict[str, str]:
+    """The headers in the file, one `Name: value` a line, `#` for a remark. Raises `RetryableError`: it may be mended."""
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            text = file.read(_HEADERS_MAX_BYTES).decode("ascii", "replace")
+    except OSError as error:
+        raise RetryableError(
+            f"headers file {path} cannot be read: {error.strerror}",
+            hint="agentd's user must be able to read it",
+        ) from error
+    headers = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        match = _HEADER.fullmatch(line.rstrip())
+        if match is None:
+            raise RetryableError(f"headers file {path}: line {number} is not `Name: value`")
+        headers[match[1]] = match[2]
+    return headers
 
 
-def _without(headers: dict[str, str], text: str) -> str:
+def without_secrets(headers: dict[str, str], text: str) -> str:
     """`text` without what the headers file holds: a server may echo a request."""
     for name, value in headers.items():
         if name != "Content-Type" and len(value) >= 6:

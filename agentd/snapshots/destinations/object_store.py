@@ -34,11 +34,7 @@ class ObjectStoreDestination:
     needs_task = False
 
     def __init__(self, place: Place) -> None:
-        if importlib.util.find_spec("obstore") is None:
-            raise ConfigError(
-                f"snapshots.destinations: {place.name} needs the library obstore",
-                hint="install agentd with it: pip install 'agentd[objects]'",
-            )
+        _require_library(place.name)
         self._place = place
         self.name = place.name
 
@@ -46,7 +42,7 @@ class ObjectStoreDestination:
         import obstore  # noqa: PLC0415 - an optional extra, loaded where it is used
         from obstore.exceptions import BaseError  # noqa: PLC0415 - the same
 
-        key = unquote(urlsplit(self._place.of(entry)).path).lstrip("/")
+        key = _key(self._place.of(entry))
         try:
             async with asyncio.timeout(timeout_s):
                 await obstore.put_async(self._store, key, entry.payload)
@@ -61,15 +57,55 @@ class ObjectStoreDestination:
 
     @cached_property
     def _store(self) -> "ObjectStore":
-        from obstore.store import from_url  # noqa: PLC0415 - an optional extra, loaded where it is used
+        return _open(self._place.url)
 
-        parts = urlsplit(self._place.url)
-        plain = os.environ.get("AWS_ENDPOINT", os.environ.get("AWS_ENDPOINT_URL", "")).startswith("http:")
-        return from_url(
-            f"{parts.scheme}://{parts.netloc}",
-            client_options={"connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S), "allow_http": plain},
-            # Trying again is the courier's business, and so is the time for it.
-            retry_config={"max_retries": 0},
+
+async def get(url: str, *, max_bytes: int) -> bytes:
+    """The object at `url`; of a larger one, at most one byte more than `max_bytes`.
+
+    Raises `ConfigError` when the library is missing, `FileNotFoundError` when there is no such object, `OSError` for
+    any other refusal.
+    """
+    _require_library(url)
+    import obstore  # noqa: PLC0415 - an optional extra, loaded where it is used
+    from obstore.exceptions import BaseError  # noqa: PLC0415 - the same
+
+    body = b""
+    try:
+        found = await obstore.get_async(_open(url), _key(url))
+        async for chunk in found.stream():
+            body += bytes(chunk)
+            if len(body) > max_bytes:
+                break
+    except FileNotFoundError as error:
+        raise FileNotFoundError(_first_line(error)) from error
+    except BaseError as error:
+        raise OSError(_first_line(error)) from error
+    return body[: max_bytes + 1]
+
+
+def _open(url: str) -> "ObjectStore":
+    from obstore.store import from_url  # noqa: PLC0415 - an optional extra, loaded where it is used
+
+    parts = urlsplit(url)
+    plain = os.environ.get("AWS_ENDPOINT", os.environ.get("AWS_ENDPOINT_URL", "")).startswith("http:")
+    return from_url(
+        f"{parts.scheme}://{parts.netloc}",
+        client_options={"connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S), "allow_http": plain},
+        # Trying again is the courier's business, and so is the time for it.
+        retry_config={"max_retries": 0},
+    )
+
+
+def _key(url: str) -> str:
+    return unquote(urlsplit(url).path).lstrip("/")
+
+
+def _require_library(name: str) -> None:
+    if importlib.util.find_spec("obstore") is None:
+        raise ConfigError(
+            f"snapshots.destinations: {name} needs the library obstore",
+            hint="install agentd with it: pip install 'agentd[objects]'",
         )
 
 

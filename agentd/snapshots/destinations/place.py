@@ -26,7 +26,11 @@ class Place:
 
     def of(self, entry: SpoolEntry) -> str:
         """The URL of the entry's snapshot."""
-        task, workspace = _segment(entry.task_id), _segment(self.workspace_id())
+        return self.of_task(entry.task_id)
+
+    def of_task(self, task_id: str) -> str:
+        """The URL of a task's snapshot; "" for one that belongs to no task."""
+        task, workspace = _segment(task_id), _segment(self.workspace_id())
         parts = urlsplit(self.url)
         path = parts.path
         if path.endswith("/") or not path:

@@ -1,0 +1,124 @@
+"""`agentd snapshot fetch` as it is typed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from agentd import cli, config
+from agentd.cli import transcript
+from agentd.cli.stored import _headers_for
+from agentd.peers.messages import Message
+from agentd.snapshots.reading import Stored
+from agentd.snapshots.spool import Spool
+from agentd.snapshots.transcript import fit
+
+TASK = "11111111-1111-4111-8111-111111111111"
+WHEN = "2026-03-02T09:00:00Z"
+NASTY = "a\x1b]0;pwned\x07\x9b2J\x7f\u202etxet\r\nuser, 2026:\n  forged\rover"
+
+
+@pytest.fixture
+def payload(tmp_path):
+    path = tmp_path / "talk.json"
+    path.write_bytes(fit([Message(0, "agent", NASTY, WHEN)], max_messages=1).payload)
+    return path
+
+
+@pytest.fixture
+def typed(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("AGENTD_STATE_DIR", str(tmp_path / "state"))
+
+    def run(*words):
+        code = cli.main(["snapshot", *words])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+def test_nothing_that_was_said_reaches_the_terminal_in_force(typed, payload):
+    for form in ((), ("--json",)):
+        code, out, _ = typed("fetch", str(payload), *form)
+        assert code == 0
+        assert set("".join(out.split("\n"))).isdisjoint("\x1b\x07\x9b\x7f\u202e\r")
+
+
+def test_no_line_that_was_said_can_pass_for_a_heading(typed, payload):
+    _, out, _ = typed("fetch", str(payload))
+    assert [line for line in out.splitlines()[2:] if line and not line.startswith("  ")] == [
+        f"agent, {WHEN}:"
+    ]
+
+
+def test_as_json_the_conversation_is_exactly_what_was_said(typed, payload):
+    _, out, _ = typed("fetch", "--json", str(payload))
+    assert json.loads(out)["messages"] == [{"id": 0, "role": "agent", "content": NASTY, "time": WHEN}]
+
+
+def test_raw_it_is_the_stored_bytes(payload, tmp_path):
+    shown = subprocess.run(
+        [sys.executable, "-m", "agentd", "snapshot", "fetch", "--raw", "-"],
+        input=payload.read_bytes(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert shown.stdout == payload.read_bytes()
+
+
+def test_the_last_is_read_from_the_spool_without_daemon_or_agent(typed, tmp_path):
+    spool = Spool.open(tmp_path / "state" / "spool")
+    spool.put(TASK, fit([Message(0, "user", "the end", WHEN)], max_messages=1), captured_at=WHEN)
+    spool.close()
+    code, out, err = typed("fetch", "--last")
+    assert (code, err) == (0, "")
+    assert out == f"task {TASK}, 1 message, captured {WHEN}, from {spool.path}\n\nuser, {WHEN}:\n  the end\n"
+
+
+def test_with_nothing_spooled_it_says_so_and_exits_69(typed):
+    code, out, err = typed("fetch", "--last")
+    assert (code, out) == (69, "")
+    assert err.startswith("agentd: no snapshot in ")
+
+
+@pytest.mark.parametrize(
+    "words", [("fetch",), ("fetch", "--last", "x"), ("fetch", "x", "--json", "--raw"), ("fetch", "x", "y")]
+)
+def test_what_cannot_be_understood_exits_64(typed, words):
+    assert typed(*words)[0] == 64
+
+
+def test_the_options_may_stand_before_fetch_as_well(typed, payload, tmp_path):
+    assert typed("--json", "fetch", str(payload))[1].startswith("{")
+    assert typed("--config", str(tmp_path / "none.toml"), "fetch", str(payload))[0] == 78
+    assert typed("--set", "log.level=loud", "fetch", str(payload), "--set", "log.format=json")[0] == 78
+
+
+def test_what_is_no_conversation_exits_1_with_one_line(typed, tmp_path):
+    (tmp_path / "page.html").write_text("<html>")
+    code, out, err = typed("fetch", str(tmp_path / "page.html"))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+
+
+def test_headers_go_only_to_the_servers_they_were_written_for(monkeypatch, tmp_path):
+    settings = config.load(
+        flags=[
+            "snapshots.destinations=coder,https://a.example/x/",
+            f"snapshots.http_headers_file={tmp_path}/headers",
+        ],
+        environ={},
+        system_file=tmp_path / "none",
+    )
+    assert _headers_for("https://a.example/x/1.json", settings) == tmp_path / "headers"
+    for other in (
+        "http://a.example/x/",
+        "https://b.example/x/",
+        "https://a.example:444/x/",
+        "file:///x",
+        "/x",
+    ):
+        assert _headers_for(other, settings) is None
+
+
+def test_a_message_whose_time_is_not_known_is_shown_without():
+    stored = Stored("here", b"", (Message(0, "user", "hi", "0001-01-01T00:00:00Z"),), skipped=0)
+    assert transcript.readable(stored) == "1 message, from here\n\nuser:\n  hi\n"
