@@ -7,7 +7,9 @@ address: a fleet behind one NAT that reconnects in step gets 429 in step.
 import random
 from collections.abc import Callable
 
-from tenacity import RetryCallState, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from agentd.clock import Clock
 
 
 class Backoff:
@@ -41,21 +43,36 @@ class Backoff:
         self.failures = 0
 
 
-class wait_server_or_jitter(wait_random_exponential):  # noqa: N801 - tenacity names its waits like functions
-    """Tenacity wait: full jitter, after what the server asked for (`retry_after_s` of the error, bounded).
+def until(
+    deadline: float, *, clock: Clock, on: type[BaseException], first_s: float, cap_s: float, last_try_s: float
+) -> AsyncRetrying:
+    """How a bounded piece of work is tried: loop over the result, `with attempt:` around the work.
 
-    The jitter comes on top, since a server that is overrun tells everybody the same number.
+    Work that raises `on` is tried again until `deadline` (monotonic seconds), after full jitter with a ceiling that
+    doubles from `first_s` to `cap_s`, or after what the error's `retry_after_s` asks for; one that asks for more than
+    there is gets a last try `last_try_s` before the end. When time is up the last error is raised.
     """
+    return AsyncRetrying(
+        retry=retry_if_exception_type(on),
+        stop=lambda _state: clock.monotonic() >= deadline,
+        wait=_WithinDeadline(deadline, clock=clock, first_s=first_s, cap_s=cap_s, last_try_s=last_try_s),
+        sleep=clock.sleep,
+        reraise=True,
+    )
 
-    def __init__(self, *, first_s: float, cap_s: float, server_cap_s: float = 300.0) -> None:
+
+class _WithinDeadline(wait_random_exponential):
+    def __init__(
+        self, deadline: float, *, clock: Clock, first_s: float, cap_s: float, last_try_s: float
+    ) -> None:
         super().__init__(multiplier=first_s, max=cap_s)
-        self._server_cap_s = server_cap_s
+        self._deadline = deadline
+        self._clock = clock
+        self._last_try_s = last_try_s
 
     def __call__(self, retry_state: RetryCallState) -> float:
         outcome = retry_state.outcome
         error = outcome.exception() if outcome is not None and outcome.failed else None
-        asked_s: float | None = getattr(error, "retry_after_s", None)
-        jitter_s = super().__call__(retry_state)
-        if asked_s is None:
-            return jitter_s
-        return min(max(asked_s, 0.0), self._server_cap_s) + jitter_s
+        asked_s: float = getattr(error, "retry_after_s", None) or 0.0
+        last_chance_s = self._deadline - self._clock.monotonic() - self._last_try_s
+        return max(super().__call__(retry_state), min(asked_s, last_chance_s))

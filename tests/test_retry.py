@@ -1,10 +1,12 @@
 import pytest
-import tenacity
+from fakeclock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd import retry
+from agentd.clock import Clock
 from agentd.errors import PeerError
-from agentd.retry import Backoff, wait_server_or_jitter
+from agentd.retry import Backoff
 
 
 def ceilings(backoff: Backoff, count: int) -> list[float]:
@@ -56,46 +58,51 @@ class AskedError(PeerError):
         self.retry_after_s = retry_after_s
 
 
-def waits(error: Exception, tries: int) -> list[float]:
-    """The pauses that tenacity makes between `tries` failing calls."""
-    slept: list[float] = []
-    policy = tenacity.Retrying(
-        wait=wait_server_or_jitter(first_s=1, cap_s=4, server_cap_s=60),
-        stop=tenacity.stop_after_attempt(tries),
-        sleep=slept.append,
+async def pauses(error: Exception, fake_clock: FakeClock, *, deadline_s: float) -> list[float]:
+    """The pauses between the tries of work that always fails, until the policy gives up."""
+    policy = retry.until(
+        fake_clock.now + deadline_s,
+        clock=Clock(monotonic=lambda: fake_clock.now, sleep=passing(fake_clock)),
+        on=PeerError,
+        first_s=1,
+        cap_s=4,
+        last_try_s=1,
     )
 
-    def fail() -> None:
+    async def work() -> None:
         raise error
 
-    with pytest.raises(tenacity.RetryError):
-        policy(fail)
-    return slept
+    with pytest.raises(type(error)):
+        await policy(work)
+    return fake_clock.slept
 
 
-@pytest.mark.parametrize(
-    ("asked_s", "least_s"), [(30.0, 30), (0.0, 0), (-5.0, 0), (1e9, 60), (float("inf"), 60)]
-)
-def test_the_servers_wish_is_the_least_and_jitter_comes_on_top(asked_s, least_s):
-    pauses = waits(AskedError(asked_s), 200)
-    assert all(least_s <= pause <= least_s + 4 for pause in pauses)
-    assert len(set(pauses)) > 100, "a fleet that was told one number must not come back in step"
+def passing(fake_clock: FakeClock):
+    async def sleep(seconds: float) -> None:
+        fake_clock.slept.append(seconds)
+        fake_clock.now += max(seconds, 0.001)
+
+    return sleep
 
 
-@pytest.mark.parametrize("error", [AskedError(None), OSError("reset")])
-def test_without_a_wish_it_is_jitter_below_a_growing_ceiling(error):
-    for pauses in (waits(error, 8) for _ in range(50)):
-        assert all(0 <= pause <= min(4, 2**count) for count, pause in enumerate(pauses))
+async def test_work_that_fails_is_tried_until_the_deadline_with_growing_jitter(fake_clock):
+    slept = await pauses(AskedError(None), fake_clock, deadline_s=60)
+    assert len(slept) > 14
+    assert all(0 <= pause <= min(4, 2**count) for count, pause in enumerate(slept))
+    assert sum(slept[:-1]) < 60 <= sum(slept) + 0.1 * len(slept)
 
 
-def test_a_success_that_is_to_be_repeated_waits_as_well():
-    slept: list[float] = []
-    policy = tenacity.Retrying(
-        wait=wait_server_or_jitter(first_s=1, cap_s=4),
-        stop=tenacity.stop_after_attempt(3),
-        retry=tenacity.retry_if_result(lambda done: not done),
-        sleep=slept.append,
-    )
-    with pytest.raises(tenacity.RetryError):
-        policy(lambda: False)
-    assert len(slept) == 2
+async def test_what_the_server_asks_for_is_the_least_that_is_waited(fake_clock):
+    slept = await pauses(AskedError(10.0), fake_clock, deadline_s=60)
+    assert all(pause >= 10 for pause in slept[:5])
+
+
+async def test_a_server_that_asks_for_more_than_there_is_gets_a_last_try_before_the_end(fake_clock):
+    began = fake_clock.now
+    slept = await pauses(AskedError(3600.0), fake_clock, deadline_s=60)
+    assert slept[0] == 59
+    assert fake_clock.now - began >= 60
+
+
+async def test_another_error_is_not_tried_again(fake_clock):
+    assert await pauses(OSError("reset"), fake_clock, deadline_s=60) == []

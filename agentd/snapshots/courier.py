@@ -7,7 +7,7 @@ hard until a deadline. They never send at the same time; a flush cuts a running 
 import asyncio
 from typing import Final
 
-from agentd import log
+from agentd import log, retry
 from agentd.clock import Clock, rfc3339
 from agentd.metrics import Metric
 from agentd.retry import Backoff
@@ -98,11 +98,13 @@ class Courier:
             await self._due.wait()
             await self._clock.sleep(max(0.0, self._not_before - self._clock.monotonic()))
             self._due.clear()
-            async with self._turn:
-                retry_in_s = await self._deliver_pending(ATTEMPT_TIMEOUT_S, patient=True)
-            if retry_in_s is not None:
+            try:
+                async with self._turn:
+                    await self._deliver_pending(ATTEMPT_TIMEOUT_S)
+            except RetryableError as error:
+                asked_s = min(error.retry_after_s or 0.0, _PATIENCE_MAX_S)
+                self._not_before = self._clock.monotonic() + max(self._backoff.next(), asked_s)
                 self._due.set()
-                self._not_before = self._clock.monotonic() + retry_in_s
 
     async def flush(self, deadline: float) -> None:
         """Deliver everything that is pending, trying again until `deadline` (monotonic seconds), and return by then."""
@@ -114,36 +116,26 @@ class Courier:
                 async with self._turn:
                     self._unsupported_until = float("-inf")
                     await self._flush(deadline)
-        except TimeoutError:
+        except (TimeoutError, RetryableError):
             self._log.debug("snapshot.flush_out_of_time")
 
     async def _flush(self, deadline: float) -> None:
-        backoff = Backoff(first_s=0.2, cap_s=2.0, floor_s=0.05)
-        while (left_s := deadline - self._clock.monotonic()) > 0:
-            asked_s = await self._deliver_pending(
-                max(left_s * _SHARE, min(left_s * 0.95, _LAST_TRY_S)), patient=False
-            )
-            if asked_s is not None:
-                last_chance_s = deadline - self._clock.monotonic() - _LAST_TRY_S
-                await self._clock.sleep(max(backoff.next(), min(asked_s, last_chance_s)))
-            elif not self.pending():  # else a newer one came meanwhile
-                return
+        """Raises the last `RetryableError` when time is up."""
+        policy = retry.until(
+            deadline, clock=self._clock, on=RetryableError, first_s=0.2, cap_s=2.0, last_try_s=_LAST_TRY_S
+        )
+        async for attempt in policy:
+            with attempt:
+                while self.pending():  # a newer one may come meanwhile
+                    left_s = max(0.0, deadline - self._clock.monotonic())
+                    await self._deliver_pending(max(left_s * _SHARE, min(left_s * 0.95, _LAST_TRY_S)))
 
-    async def _deliver_pending(self, timeout_s: float, *, patient: bool) -> float | None:
-        """Try everything that is pending, newest first, up to the first failure that may pass.
-
-        None when all were tried; else how long to wait: what the server asked for, or (for the `patient`) a
-        growing random time.
-        """
+    async def _deliver_pending(self, timeout_s: float) -> None:
+        """Try everything that is pending, newest first. Raises the first `RetryableError`."""
         for entry in self.pending():
-            try:
-                await self._deliver(entry, timeout_s)
-            except RetryableError as error:
-                jitter_s = self._backoff.next() if patient else 0.0
-                return max(jitter_s, min(error.retry_after_s or 0.0, _PATIENCE_MAX_S))
+            await self._deliver(entry, timeout_s)
             self._backoff.reset()
             self._not_before = self._clock.monotonic() + SPACING_S
-        return None
 
     async def _deliver(self, entry: SpoolEntry, timeout_s: float) -> None:
         """One try, with its receipt. Raises `RetryableError` when there is to be another."""
