@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from agentd import log
 from agentd.cli import transcript
 from agentd.config import Config
 from agentd.errors import ExitCode
@@ -17,7 +16,6 @@ from agentd.supervisor.assembly import SPOOL_DIR
 
 def show(args: argparse.Namespace, settings: Config) -> int:
     """Print it in the form that was asked for. Raises `AgentdError` when there is none or it is something else."""
-    log.configure(level="warning", fmt=settings.log.format)
     stored = _last(settings) if args.last else reading.parse(*_document(args.url, settings))
     if stored.skipped:
         print(f"agentd: {stored.skipped} entries are no messages and are left out", file=sys.stderr)

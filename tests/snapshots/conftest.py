@@ -1,6 +1,6 @@
 """One workspace with a task at a simulated coderd, and what agentd needs to deliver to it."""
 
-import urllib.request
+import http.client
 
 import pytest
 
@@ -65,7 +65,9 @@ def s3(monkeypatch):
     }.items():
         monkeypatch.setenv(name, value)
     # Its buckets outlive it within one process.
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("POST", "/moto-api/reset")
+    connection.close()
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
     client.create_bucket(Bucket="archive")
     yield client
