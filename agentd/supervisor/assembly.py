@@ -33,6 +33,7 @@ from agentd.snapshots.spool import Spool
 from agentd.stability.tracker import AgentStatus, Tracker, Transition
 from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
+from agentd.supervisor import gauges
 from agentd.supervisor.last_stop import LastStop
 from agentd.supervisor.phase import Phase
 from agentd.supervisor.saved_state import SavedState
@@ -181,12 +182,16 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             on_messages=recorder.offer,
             on_transition=on_transition,
         )
+        last_stop, started_at = LastStop(state.path, clock), clock.wall()
+        gauges.register(
+            metrics, started_at=started_at, tracker=tracker, state=state, spool=spool, last_stop=last_stop
+        )
         yield Rooms(
             config=config,
             clock=clock,
-            started_at=clock.wall(),
+            started_at=started_at,
             state=state,
-            last_stop=LastStop(state.path, clock),
+            last_stop=last_stop,
             metrics=metrics,
             token=token,
             agent=agent,

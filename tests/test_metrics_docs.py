@@ -1,0 +1,139 @@
+"""Every metric is documented, and nobody is alerted by or shown one that does not exist."""
+
+import json
+import re
+from pathlib import Path
+
+import promql_parser
+import pytest
+import yaml
+
+from agentd import config
+from agentd.clock import Clock
+from agentd.supervisor.assembly import furnish
+
+ROOT = Path(__file__).parents[1]
+RULES = ROOT / "deploy" / "monitoring" / "agentd.rules.yaml"
+DASHBOARD = ROOT / "deploy" / "monitoring" / "agentd.dashboard.json"
+NAME = re.compile(r"\bagentd_[a-z0-9_]+\b")
+NOT_OURS = {"up"}
+
+
+def documented():
+    """Metric → (kind, labels), as docs/metrics.md has them."""
+    text = (ROOT / "docs" / "metrics.md").read_text("utf-8")
+    table = text.partition("<!-- metrics -->")[2].partition("<!-- end -->")[0]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in table.splitlines()
+        if line.startswith("| `agentd_")
+    ]
+    return {name.strip("`"): (kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels, _ in rows}
+
+
+def in_code():
+    """Metric → kind, wherever a room makes one."""
+    made = re.compile(r"\.(counter|gauge)\(\s*\"(agentd_[a-z0-9_]+)\"")
+    sources = (path.read_text("utf-8") for path in (ROOT / "agentd").rglob("*.py"))
+    return {name: kind for text in sources for kind, name in made.findall(text)}
+
+
+@pytest.fixture
+async def registered(tmp_path):
+    """Metric → (kind, labels), of a daemon that uses everything."""
+    environ = {
+        "HOME": str(tmp_path),
+        "AGENTD_STATE_DIR": str(tmp_path / "state"),
+        "CODER_AGENT_URL": "http://127.0.0.1:1",
+        "CODER_AGENT_TOKEN": "11111111-1111-4111-8111-111111111111",
+        "AGENTD_STATUS_APP_SLUG": "agentapi",
+        "AGENTD_SNAPSHOTS_TASK_ID": "22222222-2222-4222-8222-222222222222",
+    }
+    async with furnish(config.load(environ=environ), Clock()) as rooms:
+        return {name: (family.kind, family.labels) for name, family in rooms.metrics._families.items()}
+
+
+def test_the_document_lists_every_metric_of_the_code_and_no_other():
+    assert {name: kind for name, (kind, _labels) in documented().items()} == in_code()
+
+
+async def test_the_document_has_the_labels_of_what_a_daemon_registers(registered):
+    assert len(registered) >= 14
+    assert {name: documented()[name] for name in registered} == registered
+
+
+def expressions():
+    """Where each expression stands, and the expression."""
+    for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"]:
+        for rule in group["rules"]:
+            yield f"alert {rule['alert']}", rule["expr"]
+    for panel in json.loads(DASHBOARD.read_text("utf-8"))["panels"]:
+        for target in panel.get("targets", ()):
+            yield f"panel {panel['title']}", target["expr"]
+
+
+EXPRESSIONS = list(expressions())
+
+
+def selectors(node):
+    """The vector selectors of a parsed expression."""
+    if isinstance(node, promql_parser.VectorSelector):
+        yield node
+    for name in ("lhs", "rhs", "expr", "arg", "param", "vector_selector", "vs"):
+        child = getattr(node, name, None)
+        if child is not None:
+            yield from selectors(child)
+    for child in getattr(node, "args", None) or ():
+        yield from selectors(child)
+
+
+@pytest.mark.parametrize(("where", "expression"), EXPRESSIONS, ids=[where for where, _ in EXPRESSIONS])
+def test_an_expression_parses_and_asks_for_metrics_and_labels_that_exist(where, expression):
+    known = documented()
+    found = list(selectors(promql_parser.parse(expression.replace("$__rate_interval", "5m"))))
+    assert found
+    for selector in found:
+        if selector.name in NOT_OURS:
+            continue
+        assert selector.name in known
+        labels = {matcher.name for matcher in selector.matchers.matchers}
+        assert labels <= {*known[selector.name][1], "instance", "job"}
+
+
+def test_every_name_that_stands_anywhere_in_the_files_is_a_metric():
+    for path in (RULES, DASHBOARD):
+        assert set(NAME.findall(path.read_text("utf-8"))) <= set(documented())
+
+
+def test_an_expression_that_asks_for_less_than_it_names_would_be_seen():
+    # The walk over the parsed tree finds as many of our selectors as a search over the text.
+    for where, expression in EXPRESSIONS:
+        parsed = promql_parser.parse(expression.replace("$__rate_interval", "5m"))
+        names = [one.name for one in selectors(parsed) if one.name.startswith("agentd_")]
+        assert sorted(names) == sorted(NAME.findall(expression)), where
+
+
+def test_every_alert_says_what_happened_what_it_means_and_how_bad_it_is():
+    rules = [rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]]
+    assert len({rule["alert"] for rule in rules}) == len(rules) >= 10
+    for rule in rules:
+        assert rule["labels"]["severity"] in ("info", "warning", "critical")
+        assert set(rule["annotations"]) == {"summary", "description"}
+        assert all(len(text) > 20 for text in rule["annotations"].values())
+
+
+def test_the_dashboard_is_one_grafana_imports():
+    dashboard = json.loads(DASHBOARD.read_text("utf-8"))
+    panels = dashboard["panels"]
+    assert dashboard["uid"] == "agentd"
+    assert {variable["name"] for variable in dashboard["templating"]["list"]} == {"datasource", "instance"}
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    # A panel overlaps no other: Grafana would push it somewhere else.
+    cells = [
+        (x, y)
+        for panel in panels
+        for x in range(panel["gridPos"]["x"], panel["gridPos"]["x"] + panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
+    ]
+    assert len(set(cells)) == len(cells)
+    assert max(x for x, _y in cells) < 24
