@@ -107,6 +107,11 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
         ("localhost:2", "localhost:2"),
         ("[::1]:3", "[::1]:3"),
     ),
+    "local_api.allowed_hosts": (
+        ('["coder.example.com"]', ("coder.example.com",)),
+        ("a.example:8443, b.example", ("a.example:8443", "b.example")),
+        ("[::2]:80", ("[::2]:80",)),
+    ),
     "shutdown.budget_s": (("1", 1.0), ("2", 2.0), ("3", 3.0)),
     "shutdown.grace_s": (("1", 1.0), ("2", 2.0), ("3", 3.0)),
     "shutdown.stop_agent": (("true", True), ("0", False), ("1", True)),

@@ -22,7 +22,7 @@ class Spec:
     low: float = -math.inf
     high: float = math.inf
     kind: Literal[
-        "plain", "url", "uuid", "secret", "listen", "headers", "destinations", "variables", "patterns"
+        "plain", "url", "uuid", "secret", "listen", "headers", "destinations", "variables", "patterns", "hosts"
     ] = "plain"
 
 
@@ -105,6 +105,12 @@ class ClaimsSection:
 @dataclass(frozen=True, slots=True)
 class StabilitySection:
     settle_s: float = _key(5.0, "Seconds of quiet before the agent counts as idle.", low=0, high=3600)
+    hook_timeout_s: float = _key(
+        60.0,
+        "Seconds a hook of on-stable.d, on-busy.d or on-stop.d may take before its process group is ended.",
+        low=0.1,
+        high=86_400,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,12 @@ class LocalApiSection:
         "Unix socket of the local API. Default: $RUNTIME_DIRECTORY/agentd.sock, else <state.dir>/agentd.sock.",
     )
     listen: str = _key(
-        "", "127.0.0.1:PORT to serve the local API on TCP as well; empty: no TCP.", kind="listen"
+        "", "127.0.0.1:PORT to serve the local API and a page on TCP as well; empty: no TCP.", kind="listen"
+    )
+    allowed_hosts: tuple[str, ...] = _key(
+        (),
+        "Hosts under which a proxy may pass requests on to local_api.listen, as a browser names them: coder.example.com.",
+        kind="hosts",
     )
 
 
@@ -176,7 +187,8 @@ class ShutdownSection:
         high=86_400,
     )
     stop_agent: bool = _key(
-        False, "At stop, once the snapshot is safe, let AgentAPI save its state and end it (agentapi.pid_file)."
+        False,
+        "At stop, once the snapshot is safe, let AgentAPI save its state and end it (agentapi.pid_file).",
     )
 
 

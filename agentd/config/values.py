@@ -183,6 +183,11 @@ def _pattern(place: int, word: str) -> None:
         raise _UnfitError(f"entry {place} is not a regular expression: {exc}") from None
 
 
+def _host(place: int, word: str) -> None:
+    if not re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", word):
+        raise _UnfitError(f"entry {place} is not a host such as coder.example.com")
+
+
 def _plain(text: str) -> str:
     if not text.isprintable():
         raise _UnfitError("holds characters that cannot be printed")
@@ -233,4 +238,5 @@ _LIST_KINDS: Final = {
     "destinations": _destination,
     "variables": _variable,
     "patterns": _pattern,
+    "hosts": _host,
 }

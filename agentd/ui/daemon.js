@@ -1,0 +1,237 @@
+// The daemon's page: reads the local API each second, or as soon as its event stream says that something changed.
+
+import { ask, byId, bytes, clock, count, el, lasting, note, pill, plural, reconcile, say, setBudget, setPill, Strip } from "./base.js";
+
+const BUDGET = 65_536;
+const POLL_MS = 1000;
+const TOLD_MS = 5000; // with an event stream: only a look now and then, for what it does not tell
+const MESSAGES_EVERY_MS = 2000;
+const TONES = {
+  running: "busy", settling: "warn", stable: "good", unreachable: "bad",
+  connecting: "warn", listening: "good", acting: "busy", settled: "good", claim_failed: "bad", unauthorized: "bad",
+  admitted: "busy", done: "good", failed: "bad", held: "warn", started: "busy", succeeded: "good", interrupted: "warn",
+  delivered: "good", pending: "warn", refused: "bad", active: "good", paused: "warn", error: "bad", initializing: "busy",
+};
+const tone = (word) => TONES[word] ?? "";
+const strip = new Strip(byId("strip"), ["running", "settling", "stable", "unreachable", "unknown"]);
+const deliveries = [];
+const before = {};
+let status = null;
+let failures = 0;
+let lookedAt = 0;
+let messagesAt = 0;
+let messagesFor = "";
+let claimsFor = null;
+
+/** True the first time and whenever `value` is another than last time under this name. */
+function changed(name, value) {
+  const text = JSON.stringify(value) ?? "";
+  if (before[name] === text) return false;
+  before[name] = text;
+  return true;
+}
+
+async function look() {
+  try {
+    status = await ask("v1/status");
+    lookedAt = Date.now();
+    if (failures > 0) note(byId("log"), "agentd answers again.", ["back", "good"]);
+    failures = 0;
+    show(status);
+    await Promise.all([lookAtClaims(), lookAtMessages()]);
+    setPill(byId("link"), stream ? "live" : "live, once a second", "good");
+  } catch (error) {
+    failures += 1;
+    if (failures === 1) note(byId("log"), `agentd does not answer (${error.message}).`, ["gone", "bad"]);
+    strip.draw(Date.now());
+    setPill(byId("link"), "agentd does not answer", "bad");
+  }
+}
+
+function show({ version, pid, started_at: startedAt, phase, workspace_id: workspace, agent, task, claims, snapshot }) {
+  const up = lasting(Date.now() - Date.parse(startedAt));
+  say(byId("facts"), [`version ${version}`, `pid ${pid}`, `up ${up}`, workspace ? `workspace ${workspace}` : "workspace not known yet"].join("  ·  "));
+  if (changed("pid", pid)) note(byId("log"), `agentd ${version} runs as process ${pid} since ${clock(startedAt)}.`, ["started", "good"]);
+  if (phase && changed("phase", phase) && phase !== "running") note(byId("log"), `Phase: ${phase}.`);
+
+  const since = Date.parse(agent.since);
+  say(byId("agent"), agent.status);
+  say(byId("evidence"), `${agent.evidence} · since ${clock(since)}`);
+  setPill(byId("task"), `task ${task.status}${task.state ? `, ${task.state}` : ""}`, tone(task.status));
+  strip.observe(agent.status, Date.now(), since);
+  if (changed("agent", agent.status)) note(byId("log"), `The agent is ${agent.status}: ${agent.evidence}`, [agent.status, tone(agent.status)]);
+
+  setPill(byId("claims-state"), claims.state.replaceAll("_", " "), tone(claims.state));
+  say(byId("claims-reason"), [claims.reason, claims.last_event_at && `last event ${clock(claims.last_event_at)}`].filter(Boolean).join(" · "));
+  if (changed("claims", claims.state)) note(byId("log"), `Claims: ${claims.reason || claims.state}`, [claims.state, tone(claims.state)]);
+  showSnapshot(snapshot);
+}
+
+function showSnapshot(snapshot) {
+  const receipt = snapshot.last_receipt;
+  say(byId("size"), count(snapshot.bytes));
+  setBudget(byId("budget"), snapshot.bytes, BUDGET);
+  setPill(byId("outcome"), receipt?.outcome ?? "nothing yet", tone(receipt?.outcome));
+  if (!changed("snapshot", [snapshot.captured_at, receipt])) return;
+  byId("snapshot-facts").replaceChildren(
+    ...pair("Messages", count(snapshot.messages)),
+    ...pair("Captured", snapshot.captured_at ? clock(snapshot.captured_at) : "not yet"),
+    ...pair("SHA-256", el("span", { class: "mono", title: receipt?.sha256 ?? "" }, receipt?.sha256.slice(0, 16) || "–")),
+  );
+  if (!receipt) return;
+  const known = deliveries.findIndex((one) => one.sha256 === receipt.sha256);
+  if (known === 0) deliveries[0] = { ...receipt, seen: deliveries[0].seen };
+  else deliveries.unshift({ ...receipt, seen: Date.now() });
+  deliveries.length = Math.min(deliveries.length, 20);
+  reconcile(byId("deliveries"), deliveries, (one) => `${one.sha256} ${one.seen}`, showDelivery);
+  byId("no-deliveries").hidden = true;
+}
+
+const pair = (name, value) => [el("dt", {}, name), el("dd", {}, value)];
+
+function showDelivery(receipt) {
+  const rows = receipt.destinations.map((one) =>
+    el("li", { class: "hook", "data-tone": tone(one.outcome) },
+      el("div", { class: "row" }, el("strong", { class: "grow" }, one.name), pill(one.outcome, tone(one.outcome))),
+      el("p", { class: "soft small" }, [
+        one.status !== null && `answered ${one.status}`, plural(one.attempts, "attempt"), one.at && clock(one.at), one.detail,
+      ].filter(Boolean).join(" · "))));
+  return el("li", { "data-tone": tone(receipt.outcome) },
+    el("div", { class: "head" }, pill(receipt.outcome, tone(receipt.outcome)), `${count(receipt.bytes)} bytes, ${plural(receipt.messages, "message")}`,
+      el("code", { class: "soft", title: receipt.sha256 }, receipt.sha256.slice(0, 12))),
+    el("ul", { class: "hooks" }, rows));
+}
+
+async function lookAtClaims() {
+  const now = [status.claims.state, status.claims.since, status.claims.last_event_at];
+  // While hooks run their list changes without a change of the claim's state.
+  if (status.claims.state !== "acting" && claimsFor === JSON.stringify(now)) return;
+  const { claims } = await ask("v1/claims");
+  claimsFor = JSON.stringify(now);
+  byId("no-claims").hidden = claims.length > 0;
+  reconcile(byId("claims"), [...claims].reverse(), (claim) => claim.id, showClaim);
+  for (const claim of claims) {
+    if (changed(`claim ${claim.id}`, claim.state)) note(byId("log"), `Claim ${claim.id}: ${claim.why || claim.state}`, [claim.state, tone(claim.state)], Date.parse(claim.changed_at));
+  }
+}
+
+function showClaim(claim) {
+  const times = claim.hooks.flatMap((hook) => [hook.started_at, hook.ended_at]).filter(Boolean).map(Date.parse);
+  const span = { from: Math.min(...times), to: Math.max(...times) };
+  const again = claim.state === "failed" || claim.state === "held";
+  return el("li", { "data-tone": tone(claim.state) },
+    el("div", { class: "head" }, pill(claim.state, tone(claim.state)), el("code", {}, claim.id), el("span", { class: "soft small" }, clock(claim.admitted_at)),
+      again ? el("button", { type: "button", click: () => act(`Claim ${claim.id} acts again.`, `v1/claims/${encodeURIComponent(claim.id)}/retry`) }, "Retry") : null),
+    el("p", { class: "soft small" }, [claim.why, claim.owner_id && `owner ${claim.owner_id}`].filter(Boolean).join(" · ")),
+    el("ul", { class: "hooks" }, claim.hooks.map((hook) => showHook(hook, span))));
+}
+
+function showHook(hook, span) {
+  const from = Date.parse(hook.started_at);
+  const to = hook.ended_at ? Date.parse(hook.ended_at) : from;
+  const bar = el("i");
+  const whole = Math.max(1, span.to - span.from);
+  bar.style.left = `${((from - span.from) / whole) * 98}%`;
+  bar.style.width = `${((to - from) / whole) * 98}%`;
+  const facts = [hook.attempt > 1 && `attempt ${hook.attempt}`, hook.exit_code !== null && `exit ${hook.exit_code}`, hook.ended_at && lasting(to - from), hook.why];
+  const output = hook.tail?.trimEnd();
+  return el("li", { class: "hook", "data-tone": tone(hook.state) },
+    el("div", { class: "row" }, el("strong", {}, hook.name), el("span", { class: "soft small grow" }, facts.filter(Boolean).join(" · ")), pill(hook.state, tone(hook.state))),
+    hook.started_at ? el("div", { class: "bar" }, bar) : null,
+    output ? el("details", { open: "" }, el("summary", {}, "Output"), el("pre", { class: "out", tabindex: 0, "aria-label": `Output of ${hook.name}` }, output)) : null);
+}
+
+async function lookAtMessages() {
+  const now = JSON.stringify([status.agent.status, status.snapshot.captured_at]);
+  const due = status.agent.status === "running" || now !== messagesFor;
+  if (!due || Date.now() - messagesAt < MESSAGES_EVERY_MS) return;
+  messagesAt = Date.now();
+  messagesFor = now;
+  let answer = null;
+  try {
+    answer = await ask("v1/messages");
+  } catch (error) {
+    setPill(byId("source"), error.message);
+    return;
+  }
+  const list = byId("talk");
+  const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+  setPill(byId("source"), answer.snapshot ? `stored, ${clock(answer.snapshot_at)}` : "live", answer.snapshot ? "warn" : "good");
+  byId("no-talk").hidden = answer.messages.length > 0;
+  reconcile(list, answer.messages, (message) => message.id, (message) =>
+    el("li", { "data-role": message.role }, el("div", { class: "soft small" }, `${message.role} · ${clock(message.time)}`), el("div", { class: "text" }, message.content || "(empty)")));
+  if (atEnd) list.scrollTop = list.scrollHeight;
+}
+
+async function act(done, path) {
+  try {
+    const answer = await ask(path, { method: "POST" });
+    note(byId("log"), done ?? JSON.stringify(answer), ["done", "good"]);
+    claimsFor = null;
+    await look();
+    return answer;
+  } catch (error) {
+    note(byId("log"), error.message, ["refused", "bad"]);
+    return null;
+  }
+}
+
+async function showPayload() {
+  const payload = await bytes("v1/snapshot");
+  byId("payload-card").hidden = false;
+  say(byId("payload-facts"), payload ? `${count(payload.length)} of ${count(BUDGET)} bytes, SHA-256 ${payload.sha256}` : "There is nothing to send.");
+  say(byId("payload"), payload?.text ?? "");
+  byId("payload").focus();
+}
+
+byId("capture").addEventListener("click", async () => {
+  const receipt = await act("Captured; the receipt stands under Deliveries.", "v1/snapshot");
+  if (receipt) setPill(byId("outcome"), receipt.outcome, tone(receipt.outcome));
+});
+byId("show").addEventListener("click", showPayload);
+byId("hide").addEventListener("click", () => {
+  byId("payload-card").hidden = true;
+  byId("show").focus();
+});
+byId("drill").addEventListener("click", () => act(null, "v1/drill"));
+byId("stop").addEventListener("click", () => byId("sure").showModal());
+byId("sure").addEventListener("close", () => {
+  if (byId("sure").returnValue === "stop") act("agentd stopped.", "v1/stop");
+  byId("sure").returnValue = "";
+});
+
+// Where there is an event stream it says when to look; without one, or until it is back, the clock does.
+let stream = null;
+let due = null;
+function lookSoon() {
+  due ??= setTimeout(async () => {
+    due = null;
+    await look();
+  }, 50);
+}
+
+function follow() {
+  const source = new EventSource("v1/events");
+  source.addEventListener("open", () => {
+    stream = source;
+    lookSoon();
+  });
+  source.addEventListener("error", () => {
+    stream = null;
+    // 404: this agentd has no stream; EventSource itself comes back after every other end.
+    if (source.readyState === EventSource.CLOSED) setTimeout(follow, 60_000);
+  });
+  for (const name of ["status", "claims", "agent", "task", "snapshot", "phase"]) source.addEventListener(name, lookSoon);
+}
+
+async function tick() {
+  const told = stream && failures === 0 && status?.claims.state !== "acting" && Date.now() - lookedAt < TOLD_MS;
+  if (told) strip.observe(status.agent.status, Date.now());
+  else if (!document.hidden) await look();
+  setTimeout(tick, POLL_MS);
+}
+
+follow();
+tick();
+document.addEventListener("visibilitychange", lookSoon);
+addEventListener("resize", () => strip.draw(Date.now()));

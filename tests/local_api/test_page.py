@@ -1,0 +1,141 @@
+import dataclasses
+import subprocess
+import sys
+
+import aiohttp
+import pytest
+
+from agentd.local_api import page
+from agentd.local_api.server import Answers, LocalApi
+
+PROXY = "coder.example.com"
+DONE = {"outcome": "nothing"}
+
+
+async def _done(*_asked):
+    return DONE
+
+
+READ_AT_ONCE = {"healthy": dict, "ready": dict, "metrics": str, "status": dict, "claims": dict}
+ANSWERS = Answers(**{one.name: READ_AT_ONCE.get(one.name, _done) for one in dataclasses.fields(Answers)})
+
+
+@pytest.fixture
+async def tcp(tmp_path):
+    api = LocalApi(
+        socket_path=tmp_path / "agentd.sock",
+        listen="127.0.0.1:0",
+        answers=ANSWERS,
+        proxies=("Coder.Example.com",),
+    )
+    await api.start()
+    port = next(address[1] for address in api._runner.addresses if isinstance(address, tuple))
+    async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+        yield session
+    await api.close()
+
+
+@pytest.mark.parametrize(("path", "name", "kind"), [(path, *rest) for path, rest in page.FILES.items()])
+async def test_the_page_and_what_it_loads_are_served_with_a_strict_policy(tcp, path, name, kind):
+    async with tcp.get(path) as answer:
+        assert (answer.status, answer.content_type) == (200, kind)
+        assert await answer.read() == (page.FOLDER / name).read_bytes()
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'self'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_the_page_loads_nothing_but_what_is_served_here_and_by_relative_urls():
+    text = (page.FOLDER / "daemon.html").read_text()
+    for path, (name, _) in page.FILES.items():
+        if name.endswith((".css", ".svg")) or name == "daemon.js":
+            assert f'="{path.removeprefix("/")}"' in text
+    for name, _ in page.FILES.values():
+        content = (page.FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")
+        assert "http:" not in content
+        assert "https:" not in content
+        assert "innerHTML" not in content
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("GET", {"Host": PROXY}, 200),
+        ("GET", {"Host": PROXY.upper()}, 200),
+        ("GET", {"Host": "other.example.com"}, 403),
+        ("GET", {"Host": f"{PROXY}:8443"}, 403),
+        ("GET", {"Host": f"{PROXY}.evil.example.com"}, 403),
+        ("POST", {"Host": PROXY, "Origin": f"https://{PROXY}"}, 200),
+        ("POST", {"Host": PROXY, "Origin": f"http://{PROXY}"}, 200),
+        ("POST", {"Host": PROXY, "Origin": "https://evil.example.com"}, 403),
+        # A link may be followed from anywhere; a frame, a script or a picture of another site may not be had.
+        (
+            "GET",
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+            200,
+        ),
+        (
+            "GET",
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
+            403,
+        ),
+        (
+            "GET",
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"},
+            403,
+        ),
+        ("GET", {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 403),
+        (
+            "POST",
+            {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
+            403,
+        ),
+        ("POST", {"Sec-Fetch-Site": "same-origin"}, 403),
+        ("POST", {"Sec-Fetch-Site": "same-origin", "X-Agentd": "page"}, 200),
+        ("POST", {"Sec-Fetch-Site": "same-origin", "Content-Type": "application/json"}, 200),
+        ("POST", {"Sec-Fetch-Site": "cross-site", "X-Agentd": "page"}, 403),
+    ],
+)
+async def test_who_may_ask_over_tcp(tcp, method, headers, status):
+    route = "/v1/snapshot" if method == "POST" else "/v1/status"
+    async with tcp.request(method, route, headers=headers) as answer:
+        assert answer.status == status
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
+async def test_a_form_drives_nothing_even_from_our_own_origin(tcp, kind):
+    origin = f"http://127.0.0.1:{tcp._base_url.port}"
+    async with tcp.post("/v1/stop", data=b"x", headers={"Content-Type": kind, "Origin": origin}) as answer:
+        assert answer.status == 403
+    async with tcp.post("/v1/stop", data=b"x", headers={"Content-Type": kind}) as answer:
+        assert answer.status == 200, "a program on this machine is no page"
+
+
+async def test_a_preflight_of_another_origin_is_refused(tcp):
+    headers = {
+        "Origin": "https://evil.example.com",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "x-agentd",
+    }
+    async with tcp.options("/v1/stop", headers=headers) as answer:
+        assert answer.status == 403
+        assert not [name for name in answer.headers if name.startswith("Access-Control-")]
+
+
+def test_who_does_not_watch_does_not_pay():
+    script = """
+import asyncio, sys, pathlib, tempfile
+from agentd.local_api.server import LocalApi
+import agentd.supervisor.daemon
+async def serve(listen):
+    api = LocalApi(socket_path=pathlib.Path(tempfile.mkdtemp()) / "s", listen=listen, answers=None)
+    api._routes = lambda: []
+    await api.start()
+    await api.close()
+    return "agentd.local_api.page" in sys.modules
+assert asyncio.run(serve("")) is False
+assert asyncio.run(serve("127.0.0.1:0")) is True
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
