@@ -44,6 +44,10 @@ def record(**fields: Schema) -> Schema:
     }
 
 
+STREAM = Body(record(event=TEXT, data_=TEXT), "text/event-stream")
+"""Server-sent events; a ping has no data."""
+
+
 def array(of: Schema) -> Schema:
     return {"type": "array", "items": of}
 

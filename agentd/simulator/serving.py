@@ -107,7 +107,8 @@ class Listener:
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""
         app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._handler)
+        # Not `.*`: a path may hold a line break, and aiohttp's own 404 is no answer of either peer.
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._handler)
         app.on_response_prepare.append(_as_go)
         # A peer that hangs up ends its handler: streams must not outlive their readers.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)

@@ -56,7 +56,9 @@ async def serve(
     return await serving.never()
 
 
-async def serve_screen(request: web.Request, conversation: Conversation) -> web.StreamResponse:
+async def serve_screen(
+    request: web.Request, conversation: Conversation, *, on_change: Callable[[], None]
+) -> web.StreamResponse:
     """`GET /internal/screen`: the screen now and at each change, until the client goes or the server stops."""
     response = web.StreamResponse(headers=_HEADERS)
     response.enable_chunked_encoding()
@@ -70,6 +72,7 @@ async def serve_screen(request: web.Request, conversation: Conversation) -> web.
         await response.write_eof()
     finally:
         conversation.watchers.discard(screens)
+        on_change()
     return response
 
 

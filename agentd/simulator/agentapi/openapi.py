@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentd.simulator.openapi import (
     INTEGER,
+    STREAM,
     TEXT,
     Body,
     Operation,
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from agentd.simulator.agentapi.server import SimulatedAgentApi
 
 _PLAIN = Body(TEXT, "text/plain")
-_STREAM = Body(TEXT, "text/event-stream")
 _PROBLEM = Body(
     record(
         title=TEXT,
@@ -72,7 +72,7 @@ def _operations(agent: "SimulatedAgentApi") -> list[Operation]:
             ),
             body=Body(record(content=TEXT, type=words("user", "raw")) | {"additionalProperties": False}),
         ),
-        Operation("GET", "/events", "Follow messages and status", answers(_STREAM)),
+        Operation("GET", "/events", "Follow messages and status", answers(STREAM)),
         Operation("GET", "/openapi.json", "This document", answers(Body({"type": "object"}))),
     ]
     if agent.has("upload"):

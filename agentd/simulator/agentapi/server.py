@@ -126,7 +126,7 @@ class SimulatedAgentApi:
             watcher.put_nowait(None)
         with contextlib.suppress(TimeoutError):  # who does not read by then is cut off
             async with asyncio.timeout(STREAM_END_S):
-                await self.until(lambda: not self.followers)
+                await self.until(lambda: not (self.followers or self.conversation.watchers))
         await self._listener.stop()
         await self._turns.close()
         self._uploads.remove()
@@ -267,7 +267,7 @@ class SimulatedAgentApi:
             case "upload":
                 return await self._uploads.serve(request, body)
             case "screen":
-                return await events.serve_screen(request, self.conversation)
+                return await events.serve_screen(request, self.conversation, on_change=self._changes.notify)
             case "events":
                 return await events.serve(
                     request,

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from agentd.simulator.openapi import (
     INTEGER,
+    STREAM,
     TEXT,
     Body,
     Operation,
@@ -23,7 +24,6 @@ _JSON = "application/json; charset=utf-8"
 _SAMPLE_ID = "44444444-4444-4444-8444-444444444444"
 _ERROR = Body(record(message=TEXT, detail_=TEXT, validations_=array(record(field=TEXT, detail=TEXT))), _JSON)
 _REFUSAL = Body(record(error=TEXT), _JSON)
-_STREAM = Body(TEXT, "text/event-stream")
 _LOG = record(id=INTEGER, content=TEXT, type=words("input", "output"), time=TEXT)
 _STATE = record(timestamp=TEXT, state=words("working", "idle", "complete", "failed"), message=TEXT, uri=TEXT)
 _TASK = record(
@@ -72,7 +72,7 @@ _ANY_TASK: Final = "/api/v2/tasks/{user}/{task}"
 _OF_TASK = (in_path("user", "me"), in_path("task", _SAMPLE_ID))
 _SECURITY: dict[str, Schema] = {
     "agent": {"type": "apiKey", "in": "header", "name": "Coder-Session-Token"},
-    "user": {"type": "apiKey", "in": "cookie", "name": "coder_session_token"},
+    "user": {"type": "apiKey", "in": "header", "name": "Coder-Session-Token"},
 }
 
 
@@ -97,7 +97,7 @@ def _agent() -> list[Operation]:
             "GET",
             f"{_ME}/reinit",
             "Wait for the workspace to be claimed",
-            _answers(200, _STREAM, also=(409, 500)),
+            _answers(200, STREAM, also=(409, 500)),
             parameters=(in_query("wait", {"type": "boolean"}),),
             security="agent",
         ),
