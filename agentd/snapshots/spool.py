@@ -208,6 +208,8 @@ def look(path: Path) -> tuple[list[SpoolEntry], list[str]]:
     except OSError as error:
         return [], [f"{path}: {error.strerror}"]
     for name in names:
+        if name.startswith(TMP_PREFIX):
+            continue  # being written, or left by a crash in the middle of that
         try:
             entries.append(_read_entry(path / name))
         except FileNotFoundError:

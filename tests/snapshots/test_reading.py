@@ -13,7 +13,7 @@ from agentd.snapshots import entry as format_
 from agentd.snapshots import fetching, reading
 from agentd.snapshots.destinations.place import Place
 from agentd.snapshots.entry import SpoolEntry
-from agentd.snapshots.spool import Spool
+from agentd.snapshots.spool import Spool, look
 from agentd.snapshots.transcript import fit
 
 TASK = "11111111-1111-4111-8111-111111111111"
@@ -97,7 +97,7 @@ def test_the_last_is_the_newest_of_all_or_of_a_task_while_a_daemon_holds_the_spo
 def test_reading_the_spool_changes_nothing(spool):
     put(spool, TASK, "kept")
     (spool.path / "damaged.snapshot").write_bytes(b"agentd-snapshot 1 00000000 {}\n")
-    (spool.path / ".tmp-x").touch()
+    (spool.path / f".tmp-{TASK}.snapshot").write_bytes(b"agentd-snap")
     before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in spool.path.iterdir()}
     assert reading.last(spool.path).messages[0].content == "kept"
     assert {
@@ -115,6 +115,13 @@ def test_a_spool_without_anything_readable_says_what_is_wrong_with_it(tmp_path):
     assert f"{TASK}.snapshot: payload has" in str(caught.value)
     assert f"{OTHER}.snapshot: holds the snapshot of task '{TASK}'" in str(caught.value)
     assert "no-task.snapshot: is no regular file" in str(caught.value)
+
+
+def test_what_a_crash_left_half_written_is_no_damage(spool):
+    put(spool, TASK, "kept")
+    (spool.path / f".tmp-{TASK}.snapshot").write_bytes(format_.encode(ENTRY)[:40])
+    entries, wrong = look(spool.path)
+    assert ([entry.task_id for entry in entries], wrong) == ([TASK], [])
 
 
 def test_no_spool_is_nothing_to_read(tmp_path):
