@@ -20,6 +20,22 @@ class Clock:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 
+class SameMoment:
+    """Says a monotonic moment as RFC 3339, the same one always alike, though the two clocks drift apart and are stepped."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._at = clock.monotonic()
+        self._said = rfc3339(clock.wall())
+
+    def said(self, at: float | None) -> str:
+        """`at` in monotonic seconds; None is the moment asked for last, or that of our making."""
+        if at is not None and at != self._at:
+            self._at = at
+            self._said = rfc3339(self._clock.wall() - (self._clock.monotonic() - at))
+        return self._said
+
+
 def rfc3339(unix_s: float) -> str:
     """`unix_s` as RFC 3339 in UTC with microseconds: `2026-03-02T09:00:00.000000Z`.
 

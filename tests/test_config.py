@@ -80,6 +80,7 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "claims.on_interrupted": (('"hold"', "hold"), ("retry", "retry"), ("hold", "hold")),
     "claims.pass_token": (("true", True), ("0", False), ("1", True)),
     "stability.settle_s": (("1", 1.0), ("0", 0.0), ("7.5", 7.5)),
+    "stability.hook_timeout_s": (("1", 1.0), ("0.1", 0.1), ("7.5", 7.5)),
     "status.app_slug": (('"f"', "f"), ("e", "e"), ("g", "g")),
     "snapshots.task_id": ((f'"{ID}"', ID), (ID.replace("1", "2"), ID.replace("1", "2")), (ID, ID)),
     "snapshots.max_messages": (("1", 1), ("2", 2), ("3", 3)),

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from agentd import __version__
 from agentd.errors import AgentdError, ExitCode
@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "the daemon: hold the claim stream, watch the agent, keep the conversation",
     "stop": "shut the running daemon down and show what became of the conversation",
     "status": "what the daemon knows",
+    "report": "say what the task is at: working, idle, complete or failure",
     "snapshot": "capture the conversation and deliver it now",
     "claims": "the ledger of claims and their hooks",
     "doctor": "what is wrong with this installation, and what to do about it",
@@ -33,8 +34,24 @@ COMMANDS = {
 }
 
 
+class _Help(argparse.HelpFormatter):
+    """argparse makes one for every option it is told of, and asks shutil, 3 ms to import, for the terminal's width."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return int(os.environ.get("COLUMNS") or os.get_terminal_size(sys.stdout.fileno()).columns) or 80
+    return 80
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with sysexits' code for a command line that cannot be understood."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(**{"formatter_class": _Help, **options})
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -75,12 +92,18 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _parser(argv: Sequence[str]) -> Parser:
-    typed = next((word for word in argv if not word.startswith("-")), None)
-    return parser_of([] if typed is None else [typed])
+    # A command in the first place is the only one there is to parse for. Twenty parsers more would be a tenth of what
+    # `agentd status --oneline` takes; whoever asks for help or types something else gets them all.
+    if argv and argv[0] in COMMANDS:
+        return parser_of([argv[0]], offered=[argv[0]])
+    return parser_of([word for word in argv if not word.startswith("-")][:1])
 
 
-def parser_of(configured: Collection[str]) -> Parser:
-    """The command line, with the options of the `configured` commands; the others' modules stay unimported."""
+def parser_of(configured: Collection[str], *, offered: Collection[str] = COMMANDS) -> Parser:
+    """The command line of the `offered` commands, with the options of the `configured` ones.
+
+    The modules of the others stay unimported.
+    """
     parser = Parser(
         prog="agentd",
         description="Agent-side sidecar of a Coder workspace.",
@@ -89,8 +112,10 @@ def parser_of(configured: Collection[str]) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"agentd {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, summary in COMMANDS.items():
+    # With `prog` given, argparse need not format a usage first.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="agentd")
+    for name in offered:
+        summary = COMMANDS[name]
         # Abbreviated options would break scripts on the day a second option starts with the same letters.
         command = commands.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False

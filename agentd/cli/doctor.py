@@ -18,7 +18,8 @@ from agentd.peers.reinit_stream import ReinitStream
 from agentd.peers.tls import aiohttp, client_context
 from agentd.peers.token import StaticToken, TokenSource
 from agentd.supervisor import last_stop
-from agentd.supervisor.assembly import SPOOL_DIR, coderd_client, proxy_headers, token_source
+from agentd.supervisor.assembly import SPOOL_DIR
+from agentd.supervisor.coder_access import coderd_client, proxy_headers, token_source
 
 # coderd refuses it, which says as much about the way there as an answer would.
 _REFUSED = "agentd-doctor-has-none"

@@ -2,17 +2,13 @@
 
 import argparse
 import json
-import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from agentd import config
 from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.errors import ExitCode
-
-WATCH_EVERY_S = 1.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,19 +26,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Raises `UnavailableError` (69) when no daemon listens."""
     socket = daemon_socket(config.load(file=args.config, flags=args.flags))
-    shown = _ask(socket, args)
-    print(shown, flush=True)
-    while args.watch:
-        time.sleep(WATCH_EVERY_S)
-        now = _ask(socket, args)
+    if not args.watch:
+        print(_shown(call(socket, "GET", "/v1/status"), args))
+        return ExitCode.OK
+    from agentd.cli.status_feed import statuses  # noqa: PLC0415 - a prompt that asks for one line need not wait for it
+
+    shown = ""
+    for status in statuses(socket):
+        now = _shown(status, args)
         if now != shown:
             print(now, flush=True)
             shown = now
     return ExitCode.OK
 
 
-def _ask(socket: Path, args: argparse.Namespace) -> str:
-    answer = call(socket, "GET", "/v1/status")
+def _shown(answer: dict[str, Any], args: argparse.Namespace) -> str:
     if args.json:
         return json.dumps(answer, ensure_ascii=False, indent=2)
     return oneline(answer) if args.oneline else paragraph(answer)
@@ -61,9 +59,15 @@ def paragraph(status: dict[str, Any]) -> str:
         f"agentd {status['version']}, pid {status['pid']}, since {_at(status['started_at'])}, workspace {workspace}",
         f"claims    {claims['state']} since {_at(claims['since'])}: {claims['reason']}",
         f"agent     {agent['status']} since {_at(agent['since'])}: {agent['evidence']}",
+        f"task      {_task(status['task'])}",
         f"snapshot  {_snapshot(status['snapshot'])}",
     ]
     return "\n".join(lines)
+
+
+def _task(task: dict[str, Any]) -> str:
+    state = f", {task['state']}" if task["state"] else ""
+    return f"{task['status']}{state}: {task['message']}"
 
 
 def _snapshot(snapshot: dict[str, Any]) -> str:

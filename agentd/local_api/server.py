@@ -5,9 +5,7 @@ codes and JSON. Errors are `{"message": …, "detail"?: …}`, as coderd's are.
 """
 
 import asyncio
-import json
-import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,22 +15,13 @@ from aiohttp import web
 from agentd import log
 from agentd.config.values import loopback_address
 from agentd.errors import AgentdError, ConfigError, PeerError
-from agentd.local_api import unix_socket
+from agentd.local_api import unix_socket, visitors
+from agentd.local_api.feed import Feed
+from agentd.local_api.input import Handler, on_event, on_message, on_report
+from agentd.local_api.replies import Json, RefusedError, error, reply
 from agentd.metrics import CONTENT_TYPE
 
 BODY_MAX_BYTES: Final = 1 << 20
-_LOOPBACK_HOST: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
-
-Json = Mapping[str, Any]
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class RefusedError(AgentdError):
-    """The daemon will not do what was asked; `status` is the HTTP status that says why."""
-
-    def __init__(self, status: int, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +44,33 @@ class Answers:
     """`{"messages": […], "snapshot": false}`, or what is stored. Raises `RefusedError` 409 in no state for it."""
     drill: Callable[[], Awaitable[Json]]
     """A shutdown rehearsed: how long each part took. Stops and stores nothing."""
+    send: Callable[[object], Awaitable[Json]]
+    """Give the agent its input. Raises `RefusedError`: 409 when waiting helps, 400 or 502 when not."""
+    report: Callable[[Json], Awaitable[Json]]
+    """An explicit word about the task. Raises `RefusedError` 409 when it would take a finished task back."""
+    event: Callable[[Json], Awaitable[Json]]
+    """The same, fire-and-forget; never raises `RefusedError`."""
     stop: Callable[[], Awaitable[Json]]
 
 
 class LocalApi:
-    """Serves `answers` on a unix socket (mode 0600) and, when asked, on a loopback TCP port.
+    """Serves `answers` on a unix socket (mode 0600) and, when asked, on a loopback TCP port, there with a page.
 
-    `listen` is empty or what `config.values.loopback_address` takes.
+    `listen` is empty or what `config.values.loopback_address` takes; `proxies` are the hosts under which a proxy may
+    pass requests on to it.
     """
 
-    def __init__(self, *, socket_path: Path, listen: str, answers: Answers) -> None:
+    def __init__(
+        self, *, socket_path: Path, listen: str, answers: Answers, proxies: Collection[str] = ()
+    ) -> None:
         self._path = socket_path
         self._listen = listen
+        self._proxies = frozenset(host.lower() for host in proxies)
         self._answers = answers
+        self.feed = Feed(lambda: self._answers.status())
         self._runner: web.AppRunner | None = None
         self._bound = False
+        self._closing = False
         self._acts: set[asyncio.Future[Json]] = set()
         self._log = log.get("local_api")
 
@@ -84,8 +85,12 @@ class LocalApi:
     async def _start(self) -> None:
         listener = unix_socket.bind(self._path)
         self._bound = True
-        app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_errors_as_json, _local_only])
+        app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[_errors_as_json, self._guard()])
         app.add_routes(self._routes())
+        if self._listen:
+            from agentd.local_api import page  # noqa: PLC0415 - who does not watch does not pay for it
+
+            app.add_routes(page.routes())
         # The handler of a running stop outlives the shutdown it asked for by the moment it takes to send the receipt.
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -103,6 +108,8 @@ class LocalApi:
 
     async def close(self) -> None:
         """Stop listening and answer no more; what was asked for and is still under way is cancelled. Repeatable."""
+        self._closing = True
+        self.feed.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._bound:
@@ -123,23 +130,39 @@ class LocalApi:
             web.post("/v1/claims/{id}/retry", self._on_claim(answers.retry_claim)),
             web.delete("/v1/claims/{id}", self._on_claim(answers.forget_claim)),
             web.get("/v1/messages", _reading(answers.messages)),
+            web.post(
+                "/v1/messages", on_message(answers.send, self._to_its_end, closing=lambda: self._closing)
+            ),
+            web.post("/v1/reports", on_report(answers.report, self._to_its_end)),
+            web.post("/v1/events", on_event(answers.event, self._to_its_end)),
+            web.get("/v1/events", self.feed.serve),
             web.get("/v1/snapshot", _bytes(answers.payload)),
             web.post("/v1/snapshot", self._act(answers.snapshot)),
             web.post("/v1/drill", self._act(answers.drill)),
             web.post("/v1/stop", self._act(answers.stop)),
         ]
 
+    def _guard(self) -> Any:  # noqa: ANN401 - aiohttp's type of a middleware
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            refused = visitors.refusal(request, self._proxies)
+            if refused:
+                return error(403, "Only pages and programs on this machine may ask.", refused)
+            return await handler(request)
+
+        return guard
+
     def _act(self, act: Callable[[], Awaitable[Json]]) -> Handler:
         async def handle(request: web.Request) -> web.Response:
             await request.read()
-            return _json(await self._to_its_end(act()))
+            return reply(await self._to_its_end(act()))
 
         return handle
 
     def _on_claim(self, act: Callable[[str], Awaitable[Json]]) -> Handler:
         async def handle(request: web.Request) -> web.Response:
             await request.read()
-            return _json(await self._to_its_end(act(request.match_info["id"])))
+            return reply(await self._to_its_end(act(request.match_info["id"])))
 
         return handle
 
@@ -157,23 +180,16 @@ class LocalApi:
             self._log.warning("local_api.act_failed", error=error)
 
 
-def _json(value: Json, status: int = 200) -> web.Response:
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate in a hook's output becomes \udc80, which is how JSON writes it, and does not break the answer.
-    body = text.encode("utf-8", "backslashreplace") + b"\n"
-    return web.Response(body=body, status=status, content_type="application/json")
-
-
 def _view(read: Callable[[], Json]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
-        return _json(read())
+        return reply(read())
 
     return handle
 
 
 def _reading(read: Callable[[], Awaitable[Json]]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
-        return _json(await read())
+        return reply(await read())
 
     return handle
 
@@ -182,7 +198,7 @@ def _checks(read: Callable[[], Json]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
         components = read()
         good = all(word == "ok" for word in components.values())
-        return _json({"ok": good, "components": dict(components)}, 200 if good else 503)
+        return reply({"ok": good, "components": dict(components)}, 200 if good else 503)
 
     return handle
 
@@ -198,7 +214,7 @@ def _bytes(read: Callable[[], Awaitable[bytes | None]]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
         body = await read()
         if body is None:
-            return _error(404, "Nothing to send.", "The agent does not answer and nothing is stored.")
+            return error(404, "Nothing to send.", "The agent does not answer and nothing is stored.")
         return web.Response(body=body, content_type="application/json")
 
     return handle
@@ -209,37 +225,16 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except RefusedError as exc:
-        return _error(exc.status, exc.message, exc.hint)
+        return error(exc.status, exc.message, exc.hint)
     except web.HTTPNotFound:
-        return _error(404, "Route not found.")
+        return error(404, "Route not found.")
     except web.HTTPException as exc:
-        answer = _error(exc.status, f"{exc.reason}.")
+        answer = error(exc.status, f"{exc.reason}.")
         if "Allow" in exc.headers:
             answer.headers["Allow"] = exc.headers["Allow"]
         return answer
     except AgentdError as exc:
-        return _error(502 if isinstance(exc, PeerError) else 500, exc.message, exc.hint)
+        return error(502 if isinstance(exc, PeerError) else 500, exc.message, exc.hint)
     except Exception as exc:  # noqa: BLE001 - one broken answer must not look like a broken daemon; it is logged
         log.get("local_api").error("local_api.answer_failed", route=request.path, exc_info=exc)
-        return _error(500, "Internal error.", "See agentd's log.")
-
-
-@web.middleware
-async def _local_only(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """On TCP, answer only loopback names and no foreign page.
-
-    Any page a user opens may send requests to 127.0.0.1, and under a name it has pointed there (DNS rebinding) may
-    read the answers; but the browser tells the truth in both headers. On the unix socket, its mode is the guard.
-    """
-    is_tcp = request.transport is None or isinstance(request.transport.get_extra_info("sockname"), tuple)
-    host = request.headers.get("Host", "")
-    origin = request.headers.get("Origin")
-    if is_tcp and not (_LOOPBACK_HOST.fullmatch(host) and origin in (None, f"http://{host}")):
-        return _error(
-            403, "Only pages and programs on this machine may ask.", f"Host {host}, Origin {origin}"
-        )
-    return await handler(request)
-
-
-def _error(status: int, message: str, detail: str = "") -> web.Response:
-    return _json({"message": message, "detail": detail} if detail else {"message": message}, status)
+        return error(500, "Internal error.", "See agentd's log.")

@@ -6,7 +6,6 @@ notifications.  It also moves the workspace's deadline on every "working", which
 """
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,21 +15,17 @@ from agentd.clock import Clock
 from agentd.metrics import Registry
 from agentd.peers.coderd import CoderdError
 from agentd.retry import Backoff
+from agentd.stability.short_text import clean_message
 from agentd.stability.task_state import TERMINAL, TaskWord
 
-__all__ = ["MESSAGE_MAX_BYTES", "Reporter", "Update", "clean_message"]
+__all__ = ["Reporter", "Update"]
 
-MESSAGE_MAX_BYTES: Final = 160
-"""coderd counts bytes, though it says characters; 160 itself passes."""
 # coderd's notification key is truncated to the minute: the same content sooner is never shown, only stored.
 REPEAT_MIN_S: Final = 60.0
 # The activity bump is an hour by default, and a template may set less.
 HEARTBEAT_S: Final = 900.0
 SEND_TIMEOUT_S: Final = 10.0
 RETRY_AFTER_MAX_S: Final = 300.0
-
-_ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
 Send = Callable[..., Awaitable[None]]
 """`send(state, message, uri, timeout_s=…)`; raises `CoderdError`."""
@@ -50,21 +45,12 @@ class Update:
         return (self.word, self.message, self.uri)
 
 
-def clean_message(text: str) -> str:
-    """`text` as coderd would store it, in at most `MESSAGE_MAX_BYTES` bytes, cut between characters.
-
-    Escape sequences and what does not print go, white space is one blank, lone surrogates become U+FFFD.
-    """
-    plain = _SURROGATES.sub("\ufffd", _ESCAPES.sub("", text))
-    words = "".join(one if one.isprintable() else " " if one.isspace() else "" for one in plain).split()
-    return " ".join(words).encode()[:MESSAGE_MAX_BYTES].decode("utf-8", "ignore").rstrip()
-
-
 class Reporter:
     """One slot: `offer` puts an update in, `run` gets the newest out.
 
     Nothing is sent before `open()`: coderd drops notifications of an agent that is not ready.  `dropped` counts the
-    updates that never went out, because a newer one came first or coderd refused them.
+    updates that never went out, because a newer one came first or coderd refused them.  `told` is what coderd took
+    last, in an earlier run; `on_told` is handed what it takes now.
     """
 
     def __init__(
@@ -74,6 +60,8 @@ class Reporter:
         clock: Clock,
         metrics: Registry,
         heartbeat_s: float = HEARTBEAT_S,
+        told: Update | None = None,
+        on_told: Callable[[Update], None] = lambda _: None,
         draw: Callable[[], float] | None = None,
     ) -> None:
         self._send = send
@@ -85,11 +73,12 @@ class Reporter:
         self._dropped = metrics.counter("agentd_app_status_dropped_total", "Statuses not sent.", "reason")
         self._open = False
         self._slot: Update | None = None
-        self._told: Update | None = None
+        self._told = told
         """What coderd was last told, as far as is known."""
         self._telling: Update | None = None
         # A call that failed may have been carried out: what coderd holds is not known then.
         self._unsure = False
+        self._on_told = on_told
         self._told_at: dict[tuple[TaskWord, str, str], float] = {}
         self._working_since: float | None = None
         self._not_before = float("-inf")
@@ -222,6 +211,7 @@ class Reporter:
     def _remember(self, update: Update) -> None:
         now = self._clock.monotonic()
         self._told, self._unsure = update, False
+        self._on_told(update)
         recent = {content: at for content, at in self._told_at.items() if now - at < REPEAT_MIN_S}
         self._told_at = recent | {update.content: now}
         self._sent.inc(state=update.word.value)

@@ -16,6 +16,7 @@ __all__ = [
     "TERMINAL",
     "TRANSITIONS",
     "Claim",
+    "Kept",
     "Source",
     "Step",
     "TaskFinished",
@@ -116,6 +117,15 @@ class UserMessage:
     at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """All that a `TaskState` rests on, for whoever has to remember it."""
+
+    turn: int = 0
+    user: UserMessage | None = None
+    claims: tuple[Claim, ...] = ()
+
+
 class TaskState:
     """Takes in what is said and holds what is true.
 
@@ -125,12 +135,13 @@ class TaskState:
     that came before it was noticed and after it was sent is about that turn.
     """
 
-    def __init__(self) -> None:
-        self.turn = 0
+    def __init__(self, kept: Kept = Kept()) -> None:
+        self.turn = kept.turn
         """How many user messages have begun a turn."""
-        self._user: UserMessage | None = None
-        self._final: list[Claim] = []
-        self._last: Claim | None = None
+        self._user = kept.user
+        self._final = sorted((claim for claim in kept.claims if claim.word in TERMINAL), key=_order)
+        others = (claim for claim in kept.claims if claim.word not in TERMINAL)
+        self._last = max(others, key=_order, default=None)
 
     @property
     def word(self) -> TaskWord:
@@ -139,6 +150,11 @@ class TaskState:
         for step in self._steps():
             word = TRANSITIONS[word][step]
         return word
+
+    @property
+    def kept(self) -> Kept:
+        """What makes another `TaskState` hold the same."""
+        return Kept(self.turn, self._user, (*self._final, *([self._last] if self._last else [])))
 
     @property
     def standing(self) -> Claim | None:

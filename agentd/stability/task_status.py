@@ -101,6 +101,7 @@ def gate(task: TaskStatus, agent: AgentStatus) -> Refusal | None:
         case TaskStatusWord.ERROR | TaskStatusWord.UNKNOWN:
             detail = f'Task status is "{word.value}", it must be "active" to interact with the task.'
             return Refusal(400, "Task must be active.", f"{detail} ({task.message})")
-    if agent is AgentStatus.RUNNING:
-        return Refusal(409, "Task app is not ready to accept input.", "Status: running")
+    # Settling included: what pauses for 3 s in the middle of a turn would get its input in the middle of that turn.
+    if agent is not AgentStatus.STABLE:
+        return Refusal(409, "Task app is not ready to accept input.", f"Status: {agent.value}")
     return None

@@ -116,6 +116,12 @@ class Watcher:
         """Read the messages once more, beside `run` or after it.  False when the agent did not answer in time."""
         return await self._read(timeout_s) is None
 
+    def expect_work(self) -> None:
+        """A message has just been delivered: the agent runs, whatever the screen still shows."""
+        self._in_doubt = True
+        self._observe(self._seen(Reading.RUNNING))
+        self._end_rest()
+
     async def _look_for_ever(self) -> None:
         while True:
             await self.look()

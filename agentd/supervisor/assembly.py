@@ -6,43 +6,55 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentd import __version__, log
 from agentd.claims.acting import Actor, HookPolicy
+from agentd.claims.answers import ClaimsState
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
 from agentd.claims.missed import OwnerChange
-from agentd.clock import Clock
+from agentd.clock import Clock, SameMoment
 from agentd.config import Config
+from agentd.hooks.occasions import Occasion, OccasionHooks
 from agentd.metrics import Registry
 from agentd.peers.agentapi import AgentApi
-from agentd.peers.coderd import Coderd
 from agentd.peers.debug_manifest import DebugManifest
+from agentd.peers.messages import Message
 from agentd.peers.reinit_stream import ReinitStream
 from agentd.peers.tls import aiohttp, client_context
-from agentd.peers.token import FileToken, StaticToken, TokenSource
+from agentd.peers.token import TokenSource
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import CoderDestination, Destination
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.redaction import Redactor
 from agentd.snapshots.spool import Spool
+from agentd.stability.desk import TaskDesk
 from agentd.stability.tracker import AgentStatus, Tracker, Transition
 from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
 from agentd.supervisor import gauges
+from agentd.supervisor.coder_access import coderd_client, proxy_headers, token_source
 from agentd.supervisor.last_stop import LastStop
 from agentd.supervisor.phase import Phase
 from agentd.supervisor.saved_state import SavedState
+
+if TYPE_CHECKING:
+    from agentd.supervisor.telling import Telling
 
 SPOOL_DIR = "spool"
 
 # Between TERM and KILL of a hook that runs when agentd is stopped.
 HOOK_GRACE_SHARE = 0.25
 HOOK_GRACE_MAX_S = 5.0
+# A notification has less to put in order than a claim.
+OCCASION_GRACE_MAX_S = 1.0
+
+_OCCASIONS = {AgentStatus.STABLE: Occasion.STABLE, AgentStatus.RUNNING: Occasion.BUSY}
+_NOT_UP = (ClaimsState.CONNECTING, ClaimsState.UNAUTHORIZED, ClaimsState.ACTING)
 
 # What SIGHUP applies at once; anything else in the file needs a restart, which `reload` says by name.
 LIVE_KEYS = frozenset({"snapshots.task_id", "log.level", "log.format"})
@@ -72,6 +84,13 @@ class Rooms:
     """Set when the agent has settled or gone: time to have its conversation on disk and on its way."""
     reached: asyncio.Event
     """Set once the agent has answered in this run."""
+    desk: TaskDesk
+    occasions: OccasionHooks
+    telling: "Telling | None"
+    """Tells coderd about the task; None unless `status.app_slug` is set."""
+    on_change: list[Callable[[], None]]
+    """Called when the agent's status or the task's state has changed."""
+    agent_since: SameMoment
     phase: Phase = Phase.RUNNING
 
     def facts(self) -> dict[str, Any]:
@@ -162,12 +181,28 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             redact=_redactor(config),
         )
         quiet, reached = asyncio.Event(), asyncio.Event()
+        on_change: list[Callable[[], None]] = []
+
+        def changed() -> None:
+            for call in on_change:
+                call()
+
+        desk = TaskDesk(folder=state.path, clock=clock, on_change=changed)
+        occasions = _occasion_hooks(config, ledger, clock, metrics)
 
         def on_transition(transition: Transition) -> None:
             if transition.new is not AgentStatus.UNREACHABLE:
                 reached.set()
             if transition.new in (AgentStatus.STABLE, AgentStatus.UNREACHABLE):
                 quiet.set()
+            if transition.new in _OCCASIONS:
+                occasions.ring(_OCCASIONS[transition.new])
+            desk.hear_agent(transition)
+            changed()
+
+        def on_messages(window: Sequence[Message]) -> None:
+            recorder.offer(window)
+            desk.hear_messages(window)
 
         agent = AgentApi(config.agentapi.url, session=session, tls=client_context(config.agentapi.url))
         stack.push_async_callback(agent.close)
@@ -179,13 +214,27 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             poll_interval_s=config.agentapi.poll_interval_s,
             checkpoint_s=config.snapshots.checkpoint_s,
             keep_messages=config.snapshots.max_messages,
-            on_messages=recorder.offer,
+            on_messages=on_messages,
             on_transition=on_transition,
         )
         last_stop, started_at = LastStop(state.path, clock), clock.wall()
         gauges.register(
             metrics, started_at=started_at, tracker=tracker, state=state, spool=spool, last_stop=last_stop
         )
+        listener = _listener(config, token, ledger, session, clock, metrics)
+        telling = None
+        if config.status.app_slug and token is not None and config.coder.url:
+            from agentd.supervisor.telling import Telling  # noqa: PLC0415 - off in most workspaces
+
+            telling = Telling(
+                coderd=coderd_client(config, token, session),
+                app_slug=config.status.app_slug,
+                desk=desk,
+                ready=lambda: reached.is_set() and (listener is None or listener.view().state not in _NOT_UP),
+                clock=clock,
+                metrics=metrics,
+            )
+            on_change.append(telling.offer)
         yield Rooms(
             config=config,
             clock=clock,
@@ -206,34 +255,20 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             ),
             delivery=delivery,
             ledger=ledger,
-            listener=_listener(config, token, ledger, session, clock, metrics),
+            listener=listener,
             quiet=quiet,
             reached=reached,
+            desk=desk,
+            occasions=occasions,
+            telling=telling,
+            on_change=on_change,
+            agent_since=SameMoment(clock),
         )
 
 
 def open_ledger(config: Config, clock: Clock) -> Ledger:
     """The ledger of the configured state directory, whose lock the caller holds. Raises `StateError`."""
     return Ledger(config.state.dir, workspace_id=config.workspace.id or None, clock=clock)
-
-
-def token_source(config: Config, session: aiohttp.ClientSession) -> TokenSource | None:
-    """Where the token comes from, None when nothing is configured. Raises `ConfigError` for an unreadable token file."""
-    if config.coder.auth != "token":
-        from agentd.peers.identity import InstanceIdentityToken  # noqa: PLC0415 - few workspaces run on a bare instance
-
-        return InstanceIdentityToken(
-            config.coder.auth,
-            coder_url=config.coder.url,
-            session=session,
-            agent_name=config.coder.agent_name,
-            headers=proxy_headers(config),
-            tls=client_context(config.coder.url, config.coder.ca_file),
-            metadata_url=config.coder.metadata_url,
-        )
-    if config.coder.token_file is not None:
-        return FileToken(config.coder.token_file)
-    return StaticToken(config.coder.token) if config.coder.token else None
 
 
 def _destinations(
@@ -264,17 +299,6 @@ def _by_url(
         ca_file=config.coder.ca_file,
     )
     return [from_url(url, around) for url in urls]
-
-
-def coderd_client(config: Config, token: TokenSource, session: aiohttp.ClientSession) -> Coderd:
-    """Raises `ConfigError` for an unreadable CA file."""
-    return Coderd(
-        config.coder.url,
-        token=token,
-        session=session,
-        headers=proxy_headers(config),
-        tls=client_context(config.coder.url, config.coder.ca_file),
-    )
 
 
 def _listener(
@@ -318,12 +342,17 @@ def _listener(
     )
 
 
-def proxy_headers(config: Config) -> dict[str, str]:
-    """`coder.headers` by name; from now on their values are masked in every log line."""
-    headers = dict(header.split("=", 1) for header in config.coder.headers)
-    for value in headers.values():
-        log.conceal(value)
-    return headers
+def _occasion_hooks(config: Config, ledger: Ledger, clock: Clock, metrics: Registry) -> OccasionHooks:
+    return OccasionHooks(
+        hooks_dir=config.claims.hooks_dir,
+        state_dir=config.state.dir,
+        timeout_s=config.stability.hook_timeout_s,
+        stop_grace_s=min(OCCASION_GRACE_MAX_S, config.shutdown.budget_s * HOOK_GRACE_SHARE),
+        workspace_id=lambda: ledger.workspace_id,
+        clock=clock,
+        metrics=metrics,
+        environ=os.environ,
+    )
 
 
 def _redactor(config: Config) -> Redactor | None:

@@ -7,6 +7,14 @@ REFRESH_MAX_S: Final = 2.0
 CLOSING_S: Final = 0.3
 """Kept back for closing the local API and answering whoever asked for the stop."""
 
+LAST_WORD_SHARE: Final = 0.1
+LAST_WORD_MAX_S: Final = 1.0
+
+
+def last_word_s(left_s: float) -> float:
+    """What telling coderd that the workspace stops may take of `left_s`; delivery must leave it that."""
+    return min(LAST_WORD_MAX_S, left_s * LAST_WORD_SHARE)
+
 
 def refresh_s(left_s: float) -> float:
     """What the last look at the agent may take of `left_s`."""

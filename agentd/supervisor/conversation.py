@@ -13,10 +13,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from agentd.claims.answers import ClaimsState
-from agentd.local_api.server import RefusedError
+from agentd.local_api.replies import RefusedError
 from agentd.peers.agentapi import AgentBusy, AgentGone
 from agentd.peers.messages import Message
 from agentd.snapshots.transcript import messages_of
+from agentd.stability.task_state import TaskWord
 from agentd.stability.task_status import Owner, TaskStatus, TaskStatusWord, task_status
 from agentd.supervisor.assembly import Rooms
 from agentd.supervisor.phase import Phase
@@ -41,6 +42,20 @@ def task(rooms: Rooms) -> TaskStatus:
         ever_reached=rooms.reached.is_set(),
         stopping=rooms.phase is not Phase.RUNNING,
     )
+
+
+def described(rooms: Rooms) -> dict[str, Any]:
+    """`{"task": …}`, as `/v1/status` has it: coderd's word, what the task does, and what was said of that."""
+    status, word, standing = task(rooms), rooms.desk.word, rooms.desk.standing
+    said = standing.message if standing is not None and status.word is TaskStatusWord.ACTIVE else ""
+    return {
+        "task": {
+            "status": status.word.value,
+            "state": None if word is TaskWord.NONE else word.value,
+            "message": said or status.message,
+            "uri": standing.uri if standing is not None else "",
+        }
+    }
 
 
 async def messages(rooms: Rooms) -> dict[str, Any]:

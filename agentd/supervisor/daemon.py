@@ -16,11 +16,13 @@ from agentd.sdnotify import Notifier, watchdog_interval_s
 from agentd.snapshots.receipts import Receipt
 from agentd.supervisor import orphans, views
 from agentd.supervisor.assembly import Rooms
-from agentd.supervisor.budget import CLOSING_S, REFRESH_MAX_S, refresh_s
+from agentd.supervisor.budget import CLOSING_S, LAST_WORD_MAX_S, REFRESH_MAX_S, last_word_s, refresh_s
 from agentd.supervisor.ending import deliver_and_end_agent
 from agentd.supervisor.phase import Phase
 
 CLAIM_LISTENER = "claim listener"
+OCCASION_HOOKS = "occasion hooks"
+APP_STATUS = "app status"
 Forever = Callable[[], Coroutine[Any, Any, None]]
 
 STOP_MARGIN_S = 5.0
@@ -45,6 +47,7 @@ class Daemon:
         self._api = LocalApi(
             socket_path=rooms.config.local_api.socket,
             listen=rooms.config.local_api.listen,
+            proxies=rooms.config.local_api.allowed_hosts,
             answers=views.answers(
                 rooms, stop=self._stop_and_report, snapshot=self._snapshot_now, payload=self._payload_now
             ),
@@ -56,6 +59,7 @@ class Daemon:
         Raises `StateError` or `ConfigError` when the local API cannot listen.
         """
         await self._api.start()
+        self._rooms.on_change.append(self._api.feed.changed)
         self._rooms.last_stop.complain()
         self._rooms.last_stop.running()
         self._notifier.send(READY=1, STATUS="running")
@@ -122,6 +126,10 @@ class Daemon:
             "snapshot delivery": rooms.delivery.run,
             "quiet agent": rooms.keep_when_quiet,
         }
+        tasks["task desk"] = rooms.desk.run
+        tasks[OCCASION_HOOKS] = rooms.occasions.run
+        if rooms.telling is not None:
+            tasks[APP_STATUS] = rooms.telling.run
         if rooms.listener is not None:
             tasks[CLAIM_LISTENER] = rooms.listener.run
         if orphans.are_ours():
@@ -144,20 +152,39 @@ class Daemon:
     async def _shut_down(self, tasks: "list[asyncio.Task[None]]") -> Receipt:
         """End the claim stream and its hook; meanwhile read the agent once more, write, deliver. Inside the deadline."""
         rooms, left_s = self._rooms, self._left_s()
-        claims = [task for task in tasks if task.get_name() == CLAIM_LISTENER]
+        claims = _named(tasks, CLAIM_LISTENER)
         ending_claims = asyncio.create_task(_cancelled(claims), name="end of claims")
+        on_stop = asyncio.create_task(
+            self._unless_hurried(self._on_stop_hooks(_named(tasks, OCCASION_HOOKS))), name="on-stop hooks"
+        )
         await self._unless_hurried(rooms.last_look(refresh_s(left_s)))
         entry = await rooms.recorder.capture()
         rooms.phase = Phase.DELIVERING
-        await self._unless_hurried(deliver_and_end_agent(rooms, entry, self._deadline - CLOSING_S))
+        kept_back_s = last_word_s(left_s) if rooms.telling is not None else 0.0
+        delivered_by = self._deadline - CLOSING_S - kept_back_s
+        await self._unless_hurried(deliver_and_end_agent(rooms, entry, delivered_by))
         if self._hurry.is_set():
             for task in claims:
                 task.cancel()  # a second time: its hook gets no more grace
+        await self._unless_hurried(self._last_word(_named(tasks, APP_STATUS)))
         await ending_claims
+        await on_stop
         await _cancelled(tasks)
+        await rooms.desk.keep()
         receipt = rooms.delivery.receipt()
         self._log.info("agentd.stopped", **receipt.as_json())
         return receipt
+
+    async def _on_stop_hooks(self, running: "list[asyncio.Task[None]]") -> None:
+        """Beside the delivery, and not a moment beyond the budget."""
+        await _cancelled(running)
+        await self._rooms.occasions.stop(self._left_s())
+
+    async def _last_word(self, running: "list[asyncio.Task[None]]") -> None:
+        """Leave no spinner behind in coderd, now that the conversation is safe."""
+        await _cancelled(running)
+        if self._rooms.telling is not None and (left_s := self._left_s()) > 0:
+            await self._rooms.telling.last_word(timeout_s=min(LAST_WORD_MAX_S, left_s))
 
     def _left_s(self) -> float:
         return max(0.0, self._deadline - CLOSING_S - self._clock.monotonic())
@@ -196,6 +223,10 @@ class Daemon:
             if self._rooms.state.writable():
                 self._notifier.send(WATCHDOG=1)
             await self._clock.sleep(interval_s)
+
+
+def _named(tasks: "list[asyncio.Task[None]]", name: str) -> "list[asyncio.Task[None]]":
+    return [task for task in tasks if task.get_name() == name]
 
 
 async def _cancelled(tasks: "list[Any]") -> None:

@@ -7,11 +7,12 @@ from typing import Any
 from agentd import __version__
 from agentd.claims.ledger import Claim, IllegalStep, UnknownClaim, describe
 from agentd.clock import rfc3339
-from agentd.local_api.server import Answers, Json, RefusedError
-from agentd.stability.task_status import TaskStatusWord
+from agentd.local_api.replies import Json, RefusedError
+from agentd.local_api.server import Answers
 from agentd.stability.tracker import AgentStatus
 from agentd.supervisor import conversation
 from agentd.supervisor.assembly import Rooms
+from agentd.supervisor.input import Input
 
 Act = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -29,6 +30,7 @@ def answers(
     rooms: Rooms, *, stop: Act, snapshot: Act, payload: Callable[[], Awaitable[bytes | None]]
 ) -> Answers:
     """The local API's callables, reading from `rooms`."""
+    heard = Input(rooms)
     return Answers(
         healthy=lambda: {"event_loop": "ok", "state_dir": "ok" if rooms.state.writable() else "not writable"},
         ready=lambda: _ready(rooms),
@@ -40,6 +42,9 @@ def answers(
         snapshot=snapshot,
         payload=payload,
         messages=lambda: conversation.messages(rooms),
+        send=heard.send,
+        report=heard.report,
+        event=heard.event,
         drill=lambda: _drill(rooms),
         stop=stop,
     )
@@ -57,22 +62,14 @@ def status(rooms: Rooms) -> dict[str, Any]:
         "claims": rooms.listener.view().as_json() if rooms.listener else _CLAIMS_OFF,
         "agent": {
             "status": facts.status.value,
-            "since": rfc3339(rooms.clock.wall() - facts.for_s),
+            "since": rooms.agent_since.said(facts.since),
             "evidence": str(facts),
         },
-        "task": _task(rooms),
+        **conversation.described(rooms),
         "snapshot": _snapshot(rooms),
         "last_stop": rooms.last_stop.previous.as_json() if rooms.last_stop.previous else None,
         "capabilities": _capabilities(rooms),
     }
-
-
-def _task(rooms: Rooms) -> dict[str, Any]:
-    task, agent = conversation.task(rooms), rooms.tracker.state
-    state = None
-    if task.word is TaskStatusWord.ACTIVE:
-        state = "working" if agent is AgentStatus.RUNNING else "idle"
-    return {"status": task.word.value, "state": state, "message": task.message}
 
 
 def _snapshot(rooms: Rooms) -> dict[str, Any]:

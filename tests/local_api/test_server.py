@@ -13,7 +13,8 @@ import pytest
 import structlog
 
 from agentd.errors import ConfigError, PeerError, StateError
-from agentd.local_api.server import BODY_MAX_BYTES, Answers, LocalApi, RefusedError
+from agentd.local_api.replies import RefusedError
+from agentd.local_api.server import BODY_MAX_BYTES, Answers, LocalApi
 from agentd.local_api.unix_socket import SOCKET_PATH_MAX_BYTES
 from agentd.metrics import CONTENT_TYPE
 
@@ -44,6 +45,9 @@ class Daemon:
         async def on_claim(claim_id: str) -> dict[str, Any]:
             return self._say(claim_id)
 
+        async def said(what: Any) -> dict[str, Any]:
+            return self._say(f"said {what}")
+
         async def payload() -> bytes | None:
             return self.payload
 
@@ -64,6 +68,9 @@ class Daemon:
             payload=payload,
             messages=snapshot,
             drill=snapshot,
+            send=said,
+            report=said,
+            event=said,
             stop=stop,
         )
 

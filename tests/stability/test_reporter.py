@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from agentd.metrics import Registry
 from agentd.peers.coderd import Invalid, RateLimited, Unreachable
-from agentd.stability.reporter import HEARTBEAT_S, MESSAGE_MAX_BYTES, Reporter, Update, clean_message
+from agentd.stability.reporter import HEARTBEAT_S, Reporter, Update
+from agentd.stability.short_text import MESSAGE_MAX_BYTES, clean_message
 from agentd.stability.task_state import TaskWord
 
 NONE, WORKING, IDLE, COMPLETE, FAILURE = TaskWord

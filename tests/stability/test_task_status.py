@@ -51,7 +51,7 @@ def test_on_the_way_out_the_task_is_paused_whatever_the_agent_does():
         (ERROR, LOST, 400),
         (UNKNOWN, AgentStatus.UNKNOWN, 400),
         (ACTIVE, AgentStatus.RUNNING, 409),
-        (ACTIVE, AgentStatus.SETTLING, None),
+        (ACTIVE, AgentStatus.SETTLING, 409),
         (ACTIVE, AgentStatus.STABLE, None),
     ],
 )
