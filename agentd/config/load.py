@@ -8,7 +8,6 @@ the nearest known one, because a misspelt `task_id` would otherwise show itself 
 import dataclasses
 import os
 import re
-import tomllib
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -110,6 +109,8 @@ def _from_file(
 
 
 def _document(path: Path, content: bytes) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415 - 3 ms, and most workspaces have no file
+
     try:
         return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as exc:

@@ -5,7 +5,6 @@ import math
 import re
 import types
 import typing
-import uuid
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -203,6 +202,8 @@ def _secret(text: str) -> str:
 def _uuid(text: str) -> str:
     if not text:
         return text
+    import uuid  # noqa: PLC0415 - 2 ms of the 60 that `agentd status --oneline` has, and it asks about no UUID
+
     try:
         # int(), which uuid.UUID relies on, takes other scripts' digits and underscores for digits.
         return str(uuid.UUID(text if text.isascii() and "_" not in text else ""))

@@ -264,9 +264,9 @@ def test_a_refusal_of_the_daemon_is_in_its_own_words(answering, raw, said):
 @pytest.mark.parametrize(
     ("raw", "said"),
     [
-        (b"", "broke off: Remote end closed connection"),
-        (b"SSH-2.0-x\r\n", "broke off: SSH-2.0-x"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "broke off: IncompleteRead"),
+        (b"", "broke off: closed without an answer"),
+        (b"SSH-2.0-x\r\n", "broke off: that is no HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "broke off: the answer ended too early"),
         (reply("200 OK", b"<html>"), "is no agentd; check local_api.socket"),
     ],
 )
@@ -295,7 +295,7 @@ def test_another_users_socket_is_named(monkeypatch, tmp_path):
     def deny(*_args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(local_client._UnixConnection, "connect", deny)
+    monkeypatch.setattr(local_client, "_exchange", deny)
     with pytest.raises(
         UnavailableError, match="belongs to another user; run this as the user agentd runs as"
     ):
