@@ -1,0 +1,37 @@
+"""docs/scenarios.md names everything a scenario can say."""
+
+from pathlib import Path
+
+import pytest
+
+from agentd.simulator import faults
+from agentd.simulator.agentapi import mishaps, script
+from agentd.simulator.agentapi.admin import Admin as AgentAdmin
+from agentd.simulator.coderd.admin import Admin as CoderdAdmin
+from agentd.simulator.scenario import actions, file, matching, subjects
+
+TEXT = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
+OWN_ACTS = {name for name in actions.names() if name in actions._ACTS}
+NAMES = {
+    "acts": OWN_ACTS,
+    "subjects": subjects.names(),
+    "operators": set(matching.OPERATORS),
+    "coderd's commands": set(CoderdAdmin.COMMANDS),
+    "the agent's commands": set(AgentAdmin.COMMANDS),
+    "faults": (faults.EXCHANGE | faults.STREAM | mishaps.KINDS) - {"respond"},
+    "coderd's settings": set(file._CODERD),
+    "the agent's settings": set(file._AGENT),
+    "script steps": set(script._ACTS),
+}
+
+
+@pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
+def test_every_name_is_there(names):
+    assert {name for name in names if f"`{name}`" not in TEXT} == set()
+
+
+def test_the_example_is_a_scenario_that_holds_in_form(tmp_path):
+    example = TEXT.split("```toml\n")[1].split("```")[0]
+    path = tmp_path / "example.toml"
+    path.write_text(example)
+    assert len(file.load(path).steps) == 6
