@@ -83,6 +83,10 @@ class FaultPlan:
                 return self._waiting[name].popleft()
         return None
 
+    def waiting(self) -> dict[str, list[str]]:
+        """The kinds that wait, by route, first in first."""
+        return {route: [fault.kind for fault in faults] for route, faults in self._waiting.items() if faults}
+
     def clear(self) -> None:
         """Forget all faults that were not met."""
         self._waiting.clear()

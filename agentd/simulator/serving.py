@@ -86,6 +86,22 @@ class RequestLog:
         entry.status = status
         self._changes.notify()
 
+    def recent(self, limit: int = 40) -> list[dict[str, object]]:
+        """The newest runs of equal requests, newest first: when the run ended, what was asked and answered, how often."""
+        runs: list[dict[str, object]] = []
+        times = 0
+        for entry in reversed(self.entries):
+            asked = {"method": entry.method, "path": entry.path, "route": entry.route, "status": entry.status}
+            if runs and runs[-1].items() >= asked.items():
+                times += 1
+            elif len(runs) == limit:
+                break
+            else:
+                times = 1
+                runs.append({"at": entry.at, "bytes": len(entry.body), **asked})
+            runs[-1]["times"] = times
+        return runs
+
     def of(self, route: str) -> list[RecordedRequest]:
         """The requests of one route."""
         return [entry for entry in self.entries if entry.route == route]
@@ -103,6 +119,10 @@ class Listener:
     @property
     def url(self) -> str:
         return f"http://{self._host}:{self.port}"
+
+    @property
+    def listening(self) -> bool:
+        return self._runner is not None
 
     async def start(self) -> None:
         """Listen. Raises OSError when the port is taken."""

@@ -1,6 +1,7 @@
 // What both pages share. Whatever is shown was said by hooks and agents: it becomes text, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
+const WINDOWS_MS = [60_000, 120_000, 240_000, 600_000];
 const numbers = new Intl.NumberFormat("en");
 
 export const byId = (id) => document.getElementById(id);
@@ -127,11 +128,17 @@ export function note(list, text, tone = "", at = Date.now()) {
 
 /** States over the last minutes, a lane each. */
 export class Strip {
-  constructor(node, lanes, windowMs = 300_000) {
+  constructor(node, lanes) {
     this.node = node;
     this.lanes = lanes;
-    this.windowMs = windowMs;
     this.spans = [];
+    node.style.height = `${lanes.length * 20 + 28}px`;
+  }
+
+  /** As much time as there is something to show of, from one minute to ten. */
+  get windowMs() {
+    const shown = this.spans.length ? this.spans.at(-1).to - this.spans[0].from : 0;
+    return WINDOWS_MS.find((window) => window >= shown) ?? WINDOWS_MS.at(-1);
   }
 
   /** `state` holds at `now`, and since `since` if that is known to be earlier. */
@@ -139,7 +146,7 @@ export class Strip {
     const last = this.spans.at(-1);
     if (last?.state === state && !(since > last.to + 1500)) last.to = now;
     else this.spans.push({ state, from: Math.min(now, Math.max(since, last?.to ?? 0)), to: now });
-    this.spans = this.spans.filter((span) => span.to > now - this.windowMs);
+    this.spans = this.spans.filter((span) => span.to > now - WINDOWS_MS.at(-1));
     this.draw(now);
   }
 
@@ -163,13 +170,13 @@ export class Strip {
       }, svg("title", {}, `${span.state}, ${clock(span.from)} to ${clock(span.to)}`)),
     );
     const bottom = this.lanes.length * laneHeight + 20;
-    const ticks = [0, 1, 2, 3, 4, 5].map((step) => {
-      const ago = (this.windowMs / 5) * step;
-      const label = step === 0 ? "now" : `−${ago / 60_000} min`;
-      return svg("text", { x: x(now - ago), y: bottom, "text-anchor": step === 0 ? "end" : "middle" }, label);
+    const ticks = [0, 1, 2, 3, 4].map((step) => {
+      const ago = (this.windowMs / 4) * step;
+      const label = ago < 60_000 ? `−${ago / 1000} s` : `−${ago / 60_000} min`;
+      return svg("text", { x: x(now - ago), y: bottom, "text-anchor": step === 0 ? "end" : "middle" }, step === 0 ? "now" : label);
     });
     this.node.replaceChildren(...parts.flat(), ...bars, ...ticks);
     const told = this.spans.slice(-5).map((span) => `${span.state} since ${clock(span.from)}`).join(", then ");
-    this.node.setAttribute("aria-label", `The last five minutes: ${told || "nothing seen yet"}`);
+    this.node.setAttribute("aria-label", `States over time: ${told || "nothing seen yet"}`);
   }
 }

@@ -12,6 +12,7 @@ const TONES = {
   admitted: "busy", done: "good", failed: "bad", held: "warn", started: "busy", succeeded: "good", interrupted: "warn",
   delivered: "good", pending: "warn", refused: "bad", active: "good", paused: "warn", error: "bad", initializing: "busy",
 };
+// "replaced": it was still pending when there was something newer to deliver.
 const tone = (word) => TONES[word] ?? "";
 const strip = new Strip(byId("strip"), ["running", "settling", "stable", "unreachable", "unknown"]);
 const deliveries = [];
@@ -81,7 +82,10 @@ function showSnapshot(snapshot) {
   if (!receipt) return;
   const known = deliveries.findIndex((one) => one.sha256 === receipt.sha256);
   if (known === 0) deliveries[0] = { ...receipt, seen: deliveries[0].seen };
-  else deliveries.unshift({ ...receipt, seen: Date.now() });
+  else {
+    if (deliveries[0]?.outcome === "pending") deliveries[0] = { ...deliveries[0], outcome: "replaced", destinations: [] };
+    deliveries.unshift({ ...receipt, seen: Date.now() });
+  }
   deliveries.length = Math.min(deliveries.length, 20);
   reconcile(byId("deliveries"), deliveries, (one) => `${one.sha256} ${one.seen}`, showDelivery);
   byId("no-deliveries").hidden = true;

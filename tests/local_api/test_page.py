@@ -126,11 +126,11 @@ async def test_a_preflight_of_another_origin_is_refused(tcp):
 
 def test_who_does_not_watch_does_not_pay():
     script = """
-import asyncio, sys, pathlib, tempfile
+import asyncio, pathlib, sys, tempfile, types
 from agentd.local_api.server import LocalApi
 import agentd.supervisor.daemon
 async def serve(listen):
-    api = LocalApi(socket_path=pathlib.Path(tempfile.mkdtemp()) / "s", listen=listen, answers=None)
+    api = LocalApi(socket_path=pathlib.Path(tempfile.mkdtemp()) / "s", listen=listen, answers=types.SimpleNamespace(status=dict))
     api._routes = lambda: []
     await api.start()
     await api.close()

@@ -18,6 +18,7 @@ class Admin:
 
     def __init__(self, agent: "SimulatedAgentApi") -> None:
         self._agent = agent
+        self._soon = admin.Soon()
 
     @property
     def commands(self) -> dict[str, admin.Command]:
@@ -26,13 +27,14 @@ class Admin:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one `/_sim/` request."""
-        return await admin.serve(request, self.commands, {"state": self.state})
+        return await admin.serve(request, self.commands, {"state": self.state, "traffic": self.traffic})
 
     def state(self) -> dict[str, object]:
         """What there is; of the messages the newest ten."""
         conversation = self._agent.conversation
         return {
             "version": self._agent.version,
+            "url": self._agent.url,
             "mode": self._agent.mode,
             "status": conversation.status,
             "messages": len(conversation.messages),
@@ -40,6 +42,14 @@ class Admin:
             "received": self._agent.received[-10:],
             "followers": self._agent.followers,
             "requests": len(self._agent.requests),
+        }
+
+    def traffic(self) -> dict[str, object]:
+        """What came in lately, and the faults that wait for what comes next."""
+        return {
+            "listening": self._agent.listening,
+            "recent": self._agent.recent(),
+            "waiting_faults": self._agent.waiting_faults(),
         }
 
     def _status(self, fields: Mapping[str, Any]) -> None:
@@ -63,6 +73,23 @@ class Admin:
     def _fault(self, fields: Mapping[str, Any]) -> None:
         self._agent.fault(**fields)
 
+    def _away(self) -> None:
+        self._must_listen()
+        self._soon(self._agent.stop)
+
+    async def _back(self) -> None:
+        if self._agent.listening:
+            raise SimulatorError("the agent is there")
+        await self._agent.start()
+
+    def _restart(self) -> None:
+        self._must_listen()
+        self._soon(self._agent.restart)
+
+    def _must_listen(self) -> None:
+        if not self._agent.listening:
+            raise SimulatorError("the agent is away")
+
     COMMANDS: ClassVar[dict[str, Callable[["Admin", Mapping[str, Any]], object]]] = {
         "status": _status,
         "message": _message,
@@ -76,4 +103,7 @@ class Admin:
         "collide-ids": lambda self, _fields: self._agent.collide_ids(),
         "fault": _fault,
         "clear-faults": lambda self, _fields: self._agent.clear_faults(),
+        "away": lambda self, _fields: self._away(),
+        "back": lambda self, _fields: self._back(),
+        "restart": lambda self, _fields: self._restart(),
     }

@@ -108,6 +108,11 @@ class SimulatedAgentApi:
     def port(self) -> int:
         return self._listener.port
 
+    @property
+    def listening(self) -> bool:
+        """Whether it is there at all."""
+        return self._listener.listening
+
     def has(self, feature: str) -> bool:
         """Whether this version has what `SINCE` names."""
         return self._number >= SINCE[feature]
@@ -195,6 +200,10 @@ class SimulatedAgentApi:
             raise SimulatorError(f"no such route: {route!r}", hint=f"known: {', '.join(ROUTES.values())}")
         self._faults.add(route, Fault(kind, params), times)
 
+    def waiting_faults(self) -> dict[str, list[str]]:
+        """The kinds of those nobody has met yet, by route."""
+        return self._faults.waiting()
+
     def clear_faults(self) -> None:
         """Forget the faults nobody met."""
         self._faults.clear()
@@ -214,6 +223,10 @@ class SimulatedAgentApi:
     def calls(self, route: str) -> list[RecordedRequest]:
         """The requests of one route: status, messages, message, events, upload, screen, openapi."""
         return self._log.of(route)
+
+    def recent(self) -> list[dict[str, object]]:
+        """The newest requests, as `RequestLog.recent` has them."""
+        return self._log.recent()
 
     @property
     def followers(self) -> int:

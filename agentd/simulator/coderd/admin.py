@@ -2,7 +2,7 @@
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from agentd.simulator.coderd.server import SimulatedCoderd
 
 _OUTAGE_S = 3.0
-_ANSWER_S = 0.05
-"""What an answer takes to leave, on loopback."""
 
 
 class Admin:
@@ -26,7 +24,7 @@ class Admin:
 
     def __init__(self, coderd: "SimulatedCoderd") -> None:
         self._coderd = coderd
-        self._pending: asyncio.Task[None] | None = None
+        self._soon = admin.Soon()
 
     @property
     def commands(self) -> dict[str, admin.Command]:
@@ -35,7 +33,11 @@ class Admin:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Serve one `/_sim/` request."""
-        views: dict[str, Callable[[], object]] = {"state": self.state, "openapi.json": self._openapi}
+        views: dict[str, Callable[[], object]] = {
+            "state": self.state,
+            "traffic": self.traffic,
+            "openapi.json": self._openapi,
+        }
         return await admin.serve(request, self.commands, views)
 
     def _openapi(self) -> object:
@@ -63,6 +65,19 @@ class Admin:
             "notifications": [asdict(one) for one in coderd.notifications],
             "executions": [asdict(one) for one in coderd.executions.values()],
             "requests": len(coderd.requests),
+        }
+
+    def traffic(self) -> dict[str, object]:
+        """What came in lately: requests, deliveries of snapshots, and the faults that wait for the next ones."""
+        coderd = self._coderd
+        return {
+            "listening": coderd.listening,
+            "recent": coderd.recent(),
+            "deliveries": [
+                {"at": call.at, "status": call.status, "bytes": len(call.body)}
+                for call in coderd.calls("log-snapshot")[-20:]
+            ],
+            "waiting_faults": coderd.waiting_faults(),
         }
 
     def _workspace_state(self, ws: Workspace) -> dict[str, object]:
@@ -148,17 +163,22 @@ class Admin:
 
     def _restart(self, fields: Mapping[str, Any]) -> object:
         seconds = float(fields.get("seconds", _OUTAGE_S))
+        self._must_listen()
         self._soon(self._be_away, seconds)
         return {"away_s": seconds}
 
-    def _soon(self, what: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Do it when this answer is out: the connection it travels on goes, too."""
+    def _away(self) -> None:
+        self._must_listen()
+        self._soon(self._coderd.stop)
 
-        async def later() -> None:
-            await asyncio.sleep(_ANSWER_S)
-            await what(*args)
+    async def _back(self) -> None:
+        if self._coderd.listening:
+            raise SimulatorError("coderd is there")
+        await self._coderd.start()
 
-        self._pending = asyncio.create_task(later(), name="simulated coderd: admin")
+    def _must_listen(self) -> None:
+        if not self._coderd.listening:
+            raise SimulatorError("coderd is away")
 
     async def _be_away(self, seconds: float) -> None:
         await self._coderd.stop()
@@ -183,4 +203,6 @@ class Admin:
         "clear-faults": lambda self, _fields: self._coderd.clear_faults(),
         "advance-clock": _advance_clock,
         "restart": _restart,
+        "away": lambda self, _fields: self._away(),
+        "back": lambda self, _fields: self._back(),
     }

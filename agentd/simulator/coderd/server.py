@@ -86,6 +86,11 @@ class SimulatedCoderd(Steps):
         return self._listener.port
 
     @property
+    def listening(self) -> bool:
+        """Whether it is there at all."""
+        return self._listener.listening
+
+    @property
     def build_version(self) -> str:
         """What `X-Coder-Build-Version` says."""
         return self._world.behaviour.version
@@ -142,6 +147,10 @@ class SimulatedCoderd(Steps):
         """The requests of one route: reinit, log-snapshot, app-status, identity, task-logs, …"""
         return self._log.of(route)
 
+    def recent(self) -> list[dict[str, object]]:
+        """The newest requests, as `RequestLog.recent` has them."""
+        return self._log.recent()
+
     def open_streams(self, ws: Workspace) -> int:
         """How many reinit requests of `ws` are being held."""
         return len(self._world.open_streams(ws))
@@ -177,6 +186,10 @@ class SimulatedCoderd(Steps):
         if route != "*" and route not in ROUTE_NAMES:
             raise SimulatorError(f"no such route: {route!r}", hint=f"known: {', '.join(sorted(ROUTE_NAMES))}")
         self._faults.add(route, Fault(kind, params), times)
+
+    def waiting_faults(self) -> dict[str, list[str]]:
+        """The kinds of those nobody has met yet, by route."""
+        return self._faults.waiting()
 
     def clear_faults(self) -> None:
         """Forget the faults nobody met."""
