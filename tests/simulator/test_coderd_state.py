@@ -21,11 +21,11 @@ STATUS = '{"app_slug":"agentapi","state":"idle","message":"done"}'
 
 
 def history(coderd):
-    """Everything a server remembers, through the door a person would use, without what belongs to one process."""
+    """What a server has to remember, through the door a person would use."""
     state = Admin(coderd).state()
     for workspace in state["workspaces"]:
-        del workspace["open_streams"]
-    return {name: value for name, value in state.items() if name not in ("url", "requests", "era")}
+        workspace.pop("open_streams")
+    return {name: state[name] for name in ("workspaces", "tasks", "snapshots", "notifications", "executions")}
 
 
 async def make_history(coderd, ask):

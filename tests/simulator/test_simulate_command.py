@@ -87,6 +87,28 @@ async def test_agentapi_serves_a_transcript_saves_on_usr1_and_at_the_end(simulat
     assert not pid.exists()
 
 
+async def test_agentapi_plays_a_script(simulate, ask, tmp_path):
+    path = tmp_path / "script.toml"
+    path.write_text(
+        """
+        [[script]]
+        status = "running"
+        [[script]]
+        after_s = 0.05
+        message = "Working"
+        [[script]]
+        append = " … done"
+        [[script]]
+        status = "stable"
+        """
+    )
+    _, url = await introduced(await simulate("agentapi", "--script", str(path)))
+    while "Working … done" not in (await ask("GET", url + "/messages")).text:
+        await asyncio.sleep(0.01)
+    while '"status":"stable"' not in (await ask("GET", url + "/status")).text:
+        await asyncio.sleep(0.01)
+
+
 async def test_an_acp_agent_panics_at_the_end(simulate):
     process = await simulate("agentapi", "--mode", "acp")
     await introduced(process)
@@ -99,6 +121,8 @@ async def test_an_acp_agent_panics_at_the_end(simulate):
     ("args", "complaint"),
     [
         (("agentapi", "--transcript", "/nonexistent"), b"--transcript /nonexistent"),
+        (("agentapi", "--script", "/nonexistent"), b"script /nonexistent: "),
+        (("coderd", "--state", "/proc/none/x"), b"state /proc/none/x: "),
         (("agentapi", "--agent-version", "new"), b"no version of AgentAPI: 'new'; write it like 0.12.1"),
         (("coderd", "--port", "TAKEN"), b"agentd simulate coderd: "),
     ],
