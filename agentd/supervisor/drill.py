@@ -20,8 +20,8 @@ from agentd.peers.coderd import NotFound
 from agentd.peers.tls import aiohttp
 from agentd.snapshots.transcript import Fitted, fit
 from agentd.supervisor.assembly import Rooms
-from agentd.supervisor.coder_access import coderd_client
 from agentd.supervisor.budget import CLOSING_S, refresh_s
+from agentd.supervisor.coder_access import coderd_client
 
 NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 
