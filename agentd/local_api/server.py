@@ -67,7 +67,7 @@ class LocalApi:
         self._listen = listen
         self._proxies = frozenset(host.lower() for host in proxies)
         self._answers = answers
-        self.feed = Feed(lambda: self._answers.status())
+        self.feed = Feed(self._answers.status)
         self._runner: web.AppRunner | None = None
         self._bound = False
         self._closing = False

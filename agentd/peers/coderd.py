@@ -235,7 +235,8 @@ class Coderd:
             is_json = response.content_type == "application/json"
             if response.status == expect and (expect == 204 or is_json):
                 return None
-            text = (await _head_of(response)).decode("utf-8", "replace").replace(token, "[hidden]")
+            text = (await _head_of(response)).decode("utf-8", "replace")
+            text = text.replace(token, "[hidden]") if token else text
             message, detail = _coderd_error(text)
             return _Answer(response.status, response.headers, message, detail, text)
 
