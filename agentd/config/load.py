@@ -24,6 +24,8 @@ FILE_MAX_BYTES = 1 << 20
 _NOT_SETTINGS: Final = {
     "AGENTD_CONFIG", "AGENTD_EVENT_ID", "AGENTD_ATTEMPT", "AGENTD_HOOK", "AGENTD_REASON", "AGENTD_OWNER_ID",
     "AGENTD_RUN_ID", "AGENTD_TEST_DATA",
+    # And what a program that takes snapshots (exec://) is told: it may call agentd.
+    "AGENTD_TASK_ID", "AGENTD_CAPTURED_AT", "AGENTD_MESSAGES", "AGENTD_SHA256",
 }  # fmt: skip
 # Kubernetes puts these into every pod that can see a Service named "agentd" or "agentd-…".
 _KUBERNETES: Final = re.compile(
