@@ -3,14 +3,17 @@
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from agentd.errors import ExitCode
+from agentd.errors import AgentdError, ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from agentd.simulator.scenario.file import Scenario, Step
     from agentd.simulator.scenario.play import Verdict
 
@@ -68,7 +71,9 @@ def _play(scenario: "Scenario", args: argparse.Namespace) -> "Verdict":
         print(f"{scenario.name}: {scenario.title}", flush=True)
     home = Path(tempfile.mkdtemp(prefix=f"agentd-{scenario.name}-"))
     try:
-        verdict = asyncio.run(play(scenario, home, tell=tell))
+        verdict = asyncio.run(_to_its_end(play(scenario, home, tell=tell)))
+    except asyncio.CancelledError:
+        raise AgentdError(f"{scenario.name}: interrupted") from None
     finally:
         if args.keep:
             print(f"  kept: {home}")
@@ -79,6 +84,14 @@ def _play(scenario: "Scenario", args: argparse.Namespace) -> "Verdict":
     else:
         _tell_failure(verdict)
     return verdict
+
+
+async def _to_its_end(playing: "Coroutine[Any, Any, Verdict]") -> "Verdict":
+    """SIGTERM ends it as ^C does: no daemon that it started is left behind."""
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await playing
 
 
 def _tell_failure(verdict: "Verdict") -> None:

@@ -1,6 +1,12 @@
 """Scenario files: what is no scenario, what does not hold, and what the command says about both."""
 
 import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -165,3 +171,23 @@ def test_a_name_that_nobody_knows_is_told(run, capsys):
     assert run("run", "claim-on-the-moon") == 1
     assert "no scenario 'claim-on-the-moon'; `agentd simulate list`" in capsys.readouterr().err
     assert run("run") == 1
+
+
+@pytest.mark.e2e
+async def test_sigterm_leaves_no_daemon_behind(written, tmp_path):
+    path = written(
+        'title = "x"\n[[step]]\ndo = "daemon.start"\n[[step]]\nwait = "log"\nevent = "never"\nwithin_s = 600\n'
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "agentd", "simulate", "run", "--keep", str(path),
+        env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    while b"daemon.start" not in (line := await process.stdout.readline()):
+        assert line, await process.stderr.read()
+    process.send_signal(signal.SIGTERM)
+    _, errors = await process.communicate()
+    assert process.returncode == 1
+    assert b"interrupted" in errors
+    log = next(tmp_path.glob("agentd-story-*/daemon-1.log")).read_text().splitlines()
+    pid = next(line["pid"] for line in map(json.loads, log) if line["event"] == "agentd.started")
+    assert not Path(f"/proc/{pid}/exe").exists()

@@ -51,6 +51,8 @@ def invalid(*errors):
 
 BUSY = "message can only be sent when the agent is waiting for user input"
 HOSTS = "Invalid host header. Allowed hosts: localhost, 127.0.0.1, [::1]\n"
+HTML = "text/html; charset=utf-8"
+PAGE = "<!DOCTYPE html><html><head><title>AgentAPI (simulated)</title></head><body></body></html>\n"
 STATUS = '{"$schema":"URL/schemas/StatusResponseBody.json","status":"%s"%s}\n'
 HELLO = '{"content":"hello","type":"user"}'
 NEEDS = '{"message":"expected required property %s to be present","location":"body","value":%s}'
@@ -83,6 +85,8 @@ ROWS = [
     Row("GET", "/status", 400, PLAIN, HOSTS, host="evil.example"),
     Row("GET", "/status", 400, PLAIN, HOSTS, host="127.0.0.2"),
     Row("GET", "/", 307, None, ""),
+    Row("GET", "/docs", 200, HTML, PAGE),
+    Row("GET", "/chat/embed", 200, HTML, PAGE),
 ]  # fmt: skip
 
 

@@ -313,6 +313,9 @@ class SimulatedAgentApi:
 def _elsewhere(path: str) -> web.Response:
     if path == "/":
         return web.Response(status=307, headers={"Location": f"{CHAT_BASE_PATH}/embed"})
+    if path == "/docs" or path.startswith(f"{CHAT_BASE_PATH}/"):
+        page = b"<!DOCTYPE html><html><head><title>AgentAPI (simulated)</title></head><body></body></html>\n"
+        return web.Response(body=page, headers={"Content-Type": "text/html; charset=utf-8"})
     return answers.plain(404, "404 page not found")
 
 

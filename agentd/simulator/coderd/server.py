@@ -68,7 +68,11 @@ class SimulatedCoderd(Steps):
         self._listener = Listener(self._router.handle, host="127.0.0.1", port=port)
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        try:
+            await self.start()
+        except OSError:
+            self._world.close()
+            raise
         return self
 
     async def __aexit__(

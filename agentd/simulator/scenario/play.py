@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import aiohttp
+
 from agentd.errors import AgentdError
 from agentd.simulator.scenario import actions, subjects
 from agentd.simulator.scenario.file import Scenario, Step
@@ -46,7 +48,7 @@ async def play(
             try:
                 await asyncio.sleep(step.after_s)
                 await _one(stage, step)
-            except (AgentdError, KeyError, TypeError, ValueError, OSError) as wrong:
+            except (AgentdError, aiohttp.ClientError, KeyError, TypeError, ValueError, OSError) as wrong:
                 why = _words(wrong)
                 # A ChildError brings the lines along.
                 context = "" if "\n" in why else _context(stage)
@@ -59,24 +61,25 @@ async def play(
 
 async def _one(stage: Stage, step: Step) -> None:
     fields = stage.filled(step.fields)
-    if step.verb == "do":
-        try:
-            async with asyncio.timeout(step.within_s):
+    wrong: str | None = None
+    try:
+        async with asyncio.timeout(step.within_s):
+            if step.verb == "do":
                 await actions.act(stage, step.what, fields)
-        except TimeoutError:
-            raise StepFailed(f"not done within {step.within_s:g} s") from None
-        return
-    wrong = await subjects.differs(stage, step.what, fields)
-    deadline = time.monotonic() + (step.within_s if step.verb == "wait" else 0.0)
-    while wrong is not None and time.monotonic() < deadline:
-        # One more look after the daemon's end: what it did last may have come in between.
-        over = step.what not in _PATIENT and stage.daemon is not None and not stage.daemon.running
-        await asyncio.sleep(LOOK_S)
-        wrong = await subjects.differs(stage, step.what, fields)
-        if over and wrong is not None:
-            raise StepFailed(f"{wrong} (the daemon has ended)")
-    if wrong is not None:
-        raise StepFailed(f"{wrong} (after {step.within_s:g} s)" if step.verb == "wait" else wrong)
+                return
+            while (wrong := await subjects.differs(stage, step.what, fields)) is not None:
+                if step.verb == "expect":
+                    raise StepFailed(wrong)
+                await _before_the_next_look(stage, step, wrong)
+    except TimeoutError:
+        raise StepFailed(f"{wrong or 'no answer'} (after {step.within_s:g} s)") from None
+
+
+async def _before_the_next_look(stage: Stage, step: Step, wrong: str) -> None:
+    over = step.what not in _PATIENT and stage.daemon is not None and not stage.daemon.running
+    if over:
+        raise StepFailed(f"{wrong} (the daemon has ended)")
+    await asyncio.sleep(LOOK_S)
 
 
 def _words(wrong: Exception) -> str:

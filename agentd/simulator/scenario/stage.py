@@ -60,20 +60,16 @@ class Stage:
 
     async def __aenter__(self) -> Self:
         scenario = self.scenario
-        self._take(self._new_coderd(scenario.coderd))
-        # "${…}" may name what only now exists, so the peers stand before the scenario's texts are filled in.
-        add = (
-            self.coderd.add_workspace
-            if scenario.coderd.get("workspace") == "regular"
-            else self.coderd.add_prebuild
-        )
-        self.workspace: Workspace = add()
+        # What a file can get wrong is refused before anything has to be put away again.
         given = scenario.agent
         self.agent = SimulatedAgentApi(
             **{name: given[name] for name in ("mode", "version", "agent_type") if name in given},
             reply=(lambda prompt: f"You said: {prompt}") if "echo_s" in given else None,
             turn_s=given.get("echo_s", 0.0),
         )
+        self._take(self._new_coderd(scenario.coderd))
+        regular = scenario.coderd.get("workspace") == "regular"
+        self.workspace: Workspace = self.coderd.add_workspace() if regular else self.coderd.add_prebuild()
         self.agent_door = AgentAdmin(self.agent)
         if "messages" in given:
             self.agent.load(given["messages"])
