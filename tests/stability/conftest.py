@@ -8,6 +8,7 @@ import pytest
 from agentd.peers.agentapi import AgentApi
 from agentd.peers.tls import aiohttp
 from agentd.simulator.agentapi import SimulatedAgentApi
+from agentd.stability.desk import TaskDesk
 from agentd.stability.tracker import AgentStatus, Tracker
 from agentd.stability.watcher import Watcher
 
@@ -18,6 +19,7 @@ class Bench:
         self.clock = fake_clock
         self.windows: list[list[str]] = []
         self.states: list[AgentStatus] = []
+        self.desk: TaskDesk | None = None
         self.tracker = Tracker(5.0)
         self.agent = AgentApi(simulated.url, session=session, status_timeout_s=0.1, messages_timeout_s=0.1)
         self.watcher = Watcher(
@@ -27,10 +29,20 @@ class Bench:
             poll_interval_s=1.0,
             checkpoint_s=5.0,
             keep_messages=3,
-            on_messages=lambda window: self.windows.append([message.content for message in window]),
-            on_transition=lambda transition: self.states.append(transition.new),
+            on_messages=self._on_messages,
+            on_transition=self._on_transition,
             follow=follow,
         )
+
+    def _on_messages(self, window) -> None:
+        self.windows.append([message.content for message in window])
+        if self.desk is not None:
+            self.desk.hear_messages(window)
+
+    def _on_transition(self, transition) -> None:
+        self.states.append(transition.new)
+        if self.desk is not None:
+            self.desk.hear_agent(transition)
 
     async def look(self, times: int = 1, *, every_s: float = 1.0) -> None:
         for _ in range(times):

@@ -2,16 +2,22 @@
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from agentd.metrics import Registry
+from agentd.peers.coderd import Coderd
+from agentd.peers.token import StaticToken
+from agentd.simulator.coderd import SimulatedCoderd
+from agentd.stability.desk import TaskDesk
 from agentd.stability.reporter import Reporter, Update
-from agentd.stability.task_state import Claim, Source, TaskState, TaskWord
-from agentd.stability.tracker import AgentStatus, Reading, Sample, Tracker
+from agentd.stability.task_state import TaskWord
+from agentd.stability.tracker import Reading, Sample, Tracker
 
-WORDS = {AgentStatus.RUNNING: TaskWord.WORKING, AgentStatus.STABLE: TaskWord.IDLE}
+NAIVE = {"running": "working", "stable": "idle"}
 
 
 @pytest.fixture
@@ -19,33 +25,83 @@ def session():
     return json.loads((Path(__file__).parent / "flapping_session.json").read_text())
 
 
-async def test_each_turn_is_told_once_where_the_naive_rule_tells_every_pause(session, fake_clock):
-    told = []
+class ControlPlane:
+    """coderd with a task, the clock of the session, and a client."""
 
-    async def send(state, message, uri, *, timeout_s):
-        told.append(state)
+    def __init__(self, coderd, client):
+        self.coderd = coderd
+        self.workspace = coderd.add_workspace()
+        coderd.add_task(self.workspace)
+        token = StaticToken(self.workspace.token)
+        self.send = partial(Coderd(coderd.url, token=token, session=client).update_app_status, "agentapi")
 
-    tracker, task = Tracker(5.0), TaskState()
-    reporter = Reporter(send=send, clock=fake_clock.as_clock(), metrics=Registry())
+    @property
+    def told(self):
+        return [row.state for row in self.coderd.app_statuses.get(self.workspace.id, [])]
+
+    @property
+    def notified(self):
+        return [notification.template for notification in self.coderd.notifications]
+
+
+@pytest.fixture
+async def plane():
+    async with SimulatedCoderd() as coderd, aiohttp.ClientSession() as client:
+        yield ControlPlane(coderd, client)
+
+
+async def by_the_naive_rule(session, plane):
+    """Two seconds of an identical screen are idle, anything else is working: told at each change."""
+    for lasts_s, word in session["readings"]:
+        await plane.send(NAIVE[word], "", "", timeout_s=5.0)
+        plane.coderd.advance_clock(lasts_s)
+
+
+async def by_agentd(session, plane, fake_clock, folder):
+    """A look every second; tracker, desk and reporter as the daemon joins them."""
+    clock = fake_clock.as_clock()
+    reporter = Reporter(send=plane.send, clock=clock, metrics=Registry())
+    desk = TaskDesk(folder=folder, clock=clock, on_change=lambda: reporter.offer(Update(desk.word)))
+    tracker = Tracker(5.0)
     reporter.open()
     running = asyncio.create_task(reporter.run(), name="app status")
-    naive, seconds, ends = 0, 0.0, 0.0
+    seconds, ends = 0.0, 0.0
     for lasts_s, word in session["readings"]:
-        naive += 1
         ends += lasts_s
         while seconds < ends:
             transition = tracker.observe(Sample(Reading(word), fake_clock.now))
-            if transition is not None and transition.new in WORDS:
-                said = WORDS[transition.new]
-                if task.take(Claim(said, Source.WATCHER, transition.at)):
-                    reporter.offer(Update(said))
+            if transition is not None:
+                desk.hear_agent(transition)
+                await arrived(reporter)
             await fake_clock.advance(1.0)
+            plane.coderd.advance_clock(1.0)
             seconds += 1.0
     running.cancel()
     await asyncio.wait({running})
+    return seconds
 
-    assert seconds > 600
-    turns = session["turns"]
+
+async def arrived(reporter):
+    """Real requests take real time, while the clock of the session stands."""
+    async with asyncio.timeout(10):
+        while reporter._slot is not None and reporter._next()[1] <= 0:
+            await asyncio.sleep(0.001)
+
+
+async def test_each_turn_is_told_once_where_the_naive_rule_tells_every_pause(
+    session, plane, fake_clock, tmp_path
+):
+    assert await by_agentd(session, plane, fake_clock, tmp_path) > 600
     # It begins idle; then one working and one idle for every turn.
-    assert told == ["idle"] + ["working", "idle"] * turns
-    assert naive > 8 * len(told), f"the naive rule tells {naive} times"
+    assert plane.told == ["idle"] + ["working", "idle"] * session["turns"]
+    assert [TaskWord(state) for state in plane.told].count(TaskWord.WORKING) == session["turns"]
+    assert plane.notified == ["Task Idle"] + ["Task Working", "Task Idle"] * session["turns"]
+
+
+async def test_by_the_naive_rule_a_user_is_notified_of_every_pause(session, plane):
+    await by_the_naive_rule(session, plane)
+    assert len(plane.told) == len(session["readings"])
+    with_agentd = 1 + 2 * session["turns"]
+    assert len(plane.told) > 8 * with_agentd
+    # coderd itself shows the same content only once a minute.
+    assert len(plane.notified) > 2 * with_agentd, f"{len(plane.notified)} of {len(plane.told)} rows"

@@ -3,6 +3,7 @@
 from structlog.testing import capture_logs
 
 from agentd.stability import follower as follower_module
+from agentd.stability.desk import TaskDesk
 from agentd.stability.tracker import AgentStatus
 
 UNKNOWN, RUNNING, SETTLING, STABLE, UNREACHABLE = AgentStatus
@@ -95,6 +96,28 @@ async def test_a_stream_that_breaks_is_missed_by_nobody(following):
     assert following.windows[-1] == ["done", "quick", "there"]
     assert following.states[-2:] == [SETTLING, STABLE]
     assert following.watcher._follower.connected
+
+
+async def test_a_turn_in_the_blind_window_is_told_as_working_and_as_idle(following, tmp_path):
+    """Too short for any look, and unheard: the task's state still goes through it, because its message is there."""
+    said = []
+    following.desk = TaskDesk(
+        folder=tmp_path,
+        clock=following.clock.as_clock(),
+        on_change=lambda: said.append(following.desk.word.value),
+    )
+    await following.seconds(8)
+    assert following.states[-1] is STABLE
+    for kept in list(following.simulated.conversation.followers):
+        kept.queue.put_nowait(None)
+    await following.until(lambda: not following.watcher._follower.connected)
+    said.clear()
+    following.simulated.set_status("running")
+    following.simulated.add_message("user", "quick")
+    following.simulated.add_message("agent", "there")
+    following.simulated.set_status("stable")
+    await following.seconds(10)
+    assert said == ["working", "idle"]
 
 
 async def test_while_the_stream_is_down_the_agent_is_looked_at_often(following):

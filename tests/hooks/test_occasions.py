@@ -1,0 +1,158 @@
+"""Hooks that are told that something is so: coalesced, in order, and in nobody's way."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from agentd.clock import Clock
+from agentd.hooks.occasions import Occasion, OccasionHooks
+from agentd.metrics import Registry
+
+STABLE, BUSY, STOP = Occasion
+
+
+class Hooks:
+    """A hooks directory whose hooks note their runs, and the runner."""
+
+    def __init__(self, root):
+        self.root = root
+        self.trace = root / "trace"
+        self.metrics = Registry()
+        self.runner = OccasionHooks(
+            hooks_dir=root / "hooks",
+            state_dir=root / "state",
+            timeout_s=30.0,
+            stop_grace_s=0.3,
+            workspace_id=lambda: "w-1",
+            clock=Clock(),
+            metrics=self.metrics,
+            environ={"PATH": "/usr/bin:/bin", "CODER_AGENT_TOKEN": "secret"},
+        )
+
+    def add(self, occasion, name, body=""):
+        folder = self.root / "hooks" / f"on-{occasion}.d"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / name
+        path.write_text(f'#!/bin/sh\necho "$AGENTD_REASON $AGENTD_HOOK" >> {self.trace}\n{body}\n')
+        path.chmod(0o755)
+        return path
+
+    def runs(self):
+        return self.trace.read_text().splitlines() if self.trace.exists() else []
+
+    def count(self, occasion, outcome):
+        counter = self.metrics.counter("agentd_occasion_hook_runs_total", "", "occasion", "outcome")
+        return counter.value(occasion=occasion.value, outcome=outcome)
+
+    async def until(self, satisfied):
+        async with asyncio.timeout(20):
+            while not satisfied():
+                await asyncio.sleep(0.01)
+
+    @asynccontextmanager
+    async def running(self):
+        task = asyncio.create_task(self.runner.run(), name="occasion hooks")
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+@pytest.fixture
+def hooks(tmp_path):
+    return Hooks(tmp_path)
+
+
+async def test_each_occasion_runs_its_own_hooks_in_name_order(hooks):
+    hooks.add(STABLE, "20-b")
+    hooks.add(STABLE, "10-a")
+    hooks.add(BUSY, "10-c")
+    async with hooks.running():
+        hooks.runner.ring(STABLE)
+        await hooks.until(lambda: len(hooks.runs()) == 2)
+        hooks.runner.ring(BUSY)
+        await hooks.until(lambda: len(hooks.runs()) == 3)
+    assert hooks.runs() == ["stable 10-a", "stable 20-b", "busy 10-c"]
+
+
+async def test_many_triggers_while_one_runs_are_one_more_run_and_the_last_is_about_now(hooks):
+    go = hooks.root / "go"
+    hooks.add(STABLE, "10-slow", f"until [ -e {go} ]; do sleep 0.01; done")
+    hooks.add(BUSY, "10-quick")
+    async with hooks.running():
+        hooks.runner.ring(STABLE)
+        await hooks.until(lambda: len(hooks.runs()) == 1)
+        for _ in range(50):
+            hooks.runner.ring(BUSY)
+            hooks.runner.ring(STABLE)
+        go.touch()
+        await hooks.until(lambda: len(hooks.runs()) == 3 and hooks.count(STABLE, "succeeded") == 2)
+    assert hooks.runs() == ["stable 10-slow", "busy 10-quick", "stable 10-slow"]
+
+
+async def test_what_is_so_already_is_no_news(hooks):
+    hooks.add(BUSY, "10-a")
+    hooks.add(STABLE, "10-b")
+    async with hooks.running():
+        for occasion in (BUSY, BUSY, BUSY, STABLE):
+            hooks.runner.ring(occasion)
+            await hooks.until(lambda: not hooks.runner._waiting)
+        await hooks.until(lambda: len(hooks.runs()) == 2)
+    assert hooks.runs() == ["busy 10-a", "stable 10-b"]
+
+
+async def test_a_hook_is_told_the_occasion_and_not_the_token(hooks):
+    told = hooks.root / "told"
+    hooks.add(STOP, "10-a", f"env > {told}")
+    await hooks.runner.stop(10.0)
+    env = dict(line.split("=", 1) for line in told.read_text().splitlines())
+    assert (env["AGENTD_HOOK"], env["AGENTD_REASON"], env["AGENTD_WORKSPACE_ID"]) == ("10-a", "stop", "w-1")
+    assert env["AGENTD_STATE_DIR"] == str(hooks.root / "state")
+    assert "CODER_AGENT_TOKEN" not in env
+
+
+async def test_a_failure_is_not_tried_again_and_the_next_hook_runs(hooks):
+    hooks.add(STABLE, "10-a", "exit 3")
+    hooks.add(STABLE, "20-b")
+    async with hooks.running():
+        hooks.runner.ring(STABLE)
+        await hooks.until(lambda: hooks.count(STABLE, "succeeded") == 1)
+    assert hooks.runs() == ["stable 10-a", "stable 20-b"]
+    assert hooks.count(STABLE, "failed") == 1
+
+
+async def test_a_hook_that_others_may_write_is_not_run(hooks):
+    hooks.add(STABLE, "10-a").chmod(0o777)
+    async with hooks.running():
+        hooks.runner.ring(STABLE)
+        await hooks.until(lambda: hooks.count(STABLE, "refused") == 1)
+    assert hooks.runs() == []
+
+
+async def test_a_directory_that_others_may_write_is_not_used_and_later_occasions_go_on(hooks):
+    hooks.add(STABLE, "10-a").parent.chmod(0o777)
+    hooks.add(BUSY, "10-b")
+    async with hooks.running():
+        hooks.runner.ring(STABLE)
+        hooks.runner.ring(BUSY)
+        await hooks.until(lambda: hooks.count(BUSY, "succeeded") == 1)
+    assert hooks.runs() == ["busy 10-b"]
+
+
+async def test_the_hooks_of_the_stop_are_ended_when_their_time_is_up(hooks):
+    hooks.add(STOP, "10-hangs", "trap '' TERM; sleep 60")
+    hooks.add(STOP, "20-never")
+    began = time.monotonic()
+    await hooks.runner.stop(1.0)
+    assert time.monotonic() - began < 5.0
+    assert hooks.runs() == ["stop 10-hangs"]
+    assert hooks.count(STOP, "interrupted") == 1
+
+
+async def test_without_hooks_a_stop_takes_no_time(hooks):
+    began = time.monotonic()
+    await hooks.runner.stop(60.0)
+    assert time.monotonic() - began < 5.0

@@ -1,0 +1,147 @@
+"""The stream of what changes: everything once, then each change, for as long as somebody listens."""
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from agentd.local_api import feed as feed_module
+from agentd.local_api.feed import CLIENTS_MAX, Feed
+
+
+class Source:
+    def __init__(self):
+        self.status = {"agent": {"status": "running", "evidence": "1 sample"}, "task": {"state": "working"}}
+        self.reads = 0
+
+    def read(self):
+        self.reads += 1
+        return json.loads(json.dumps(self.status))
+
+
+class Listener:
+    """One client: the events it got, as (name, value)."""
+
+    def __init__(self, response):
+        self._response = response
+        self.raw = []
+
+    async def event(self):
+        name = ""
+        async with asyncio.timeout(10):
+            async for line in self._response.content:
+                self.raw.append(line)
+                if line.startswith(b"event: "):
+                    name = line[7:].strip().decode()
+                elif line.startswith(b"data: "):
+                    return name, json.loads(line[6:])
+        return None
+
+
+@pytest.fixture
+def source():
+    return Source()
+
+
+@pytest.fixture
+async def feed(source):
+    return Feed(source.read)
+
+
+@pytest.fixture
+async def listen(feed):
+    app = web.Application()
+    app.add_routes([web.get("/v1/events", feed.serve)])
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1/events"
+
+    @asynccontextmanager
+    async def one():
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            yield Listener(response) if response.status == 200 else response
+
+    yield one
+    feed.close()
+    await runner.cleanup()
+
+
+async def test_everything_comes_first_and_then_what_changed(feed, source, listen):
+    async with listen() as listener:
+        assert await listener.event() == ("status", source.status)
+        source.status["task"] = {"state": "idle"}
+        feed.changed()
+        assert await listener.event() == ("task", {"state": "idle"})
+
+
+async def test_a_change_that_nobody_announced_comes_all_the_same(feed, source, listen):
+    async with listen() as listener:
+        await listener.event()
+        source.status["claims"] = {"state": "acting"}
+        assert await listener.event() == ("claims", {"state": "acting"})
+
+
+async def test_evidence_that_only_grows_is_no_change_and_comes_with_the_next_one(feed, source, listen):
+    async with listen() as listener:
+        await listener.event()
+        for samples in range(5):
+            source.status["agent"]["evidence"] = f"{samples} samples"
+            feed.changed()
+            await asyncio.sleep(0.01)
+        source.status["agent"]["status"] = "stable"
+        feed.changed()
+        assert await listener.event() == ("agent", {"status": "stable", "evidence": "4 samples"})
+
+
+async def test_without_listeners_nothing_is_read(feed, source, listen):
+    feed.changed()
+    assert (source.reads, feed._looking) == (0, None)
+    async with listen() as listener:
+        await listener.event()
+    async with asyncio.timeout(10):
+        while feed._looking is not None:
+            source.status["task"] = {"state": source.reads}  # writing to it shows that it has gone
+            feed.changed()
+            await asyncio.sleep(0.01)
+    reads = source.reads
+    feed.changed()
+    await asyncio.sleep(0.05)
+    assert source.reads == reads
+
+
+async def test_a_slow_listener_gets_the_latest_of_each_key_and_no_backlog(feed, source, monkeypatch):
+    client = feed_module._Client(source.read())
+    for number in range(10_000):
+        client.offer("task", {"state": number})
+        client.offer("agent", {"status": number})
+    assert client.waiting == {"status": source.status, "task": {"state": 9999}, "agent": {"status": 9999}}
+
+
+async def test_silence_is_filled_with_comments(feed, source, listen, monkeypatch):
+    monkeypatch.setattr(feed_module, "HEARTBEAT_S", 0.05)
+    async with listen() as listener:
+        await listener.event()
+        await asyncio.sleep(0.2)
+        source.status["task"] = {"state": "idle"}
+        feed.changed()
+        await listener.event()
+        assert b": heartbeat\n" in listener.raw
+
+
+async def test_one_listener_too_many_is_refused(feed, listen):
+    feed._clients.update(feed_module._Client({}) for _ in range(CLIENTS_MAX))
+    async with listen() as response:
+        assert response.status == 503
+    feed._clients.clear()
+
+
+async def test_at_the_end_every_stream_ends(feed, listen):
+    async with listen() as listener:
+        await listener.event()
+        feed.close()
+        assert await listener.event() is None
