@@ -180,7 +180,9 @@ async def test_killed_at_any_moment_the_spool_is_readable_and_at_most_a_checkpoi
 
     deaths = [death for lane in lanes for death in lane.deaths]
     assert len(deaths) == KILLS
-    print(f"words behind at the kill, one a {WORD_S:g} s: {sorted(death.said - death.held for death in deaths)}")
+    print(
+        f"words behind at the kill, one a {WORD_S:g} s: {sorted(death.said - death.held for death in deaths)}"
+    )
     assert [death for death in deaths if death.wrong] == []
     assert [death for death in deaths if death.held < death.demanded] == []
     # It must be able to fail: many kills made a demand of their own, and many cost words that were not on disk yet.
