@@ -6,14 +6,17 @@ checks what it says, and the first that fails ends the demo with exit code 1.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from agentd.cli.audience import Audience
 from agentd.errors import AgentdError, ExitCode
 
 if TYPE_CHECKING:
@@ -26,7 +29,7 @@ BUDGET_S = 60.0
 SNAPSHOT_MAX_BYTES = 65_536
 
 HOOK = """#!/bin/sh
-echo "$AGENTD_HOOK attempt $AGENTD_ATTEMPT for owner $AGENTD_OWNER_ID" >> "{record}"
+echo "$AGENTD_HOOK attempt $AGENTD_ATTEMPT for owner $AGENTD_OWNER_ID" | tee -a "{record}"
 """
 
 
@@ -40,14 +43,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep the demo's folder (state directory, hooks, the daemon's log)",
     )
+    parser.add_argument(
+        "--ui",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="PORT",
+        help="a page to watch it (default: any free port); afterwards it is yours to play with, until Enter",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """0 when every step did what it should, 1 at the first that did not."""
     home = Path(tempfile.mkdtemp(prefix="agentd-demo-"))
-    story = Story(home)
+    story = Story(home, None if args.ui is None else Audience(args.ui))
     try:
-        asyncio.run(asyncio.wait_for(story.tell(), BUDGET_S))
+        asyncio.run(story.perform())
     except (AgentdError, TimeoutError) as exc:
         print(f"\n✗ {str(exc) or 'the demo took longer than a minute'}", file=sys.stderr)
         return ExitCode.FAILED
@@ -63,37 +74,59 @@ def run(args: argparse.Namespace) -> int:
 class Story:
     """The demo's steps, in order, on one set of peers."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, audience: Audience | None) -> None:
         self._home = home
+        self._audience = audience
         self._record = home / "hooks.log"
         self._started = time.monotonic()
         self._daemons: list[DaemonProcess] = []
 
-    async def tell(self) -> None:
+    async def perform(self) -> None:
+        """Raises `TimeoutError` when the story takes too long; who looks on has time of their own."""
         from agentd.simulator.agentapi import SimulatedAgentApi  # noqa: PLC0415 - only the demo needs servers
         from agentd.simulator.coderd import SimulatedCoderd  # noqa: PLC0415 - only the demo needs servers
 
         self._write_hooks()
-        self._say("A simulated coderd and a simulated AgentAPI on loopback; the daemon is the real one.")
         async with SimulatedCoderd(ping_s=1.0) as coderd, SimulatedAgentApi() as agent:
             workspace = coderd.add_prebuild()
             task_id = coderd.add_task(workspace)
             environ = self._environ(coderd, agent, workspace.token, task_id)
-            daemon = await self._start(environ, "agentd starts in a prebuilt workspace")
-            await self._claim(daemon, coderd, workspace)
-            await self._replay_on_reconnect(daemon, coderd, workspace)
-            await self._settle(daemon, agent)
-            await self._kill_and_lose_the_agent(daemon, coderd, agent, task_id)
-            daemon = await self._start(environ, "agentd starts again; the agent is gone")
-            await self._replay_after_restart(daemon)
-            await self._deliver_from_spool(coderd, task_id)
-            await agent.start()
-            await self._stop_politely(daemon, coderd, agent, task_id)
-            daemon = await self._start(environ, "once more, and now coderd goes down")
-            await self._stop_without_coderd(daemon, coderd, agent, task_id)
-            daemon = await self._start(environ, "the next start")
-            await self._deliver_what_was_kept(daemon, coderd, task_id)
+            if self._audience is None:
+                await asyncio.wait_for(self.tell(coderd, agent, task_id, environ), BUDGET_S)
+                return
+            async with self._audience.seated(coderd, agent):
+                await asyncio.wait_for(self.tell(coderd, agent, task_id, environ), 2 * BUDGET_S)
+                await agent.start()
+                daemon = await self._start(environ, "Now it is yours: press the buttons. Enter ends it")
+                await self._audience.leave()
+                with contextlib.suppress(ProcessLookupError):  # Ctrl-C reaches the daemon, too
+                    await daemon.stop()
+
+    async def tell(
+        self, coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str, environ: dict[str, str]
+    ) -> None:
+        workspace = coderd.workspaces[0]
+        self._say("A simulated coderd and a simulated AgentAPI on loopback; the daemon is the real one.")
+        daemon = await self._start(environ, "agentd starts in a prebuilt workspace")
+        await self._seen(self._claim(daemon, coderd, workspace))
+        await self._seen(self._replay_on_reconnect(daemon, coderd, workspace))
+        await self._seen(self._settle(daemon, agent))
+        await self._seen(self._kill_and_lose_the_agent(daemon, coderd, agent, task_id))
+        daemon = await self._start(environ, "agentd starts again; the agent is gone")
+        await self._seen(self._replay_after_restart(daemon))
+        await self._seen(self._deliver_from_spool(coderd, task_id))
+        await agent.start()
+        await self._seen(self._stop_politely(daemon, coderd, agent, task_id))
+        daemon = await self._start(environ, "once more, and now coderd goes down")
+        await self._seen(self._stop_without_coderd(daemon, coderd, agent, task_id))
+        daemon = await self._start(environ, "the next start")
+        await self._seen(self._deliver_what_was_kept(daemon, coderd, task_id))
         self._say(f"Done in {time.monotonic() - self._started:.1f} s. Nothing ran twice, nothing was lost.")
+
+    async def _seen(self, step: Coroutine[Any, Any, None]) -> None:
+        await step
+        if self._audience is not None:
+            await self._audience.look()
 
     async def _claim(
         self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", workspace: "Workspace"
@@ -224,7 +257,8 @@ class Story:
     def _environ(
         self, coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", token: str, task_id: str
     ) -> dict[str, str]:
-        return {
+        page = {"AGENTD_LOCAL_API_LISTEN": self._audience.daemon_listen} if self._audience else {}
+        return page | {
             "CODER_AGENT_URL": coderd.url,
             "CODER_AGENT_TOKEN": token,
             "AGENTD_AGENTAPI_URL": agent.url,
@@ -253,12 +287,19 @@ class Story:
 
     def _say(self, sentence: str) -> None:
         print(f"\n[{time.monotonic() - self._started:5.1f} s] {sentence}", flush=True)
+        self._show(sentence)
 
     def _ok(self, sentence: str) -> None:
         print(f"          ✓ {sentence}", flush=True)
+        self._show(sentence, "good")
+
+    def _show(self, sentence: str, tone: str = "") -> None:
+        if self._audience is not None:
+            self._audience.tell(f"{sentence[0].upper()}{sentence[1:]}", tone)
 
     def _expect(self, truth: bool, sentence: str, what: str) -> None:
         if not truth:
+            self._show(f"Expected: {what}; seen: {sentence}", "bad")
             raise StepFailedError(
                 f"expected: {what}; seen: {sentence}", hint="run again with --keep and read daemon-*.log"
             )

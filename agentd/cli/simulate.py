@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import contextlib
 import signal
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +95,21 @@ def _add_admin(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--admin", action=argparse.BooleanOptionalAction, default=True, help="the /_sim/ door (default: open)"
     )
+    parser.add_argument(
+        "--ui",
+        type=int,
+        nargs="?",
+        const=0,
+        metavar="PORT",
+        help="a page to watch and drive it, on 127.0.0.1 (default: any free port)",
+    )
+    parser.add_argument(
+        "--ui-host",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a host under which a proxy shows that page, like coder.example.com",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -129,7 +146,8 @@ async def _serve_coderd(args: argparse.Namespace) -> int:
     stopping = _stop_event()
     async with coderd:
         _introduce_coderd(coderd, args)
-        await stopping.wait()
+        async with _page(args, coderd=coderd):
+            await stopping.wait()
     return ExitCode.OK
 
 
@@ -201,7 +219,8 @@ async def _serve_agentapi(args: argparse.Namespace) -> int:
     await process.begin()
     _introduce_agentapi(agent, args)
     speaking = asyncio.create_task(script.play(agent, steps), name="the agent's script")
-    await stopping.wait()
+    async with _page(args, agent=agent):
+        await stopping.wait()
     speaking.cancel()
     return await process.end()
 
@@ -223,6 +242,24 @@ def _introduce_agentapi(agent: "SimulatedAgentApi", args: argparse.Namespace) ->
             f"  curl -X POST {agent.url}/_sim/release",
         ]
     print("\n".join(lines), flush=True)
+
+
+@contextlib.asynccontextmanager
+async def _page(
+    args: argparse.Namespace,
+    *,
+    coderd: "SimulatedCoderd | None" = None,
+    agent: "SimulatedAgentApi | None" = None,
+) -> AsyncIterator[None]:
+    """The page, where it was asked for."""
+    if args.ui is None:
+        yield
+        return
+    from agentd.simulator.page import Page  # noqa: PLC0415 - who does not watch does not pay for it
+
+    async with Page(coderd=coderd, agent=agent, port=args.ui, proxies=args.ui_host) as page:
+        print(f"\nwatch it:\n  {page.url}", flush=True)
+        yield
 
 
 def _stop_event() -> asyncio.Event:
