@@ -25,13 +25,13 @@ def test_the_table_in_the_docs_is_the_codes(found):
 
 
 def test_every_table_of_the_code_is_in_the_docs():
-    sources = (DOC.parents[1] / "agentd").rglob("*.py")
+    root = DOC.parents[1]
     in_code = {
-        name
-        for path in sources
+        (".".join(path.relative_to(root).with_suffix("").parts), name)
+        for path in (root / "agentd").rglob("*.py")
         for name in re.findall(r"^(\w*TRANSITIONS)\b", path.read_text(), re.MULTILINE)
     }
-    assert {found["name"] for found in MARK.finditer(DOC.read_text())} == in_code
+    assert {(found["module"], found["name"]) for found in MARK.finditer(DOC.read_text())} == in_code
 
 
 if __name__ == "__main__":  # `python tests/test_docs_tables.py` draws the tables anew
