@@ -34,7 +34,8 @@ def _key(default: Any, doc: str, **spec: Any) -> Any:  # noqa: ANN401 - the fiel
     )
 
 
-@dataclass(frozen=True, slots=True)
+# The sections compare by identity and never print themselves: neither is needed, and a printed one could hold a secret.
+@dataclass(frozen=True, eq=False, repr=False)
 class CoderSection:
     url: str = _key("", "Access URL of the Coder deployment.", env=("CODER_AGENT_URL",), kind="url")
     token: str = _key("", "The agent's session token.", env=("CODER_AGENT_TOKEN",), kind="secret")
@@ -64,14 +65,14 @@ class CoderSection:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class WorkspaceSection:
     id: str = _key(
         "", "Workspace id; learnt from the first event when unset.", env=("CODER_WORKSPACE_ID",), kind="uuid"
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class AgentApiSection:
     url: str = _key("http://localhost:3284", "Where AgentAPI listens.", kind="url")
     poll_interval_s: float = _key(
@@ -87,7 +88,7 @@ class AgentApiSection:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ClaimsSection:
     enabled: bool = _key(True, "Hold the claim stream and act on claims.")
     hooks_dir: Path = _key(Path("/etc/agentd/hooks"), "Folder of on-claim.d/ and its like.")
@@ -102,7 +103,7 @@ class ClaimsSection:
     pass_token: bool = _key(False, "Let hooks see CODER_AGENT_TOKEN.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class StabilitySection:
     settle_s: float = _key(5.0, "Seconds of quiet before the agent counts as idle.", low=0, high=3600)
     hook_timeout_s: float = _key(
@@ -113,12 +114,12 @@ class StabilitySection:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class StatusSection:
     app_slug: str = _key("", "Slug of the app whose status is reported to coderd; empty: no reports.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SnapshotsSection:
     task_id: str = _key("", "Id of the Coder task; empty: nothing is uploaded to it.", kind="uuid")
     max_messages: int = _key(10, "Newest messages kept.", low=1, high=1000)
@@ -151,7 +152,7 @@ class SnapshotsSection:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class StateSection:
     dir: Path = _key(
         Path(),
@@ -159,7 +160,7 @@ class StateSection:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class LocalApiSection:
     socket: Path = _key(
         Path(),
@@ -175,7 +176,7 @@ class LocalApiSection:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class ShutdownSection:
     budget_s: float = _key(
         8.0, "Seconds the whole shutdown may take, from the first signal.", low=0.5, high=3600
@@ -192,7 +193,7 @@ class ShutdownSection:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class LogSection:
     level: Literal["debug", "info", "warning", "error"] = _key("info", "Lowest level printed.")
     format: Literal["auto", "json", "console"] = _key(
