@@ -203,7 +203,7 @@ class Ledger:
         said = {
             "workspace": known.workspace_id or event.workspace_id,
             "owner": known.owner_id or event.owner_id,
-            "token": known.token if known.settled else token,
+            "token": token,
         }
         if said != {"workspace": known.workspace_id, "owner": known.owner_id, "token": known.token}:
             known = self._record("bind", known.id, **said)

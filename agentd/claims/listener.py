@@ -200,16 +200,20 @@ class ClaimListener:
 
     def _arrive(self, event: ClaimEvent) -> None:
         known = self._ledger.find(event)
-        if known is not None and known.settled and not _says_more(event, known):
-            self._standing.replays += 1
-            self._events.inc(outcome="replayed")
-            self._say_once("claim.replayed", claim=known.id, state=known.state.value)
+        if known is not None and known.settled and not self._says_more(event, known):
+            self._replayed(known)
         elif len(self._arrived) < MAX_ARRIVED or event in self._arrived:
             self._proven()
             self._arrived[event] = None
             self._work.set()
         else:
             self._say_once("event.dropped", reason=f"{MAX_ARRIVED} events wait to be recorded already")
+
+    def _says_more(self, event: ClaimEvent, claim: Claim) -> bool:
+        """Whether a replay has something for the ledger: a part it lacks, or that the claim goes with our token too."""
+        names_owner = claim.owner_id is None and event.owner_id is not None
+        names_workspace = claim.workspace_id is None and event.workspace_id is not None
+        return names_owner or names_workspace or claim.token != self._ledger.token
 
     def _proven(self) -> None:
         self._delivered = True
@@ -306,8 +310,12 @@ class ClaimListener:
                     "claim.admitted", claim=claim.id, workspace=claim.workspace_id, owner=claim.owner_id
                 )
             else:
-                self._standing.replays += 1
-                self._events.inc(outcome="replayed")
+                self._replayed(claim)
+
+    def _replayed(self, claim: Claim) -> None:
+        self._standing.replays += 1
+        self._events.inc(outcome="replayed")
+        self._say_once("claim.replayed", claim=claim.id, state=claim.state.value)
 
     def _say_once(self, event: str, **facts: str) -> None:
         """Once per connection: a server may repeat itself ten thousand times."""
@@ -315,11 +323,6 @@ class ClaimListener:
         if sentence not in self._said and len(self._said) < MAX_SAID:
             self._said.add(sentence)
             self._log.info(event, **facts)
-
-
-def _says_more(event: ClaimEvent, claim: Claim) -> bool:
-    names_owner = claim.owner_id is None and event.owner_id is not None
-    return names_owner or (claim.workspace_id is None and event.workspace_id is not None)
 
 
 async def _first_of(task: asyncio.Task[bool], other: Awaitable[None]) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import signal
 
+from agentd.simulator.coderd import SimulatedCoderd
+
 
 async def test_a_claim_runs_every_hook_once_in_name_order(stage):
     stage.counting_hook("20-second")
@@ -133,3 +135,20 @@ async def test_claims_can_be_listed_shown_forgotten_with_and_without_the_daemon(
     assert (await stage.type("claims")).out == listed.out
     assert (await stage.type("claims", "forget", claim_id)).code == 0
     assert (await stage.type("claims")).out == "no claims\n"
+
+
+async def test_a_later_build_with_a_new_token_shows_the_claim_as_settled_and_runs_nothing(stage):
+    stage.counting_hook("10-once")
+    daemon = await stage.start()
+    await stage.claim(daemon)
+    await daemon.stop()
+    async with SimulatedCoderd(era="E2", ping_s=0.5) as later:
+        workspace = later.add_prebuild(workspace_id=stage.workspace.id)
+        later.claim_start(workspace, stage.coderd.user_id)
+        await later.claim_finish(workspace)
+        assert workspace.token != stage.workspace.token
+        daemon = await stage.start(CODER_AGENT_URL=later.url, CODER_AGENT_TOKEN=workspace.token)
+        await daemon.log("claim.replayed")
+        await daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="settled")
+        assert await daemon.stop() == 0
+    assert stage.runs() == ["10-once 1"]
