@@ -4,11 +4,22 @@ import os
 from pathlib import Path
 
 import pytest
+import structlog
 from fakeclock import FakeClock
 
+from agentd import log
 from agentd.clock import Clock
 
 DATA = Path(os.environ.get("AGENTD_TEST_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _own_logging(monkeypatch: pytest.MonkeyPatch):
+    """Logging is the process's: what one test configures or conceals is none of the next one's business."""
+    monkeypatch.setattr(log, "_secrets", set())
+    monkeypatch.setattr(log, "_pattern", None)
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
