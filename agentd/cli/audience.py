@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from agentd.simulator.page import Page
 
 ARRIVAL_S = 20.0
-LOOK_S = 1.5
+LOOK_S = 2.0
 
 
 class Audience:
-    """Nobody, until `seated`; `port` is the page's (0: any free one). Between two steps it is given `LOOK_S`."""
+    """Nobody, until `seated`; `port` is the page's (0: any free one). After each sentence it is given `LOOK_S`."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -41,14 +41,11 @@ class Audience:
                 await asyncio.wait_for(page.opened(), ARRIVAL_S)
             yield
 
-    def tell(self, sentence: str, tone: str = "") -> None:
-        """`tone` is "", "good" or "bad"."""
+    async def tell(self, sentence: str, tone: str = "") -> None:
+        """Show the sentence, and give whoever looks on time to see what it speaks of. `tone` is "", "good" or "bad"."""
         if self._page is not None:
             self._page.tell(sentence, tone)
-
-    async def look(self) -> None:
-        """Time to see what a step has changed."""
-        await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(LOOK_S if self._page.is_watched else 0)
 
     async def leave(self) -> None:
         """Return at Enter, at the end of stdin, or at a signal that asks to stop."""

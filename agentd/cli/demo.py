@@ -12,9 +12,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from agentd.cli.audience import Audience
 from agentd.errors import AgentdError, ExitCode
@@ -106,40 +105,39 @@ class Story:
         self, coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str, environ: dict[str, str]
     ) -> None:
         workspace = coderd.workspaces[0]
-        self._say("A simulated coderd and a simulated AgentAPI on loopback; the daemon is the real one.")
+        await self._say(
+            "A simulated coderd and a simulated AgentAPI on loopback; the daemon is the real one."
+        )
         daemon = await self._start(environ, "agentd starts in a prebuilt workspace")
-        await self._seen(self._claim(daemon, coderd, workspace))
-        await self._seen(self._replay_on_reconnect(daemon, coderd, workspace))
-        await self._seen(self._settle(daemon, agent))
-        await self._seen(self._kill_and_lose_the_agent(daemon, coderd, agent, task_id))
+        await self._claim(daemon, coderd, workspace)
+        await self._replay_on_reconnect(daemon, coderd, workspace)
+        await self._settle(daemon, agent)
+        await self._kill_and_lose_the_agent(daemon, coderd, agent, task_id)
         daemon = await self._start(environ, "agentd starts again; the agent is gone")
-        await self._seen(self._replay_after_restart(daemon))
-        await self._seen(self._deliver_from_spool(coderd, task_id))
+        await self._replay_after_restart(daemon)
+        await self._deliver_from_spool(coderd, task_id)
         await agent.start()
-        await self._seen(self._stop_politely(daemon, coderd, agent, task_id))
+        await self._stop_politely(daemon, coderd, agent, task_id)
         daemon = await self._start(environ, "once more, and now coderd goes down")
-        await self._seen(self._stop_without_coderd(daemon, coderd, agent, task_id))
+        await self._stop_without_coderd(daemon, coderd, agent, task_id)
         daemon = await self._start(environ, "the next start")
-        await self._seen(self._deliver_what_was_kept(daemon, coderd, task_id))
-        self._say(f"Done in {time.monotonic() - self._started:.1f} s. Nothing ran twice, nothing was lost.")
-
-    async def _seen(self, step: Coroutine[Any, Any, None]) -> None:
-        await step
-        if self._audience is not None:
-            await self._audience.look()
+        await self._deliver_what_was_kept(daemon, coderd, task_id)
+        await self._say(
+            f"Done in {time.monotonic() - self._started:.1f} s. Nothing ran twice, nothing was lost."
+        )
 
     async def _claim(
         self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", workspace: "Workspace"
     ) -> None:
         await daemon.status_until(lambda s: s["claims"]["state"] == "listening", what="the stream listening")
-        self._ok("it holds the claim stream: listening")
+        await self._ok("it holds the claim stream: listening")
         coderd.claim_start(workspace)
-        self._say(
+        await self._say(
             "A user claims the workspace; while the claim job runs coderd refuses new requests with 401."
         )
         await coderd.claim_finish(workspace)
         await daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="the claim settled")
-        self._expect(
+        await self._expect(
             self._hook_runs() == 2,
             f"two hooks ran, once each, in name order: {self._hook_names()}",
             "both hooks run once",
@@ -150,12 +148,12 @@ class Story:
     ) -> None:
         before = len(coderd.calls("reinit"))
         await coderd.drop_connections("eof")
-        self._say("The connection drops. coderd replays the claim on every connection.")
+        await self._say("The connection drops. coderd replays the claim on every connection.")
         await coderd.until(
             lambda: len(coderd.calls("reinit")) > before and coderd.open_streams(workspace) > 0
         )
         await daemon.log("claim.replayed")
-        self._expect(
+        await self._expect(
             self._hook_runs() == 2,
             "the same claim replayed on reconnect: no hook ran",
             "no hook runs on a replay",
@@ -167,11 +165,11 @@ class Story:
         agent.add_message("user", "Please make the build green. 请修好构建。")
         agent.add_message("agent", "Looking at it …")
         await daemon.log("agent.status", where=lambda line: line["new"] == "running", after=mark)
-        self._ok("the agent works: running")
+        await self._ok("the agent works: running")
         agent.rewrite_last("Fixed the import and ran the tests: all green. ✅")
         agent.set_status("stable")
         seen = await daemon.log("agent.status", where=lambda line: line["new"] == "stable", after=mark)
-        self._ok(f"the agent is quiet: settling, then stable ({seen['evidence']})")
+        await self._ok(f"the agent is quiet: settling, then stable ({seen['evidence']})")
 
     async def _kill_and_lose_the_agent(
         self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str
@@ -186,11 +184,11 @@ class Story:
         await daemon.kill()
         await agent.stop()
         await coderd.start()
-        self._ok("kill -9 in the middle of the conversation; the agent is gone too, coderd was away")
+        await self._ok("kill -9 in the middle of the conversation; the agent is gone too, coderd was away")
 
     async def _replay_after_restart(self, daemon: "DaemonProcess") -> None:
         await daemon.log("claim.replayed")
-        self._expect(
+        await self._expect(
             self._hook_runs() == 2,
             "the claim replayed after the restart: no hook ran",
             "no hook runs after a restart",
@@ -198,7 +196,9 @@ class Story:
 
     async def _deliver_from_spool(self, coderd: "SimulatedCoderd", task_id: str) -> None:
         await coderd.until(lambda: _last(coderd, task_id).startswith("Deploying: step 3"))
-        self._ok("the conversation was delivered from the spool, down to the last words before the kill")
+        await self._ok(
+            "the conversation was delivered from the spool, down to the last words before the kill"
+        )
 
     async def _stop_politely(
         self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str
@@ -207,7 +207,7 @@ class Story:
         agent.add_message("agent", "長い答え " * 20_000 + "the very last words")
         code = await daemon.stop()
         body = coderd.snapshots[task_id].body
-        self._expect(
+        await self._expect(
             code == ExitCode.OK
             and len(body) <= SNAPSHOT_MAX_BYTES
             and _last(coderd, task_id).endswith("the very last words"),
@@ -222,14 +222,14 @@ class Story:
         await coderd.stop()
         agent.add_message("user", "thanks, that is all")
         code = await daemon.stop()
-        self._expect(
+        await self._expect(
             code == ExitCode.PENDING,
             f"SIGTERM while coderd is down: exit {code}, kept in the spool",
             "exit 75",
         )
         await agent.stop()
         await coderd.start()
-        self._expect(
+        await self._expect(
             not _last(coderd, task_id).startswith("thanks"), "coderd does not have it yet", "coderd lacks it"
         )
 
@@ -239,10 +239,12 @@ class Story:
         await coderd.until(lambda: _last(coderd, task_id) == "thanks, that is all")
         await daemon.status_until(lambda s: not s["snapshot"]["pending"], what="nothing pending")
         code = await daemon.stop()
-        self._expect(
+        await self._expect(
             code == ExitCode.OK, f"delivered what the last run had kept; exit {code}", "a clean stop"
         )
-        self._expect(self._hook_runs() == 2, "and in all of this each hook ran once", "two hook runs in all")
+        await self._expect(
+            self._hook_runs() == 2, "and in all of this each hook ran once", "two hook runs in all"
+        )
 
     async def _start(self, environ: dict[str, str], why: str) -> "DaemonProcess":
         from agentd.simulator.daemon_process import DaemonProcess  # noqa: PLC0415 - imports aiohttp
@@ -251,7 +253,7 @@ class Story:
         self._daemons.append(daemon)
         await daemon.start()
         await daemon.log("agentd.started")
-        self._say(f"{why} (pid {daemon.pid}).")
+        await self._say(f"{why} (pid {daemon.pid}).")
         return daemon
 
     def _environ(
@@ -285,25 +287,25 @@ class Story:
     def _hook_runs(self) -> int:
         return len(self._record.read_text().splitlines()) if self._record.exists() else 0
 
-    def _say(self, sentence: str) -> None:
+    async def _say(self, sentence: str) -> None:
         print(f"\n[{time.monotonic() - self._started:5.1f} s] {sentence}", flush=True)
-        self._show(sentence)
+        await self._show(sentence)
 
-    def _ok(self, sentence: str) -> None:
+    async def _ok(self, sentence: str) -> None:
         print(f"          ✓ {sentence}", flush=True)
-        self._show(sentence, "good")
+        await self._show(sentence, "good")
 
-    def _show(self, sentence: str, tone: str = "") -> None:
+    async def _show(self, sentence: str, tone: str = "") -> None:
         if self._audience is not None:
-            self._audience.tell(f"{sentence[0].upper()}{sentence[1:]}", tone)
+            await self._audience.tell(sentence, tone)
 
-    def _expect(self, truth: bool, sentence: str, what: str) -> None:
+    async def _expect(self, truth: bool, sentence: str, what: str) -> None:
         if not truth:
-            self._show(f"Expected: {what}; seen: {sentence}", "bad")
+            await self._show(f"Expected: {what}; seen: {sentence}", "bad")
             raise StepFailedError(
                 f"expected: {what}; seen: {sentence}", hint="run again with --keep and read daemon-*.log"
             )
-        self._ok(sentence)
+        await self._ok(sentence)
 
     def write_logs(self) -> None:
         """Leave the daemons' log lines beside the state directory, for --keep."""

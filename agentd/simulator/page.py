@@ -109,9 +109,14 @@ class Page:
         """Let the page show what happens now."""
         self._story.append(Told(sentence, tone))
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether a browser has read the state once."""
+        return self._opened
+
     async def opened(self) -> None:
         """Return as soon as a browser has read the state once."""
-        await self._changes.until(lambda: self._opened)
+        await self._changes.until(lambda: self.is_watched)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if not admin.is_local(request, self._proxies) or not _is_meant(request):

@@ -1,6 +1,7 @@
 // What both pages share. Whatever is shown was said by hooks and agents: it becomes text, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
+const SHOWN_CHARACTERS = 2000;
 const WINDOWS_MS = [60_000, 120_000, 240_000, 600_000];
 const numbers = new Intl.NumberFormat("en");
 
@@ -27,6 +28,14 @@ function fill(node, attributes, children) {
 }
 
 export const pill = (word, tone = "") => el("span", { class: "pill", "data-tone": tone }, word);
+
+/** One message of a conversation; of a long one its end, because laying out megabytes twice a second stops a page. */
+export function said({ role, content, time }) {
+  const cut = content.length - SHOWN_CHARACTERS;
+  const text = cut > 0 ? `… ${content.slice(cut)}` : content || "(empty)";
+  const head = [role, clock(time), cut > 0 && `the last ${count(SHOWN_CHARACTERS)} of ${count(content.length)} characters`];
+  return el("li", { "data-role": role }, el("div", { class: "soft small" }, head.filter(Boolean).join(" · ")), el("div", { class: "text" }, text));
+}
 
 /** Change text only where it changed, so that live regions speak once. */
 export function say(node, text) {

@@ -1,6 +1,6 @@
 // The daemon's page: reads the local API each second, or as soon as its event stream says that something changed.
 
-import { ask, byId, bytes, clock, count, el, lasting, note, pill, plural, reconcile, say, setBudget, setPill, Strip } from "./base.js";
+import { ask, byId, bytes, clock, count, el, lasting, note, pill, plural, reconcile, said, say, setBudget, setPill, Strip } from "./base.js";
 
 const BUDGET = 65_536;
 const POLL_MS = 1000;
@@ -162,8 +162,7 @@ async function lookAtMessages() {
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
   setPill(byId("source"), answer.snapshot ? `stored, ${clock(answer.snapshot_at)}` : "live", answer.snapshot ? "warn" : "good");
   byId("no-talk").hidden = answer.messages.length > 0;
-  reconcile(list, answer.messages, (message) => message.id, (message) =>
-    el("li", { "data-role": message.role }, el("div", { class: "soft small" }, `${message.role} · ${clock(message.time)}`), el("div", { class: "text" }, message.content || "(empty)")));
+  reconcile(list, answer.messages, (message) => `${message.id} ${message.time}`, said);
   if (atEnd) list.scrollTop = list.scrollHeight;
 }
 
@@ -221,6 +220,7 @@ function follow() {
     lookSoon();
   });
   source.addEventListener("error", () => {
+    if (stream) lookSoon();
     stream = null;
     // 404: this agentd has no stream; EventSource itself comes back after every other end.
     if (source.readyState === EventSource.CLOSED) setTimeout(follow, 60_000);

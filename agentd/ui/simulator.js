@@ -1,6 +1,6 @@
 // The simulator's page: what the simulated peers know, twice a second, and a button for each step and each fault.
 
-import { ask, byId, bytes, clock, count, el, note, pill, plural, reconcile, say, setBudget, setPill, Strip } from "./base.js";
+import { ask, byId, bytes, clock, count, el, note, pill, plural, reconcile, said, say, setBudget, setPill, Strip } from "./base.js";
 
 const BUDGET = 65_536;
 const POLL_MS = 500;
@@ -67,8 +67,7 @@ function showAgent(agent) {
   say(byId("talk-size"), `${plural(agent.messages, "message")}, ${plural(agent.followers, "follower")} of /events`);
   const list = byId("talk");
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
-  reconcile(list, agent.newest, (message) => message.id, (message) =>
-    el("li", { "data-role": message.role }, el("div", { class: "soft small" }, `${message.role} · ${clock(message.time)}`), el("div", { class: "text" }, message.content || "(empty)")));
+  reconcile(list, agent.newest, (message) => `${message.id} ${message.time}`, said);
   if (atEnd) list.scrollTop = list.scrollHeight;
 }
 
@@ -117,9 +116,9 @@ function showDeliveries(coderd) {
     return el("li", { "data-tone": tone },
       el("div", { class: "head" }, pill(one.status === null ? "no answer" : good ? "204 stored" : `${one.status} refused`, tone), `${count(one.bytes)} bytes`, el("span", { class: "soft small" }, clock(one.at * 1000))));
   });
-  const said = coderd.workspaces.flatMap((workspace) => workspace.app_statuses.map((row) => ({ at: row.created_at, text: `${row.app_slug}: ${row.message || "(no message)"}`, word: row.state })));
+  const reports = coderd.workspaces.flatMap((workspace) => workspace.app_statuses.map((row) => ({ at: row.created_at, text: `${row.app_slug}: ${row.message || "(no message)"}`, word: row.state })));
   const sent = coderd.notifications.map((one) => ({ at: one.minute * 60, text: `Notification: ${one.template} for ${one.workspace}`, word: "sent" }));
-  const all = [...said, ...sent].sort((a, b) => b.at - a.at).slice(0, 50);
+  const all = [...reports, ...sent].sort((a, b) => b.at - a.at).slice(0, 50);
   byId("no-statuses").hidden = all.length > 0;
   reconcile(byId("statuses"), all.map((one, index) => ({ ...one, index: all.length - index })), (one) => one.index, (one) =>
     el("li", {}, el("time", {}, clock(one.at * 1000)), el("span", { class: "grow" }, one.text), pill(one.word)));
@@ -130,7 +129,7 @@ function showRequests() {
   const newest = all.sort((a, b) => b.at - a.at).slice(0, 40);
   // Twice a second the same poll once more: only the count of the newest row changes.
   reconcile(byId("asked"), newest, (one) => `${one.of} ${one.route} ${one.status} ${one.at}`, (one) =>
-    el("tr", {}, el("td", {}, el("time", {}, clock(one.at * 1000))), el("td", {}, one.of),
+    el("tr", {}, el("td", { class: "thin" }, el("time", {}, clock(one.at * 1000))), el("td", { class: "thin" }, one.of),
       el("td", {}, el("code", {}, `${one.method} ${one.path}`), one.times > 1 ? el("span", { class: "soft" }, ` × ${one.times}`) : null),
       el("td", { class: "num" }, String(one.status ?? "…"))));
 }

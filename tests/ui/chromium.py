@@ -88,6 +88,8 @@ class Page:
     async def begin(self, width: int, height: int) -> None:
         for domain in ("Page", "Runtime", "Network", "Log"):
             await self.send(f"{domain}.enable")
+        # Two tabs are two windows side by side here; a hidden page rests.
+        await self.send("Emulation.setFocusEmulationEnabled", enabled=True)
         await self.resize(width, height)
 
     async def resize(self, width: int, height: int) -> None:
@@ -174,8 +176,8 @@ class Page:
         )
 
     async def screenshot(self, path: Path) -> None:
-        """The whole page, as long as it is."""
-        picture = await self.send("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        """What the window shows."""
+        picture = await self.send("Page.captureScreenshot", format="png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(picture["data"]))
 
