@@ -38,6 +38,7 @@ async function look() {
     lookedAt = Date.now();
     if (failures > 0) note(byId("log"), "agentd answers again.", ["back", "good"]);
     failures = 0;
+    byId("main").dataset.stale = "false";
     show(status);
     await Promise.all([lookAtClaims(), lookAtMessages()]);
     setPill(byId("link"), stream ? "live" : "live, once a second", "good");
@@ -45,6 +46,8 @@ async function look() {
     failures += 1;
     if (failures === 1) note(byId("log"), `agentd does not answer (${error.message}).`, ["gone", "bad"]);
     strip.draw(Date.now());
+    byId("main").dataset.stale = "true";
+    if (status) say(byId("evidence"), `last known, at ${clock(lookedAt)}`);
     setPill(byId("link"), "agentd does not answer", "bad");
   }
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ui import chromium
+from ui.strangers import HOSTILE, PROXY
 
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
@@ -13,8 +14,6 @@ from agentd.simulator.coderd.workspaces import Workspace
 from agentd.simulator.daemon_process import DaemonProcess
 
 ARTEFACTS = Path(__file__).parents[1] / "artefacts"
-PROXY = "coder.example.com"
-HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
 
 HOOK = f"""#!/bin/sh
 cat <<'END'

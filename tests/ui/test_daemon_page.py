@@ -5,7 +5,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from ui import looks
-from ui.conftest import HOSTILE, PROXY
+from ui.strangers import HOSTILE, PROXY
 
 
 async def opened(browser, stage):

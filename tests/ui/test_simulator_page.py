@@ -1,6 +1,6 @@
 import pytest
 from ui import looks
-from ui.conftest import HOSTILE
+from ui.strangers import HOSTILE
 
 from agentd.simulator.page import Page
 
