@@ -22,7 +22,16 @@ class Spec:
     low: float = -math.inf
     high: float = math.inf
     kind: Literal[
-        "plain", "url", "uuid", "secret", "listen", "headers", "destinations", "variables", "patterns", "hosts"
+        "plain",
+        "url",
+        "uuid",
+        "secret",
+        "listen",
+        "headers",
+        "destinations",
+        "variables",
+        "patterns",
+        "hosts",
     ] = "plain"
 
 
