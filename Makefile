@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint types imports unit test-systemd test-image single-file lock format bench clean
+.PHONY: help demo test lint types imports unit test-systemd test-image test-ui single-file lock format bench clean
 
 help: ## what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ test-systemd: $(VENV)/.dev ## the service under a real systemd, booted in a cont
 
 test-image: $(VENV)/.dev ## the container image and the single file, run where there is nothing else
 	$(BIN)/pytest -m 'image or single_file' --no-cov tests/image
+
+test-ui: $(VENV)/.dev ## the pages, looked at with a real Chromium
+	$(BIN)/pytest -m ui --no-cov tests/ui
 
 single-file: $(BIN)/python ## dist/agentd, one file for machines without Python
 	$(BIN)/python packaging/single_file.py dist/agentd
