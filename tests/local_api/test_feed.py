@@ -40,6 +40,13 @@ class Listener:
                     return name, json.loads(line[6:])
         return None
 
+    async def line(self, wanted):
+        async with asyncio.timeout(10):
+            async for line in self._response.content:
+                if line == wanted:
+                    return
+        raise AssertionError(f"the stream ended without {wanted!r}")
+
 
 @pytest.fixture
 def source():
@@ -126,11 +133,10 @@ async def test_silence_is_filled_with_comments(feed, source, listen, monkeypatch
     monkeypatch.setattr(feed_module, "HEARTBEAT_S", 0.05)
     async with listen() as listener:
         await listener.event()
-        await asyncio.sleep(0.2)
+        await listener.line(b": heartbeat\n")
         source.status["task"] = {"state": "idle"}
         feed.changed()
-        await listener.event()
-        assert b": heartbeat\n" in listener.raw
+        assert await listener.event() == ("task", {"state": "idle"})
 
 
 async def test_one_listener_too_many_is_refused(feed, listen):
