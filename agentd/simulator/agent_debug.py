@@ -2,17 +2,15 @@
 
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from aiohttp import web
 
 from agentd.simulator import gojson
 from agentd.simulator.coderd.workspaces import NIL_UUID, PREBUILDS_USER, Workspace
-from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog
+from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, Served
 
 
-class SimulatedAgentDebug:
+class SimulatedAgentDebug(Served):
     """`GET /debug/manifest` for one workspace, for `async with`.
 
     The manifest is the one of the last `fetch_manifest()`: the real agent fetches it when it starts and when it
@@ -28,19 +26,10 @@ class SimulatedAgentDebug:
         self._log = RequestLog(now, Changes())
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
 
-    async def __aenter__(self) -> Self:
+    async def start(self) -> None:
+        """Listen, with the manifest as it is now."""
         self.fetch_manifest()
-        await self._listener.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._listener.stop()
-
-    @property
-    def url(self) -> str:
-        return self._listener.url
+        await super().start()
 
     @property
     def requests(self) -> list[RecordedRequest]:

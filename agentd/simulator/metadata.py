@@ -3,14 +3,13 @@
 import time
 import uuid
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from aiohttp import web
 
 from agentd.simulator import faults, proofs
 from agentd.simulator.faults import Fault, FaultPlan
-from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog
+from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, Served
 
 AWS_TOKEN = "/latest/api/token"  # noqa: S105 - a path
 AWS_IDENTITY = "/latest/dynamic/instance-identity/"
@@ -18,7 +17,7 @@ AZURE = "/metadata/attested/document"
 GOOGLE = "/computeMetadata/v1/instance/service-accounts/default/identity"
 
 
-class SimulatedMetadata:
+class SimulatedMetadata(Served):
     """A metadata server for `async with`; `instance_id` is what its documents say.
 
     AWS speaks IMDSv2 only: no document without the session token of `PUT /latest/api/token`.
@@ -33,19 +32,6 @@ class SimulatedMetadata:
         self._log = RequestLog(now, Changes())
         self._faults = FaultPlan()
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
-
-    async def __aenter__(self) -> Self:
-        await self._listener.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._listener.stop()
-
-    @property
-    def url(self) -> str:
-        return self._listener.url
 
     @property
     def requests(self) -> list[RecordedRequest]:

@@ -9,8 +9,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
@@ -19,7 +18,7 @@ from agentd.simulator import admin
 from agentd.simulator.agentapi.admin import Admin as AgentAdmin
 from agentd.simulator.coderd.admin import Admin as CoderdAdmin
 from agentd.simulator.controls import GROUPS
-from agentd.simulator.serving import Changes, Listener
+from agentd.simulator.serving import Changes, Listener, Served
 
 if TYPE_CHECKING:
     from agentd.simulator.agentapi import SimulatedAgentApi
@@ -61,7 +60,7 @@ class Told:
     at: float = field(default_factory=time.time)
 
 
-class Page:
+class Page(Served):
     """The page's server on 127.0.0.1, for `async with`. `links` (name to URL) lead to pages beside it; `proxies` are
     hosts under which a proxy may pass requests on.
     """
@@ -91,15 +90,6 @@ class Page:
         self._opened = False
         self._changes = Changes()
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
-
-    async def __aenter__(self) -> Self:
-        await self._listener.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._listener.stop()
 
     @property
     def url(self) -> str:

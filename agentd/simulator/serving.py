@@ -5,7 +5,8 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NoReturn, TypeAlias
+from types import TracebackType
+from typing import Literal, NoReturn, Self, TypeAlias
 
 from aiohttp import web
 from multidict import CIMultiDict, MultiDict
@@ -201,3 +202,39 @@ async def _as_go(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.popall("Server", None)
     if isinstance(response, web.Response) and not response.body:
         response.headers.popall("Content-Type", None)
+
+
+class Served:
+    """A server that is there as long as its `async with`. The subclass makes `_listener`."""
+
+    _listener: Listener
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        return self._listener.url
+
+    @property
+    def port(self) -> int:
+        return self._listener.port
+
+    @property
+    def listening(self) -> bool:
+        """Whether it is there at all."""
+        return self._listener.listening
+
+    async def start(self) -> None:
+        """Listen: on the same port as before, if there was a before."""
+        await self._listener.start()
+
+    async def stop(self) -> None:
+        """Refuse new connections and cut the open ones."""
+        await self._listener.stop()

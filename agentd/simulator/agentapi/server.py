@@ -6,8 +6,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -17,7 +16,7 @@ from agentd.simulator.agentapi.admin import Admin
 from agentd.simulator.agentapi.conversation import BOGUS, Conversation, Message, Mode, Status
 from agentd.simulator.agentapi.turns import Turns
 from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
-from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, read_body
+from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, Served, read_body
 
 DEFAULT_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 ROUTES = {
@@ -44,7 +43,7 @@ SINCE = {
 """The version that brought a feature."""
 
 
-class SimulatedAgentApi:
+class SimulatedAgentApi(Served):
     """An AgentAPI on 127.0.0.1, for `async with`.
 
     `mode` and `version` decide what it lacks and how a send behaves. `reply(prompt)` answers every user message after
@@ -90,28 +89,6 @@ class SimulatedAgentApi:
         self._faults = FaultPlan(mishaps.KINDS)
         self._admin = Admin(self).handle if admin else None
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    @property
-    def url(self) -> str:
-        return self._listener.url
-
-    @property
-    def port(self) -> int:
-        return self._listener.port
-
-    @property
-    def listening(self) -> bool:
-        """Whether it is there at all."""
-        return self._listener.listening
 
     def has(self, feature: str) -> bool:
         """Whether this version has what `SINCE` names."""

@@ -16,10 +16,10 @@ from agentd.simulator.coderd.steps import Steps
 from agentd.simulator.coderd.workspaces import Workspace
 from agentd.simulator.coderd.world import World
 from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
-from agentd.simulator.serving import Cut, Listener, RecordedRequest, RequestLog, cut, reset
+from agentd.simulator.serving import Cut, Listener, RecordedRequest, RequestLog, Served, cut, reset
 
 
-class SimulatedCoderd(Steps):
+class SimulatedCoderd(Steps, Served):
     """A coderd on 127.0.0.1, for `async with`.
 
     `era` is E1 to E5; `flush="eager"` sends a stream's headers at once (coderd waits for the first event or ping);
@@ -80,19 +80,6 @@ class SimulatedCoderd(Steps):
     ) -> None:
         await self.stop()
         self._world.close()
-
-    @property
-    def url(self) -> str:
-        return self._listener.url
-
-    @property
-    def port(self) -> int:
-        return self._listener.port
-
-    @property
-    def listening(self) -> bool:
-        """Whether it is there at all."""
-        return self._listener.listening
 
     @property
     def build_version(self) -> str:
