@@ -228,6 +228,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return error(exc.status, exc.message, exc.hint)
     except web.HTTPNotFound:
         return error(404, "Route not found.")
+    except web.HTTPRequestEntityTooLarge:
+        # In our own words: Python's for this status changed with 3.13.
+        return error(413, "Request body too large.", f"At most {BODY_MAX_BYTES} bytes.")
     except web.HTTPException as exc:
         answer = error(exc.status, f"{exc.reason}.")
         if "Allow" in exc.headers:

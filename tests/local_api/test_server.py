@@ -201,7 +201,8 @@ async def test_a_refusal_and_a_fault_are_told_apart(client, daemon, fault, statu
 @pytest.mark.parametrize("route", ["/v1/snapshot", "/v1/stop", "/v1/claims/c1/retry"])
 async def test_an_oversize_body_is_refused_before_anything_is_done(client, daemon, route):
     status, answer = await ask(client, "POST", route, data=io.BytesIO(bytes(BODY_MAX_BYTES + 1)))
-    assert (status, answer) == (413, {"message": "Request Entity Too Large."})
+    assert status == 413
+    assert answer == {"message": "Request body too large.", "detail": f"At most {BODY_MAX_BYTES} bytes."}
     assert daemon.asked == []
     assert not daemon.stopping.is_set()
 
