@@ -1,51 +1,42 @@
-"""The hooks of a claim: are they found, and would they be trusted."""
+"""The hooks: are they found, and would they be trusted."""
 
 from pathlib import Path
 
-from agentd.doctor.finding import Finding, fail, ok, warn
+from agentd.doctor.finding import Finding, Level, fail, ok, warn
 from agentd.hooks.directory import ON_CLAIM, HookDirUnusable, listing, why_distrusted
+from agentd.hooks.occasions import Occasion
 
 
 def examine(hooks_dir: Path, *, enabled: bool) -> list[Finding]:
-    """One finding, the worst first. Blocks on the disk."""
-    if not enabled:
-        return [ok("hooks", "claims.enabled is false: no hook runs")]
-    folder = hooks_dir / ON_CLAIM
+    """One finding for the hooks of a claim, and one for each other folder in which something is wrong.
+
+    `enabled`: claims are on. Blocks on the disk.
+    """
+    claims = (
+        _folder("hooks", hooks_dir / ON_CLAIM)
+        if enabled
+        else ok("hooks", "claims.enabled is false: no claim runs one")
+    )
+    others = [_folder(f"hooks on-{one}", hooks_dir / f"on-{one}.d") for one in Occasion]
+    return [claims, *(finding for finding in others if finding.level is not Level.OK)]
+
+
+def _folder(check: str, folder: Path) -> Finding:
     try:
         found = listing(folder)
     except HookDirUnusable as error:
-        return [
-            fail(
-                "hooks",
-                error.message,
-                error.hint or f"only root or agentd's user may write {folder} and the way to it",
-            )
-        ]
+        remedy = error.hint or f"only root or agentd's user may write {folder} and the way to it"
+        return fail(check, error.message, remedy)
     if not found.exists:
-        return [ok("hooks", f"none: {folder} is not there")]
+        return ok(check, f"none: {folder} is not there")
     distrusted = [why for name in found.names if (why := why_distrusted(folder / name))]
     if distrusted:
-        return [
-            fail(
-                "hooks",
-                f"a hook would be refused: {distrusted[0]}",
-                "chown it to root or agentd's user, chmod 755",
-            )
-        ]
+        remedy = "chown it to root or agentd's user, chmod 755"
+        return fail(check, f"a hook would be refused: {distrusted[0]}", remedy)
     idle = [name for name, why in found.passed_over if why == "not executable"]
     if idle:
-        names = ", ".join(idle[:5])
-        return [
-            warn(
-                "hooks",
-                f"not executable, so passed over: {names}",
-                f"chmod 755 {folder / idle[0]}, or move it away",
-            )
-        ]
+        remedy = f"chmod 755 {folder / idle[0]}, or move it away"
+        return warn(check, f"not executable, so passed over: {', '.join(idle[:5])}", remedy)
     other = ", ".join(f"{name} ({why})" for name, why in found.passed_over[:5])
-    return [
-        ok(
-            "hooks",
-            f"{', '.join(found.names) or 'none'} in {folder}" + (f"; passed over: {other}" if other else ""),
-        )
-    ]
+    names = ", ".join(found.names) or "none"
+    return ok(check, f"{names} in {folder}" + (f"; passed over: {other}" if other else ""))

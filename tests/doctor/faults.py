@@ -397,6 +397,14 @@ async def a_hook_anybody_may_write(patient):
     _hook(patient, 0o777)
 
 
+@fault("hooks on-stable", "on-stable.d/10-notify", "chmod 755")
+async def a_hook_for_a_quiet_agent_that_anybody_may_write(patient):
+    folder = patient.hooks.parent / "on-stable.d"
+    folder.mkdir(mode=0o755)
+    (folder / "10-notify").write_text("#!/bin/sh\n")
+    (folder / "10-notify").chmod(0o777)
+
+
 @fault("hooks", "not executable", "chmod 755", "warn")
 async def a_hook_that_is_not_executable(patient):
     _hook(patient, 0o644)
