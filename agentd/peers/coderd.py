@@ -36,7 +36,6 @@ _ERROR_BODY_MAX_BYTES: Final = 4096
 _EXCERPT_MAX_CHARS: Final = 300
 # coderd's words for a body it would have stored, had there been `messages` in it.
 _LACKS_MESSAGES: Final = "Invalid agentapi payload structure."
-_NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 
 
 class CoderdError(PeerError):
@@ -163,16 +162,6 @@ class Coderd:
         """Store `payload` as the task's log snapshot, replacing the one before. Repeating it is safe."""
         path = f"tasks/{quote(task_id, safe='')}/log-snapshot?format=agentapi"
         await self._call("POST", path, payload, expect=204, timeout_s=timeout_s)
-
-    async def supports_log_snapshot(self, *, timeout_s: float) -> bool:
-        """Whether this server has the log-snapshot endpoint. Asks for a task that cannot exist and stores nothing."""
-        try:
-            await self.put_log_snapshot(_NO_TASK, b'{"messages":[]}', timeout_s=timeout_s)
-        except NotFound:
-            return True
-        except Unsupported:
-            return False
-        return True
 
     async def rehearse_log_snapshot(self, task_id: str, *, size_bytes: int, timeout_s: float) -> None:
         """Do all of a log snapshot but the storing: raises as `put_log_snapshot` would for a payload of that size.
