@@ -11,11 +11,10 @@ and a timeout per read does not see a trickle.
 
 import asyncio
 import contextlib
-import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -23,32 +22,12 @@ from httpx_sse import ServerSentEvent
 from agentd.clock import Clock
 from agentd.peers.event_stream import EventDecoder, Heartbeat
 from agentd.peers.stream_answers import BODY_MAX_BYTES, refusal
-from agentd.peers.stream_faults import (
-    Broken,
-    ConnectFailed,
-    ConnectionRefused,
-    DnsFailed,
-    EventLate,
-    HeadersLate,
-    HeadersTooLarge,
-    ProtocolBroken,
-    StreamCut,
-    StreamEnded,
-    StreamIdle,
-    TlsFailed,
-)
+from agentd.peers.stream_faults import Broken, EventLate, HeadersLate, StreamEnded, StreamIdle
+from agentd.peers.stream_transport import StreamTransport
 
 PATH = "/api/v2/workspaceagents/me/reinit"
 CONNECT_S = 10.0
 SILENCE_S = 45.0  # three of coderd's pings
-
-# A dead peer behind a dead link is noticed by the kernel too: first probe after 30 s, then every 10 s, three times.
-_KEEPALIVE = [
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-]
 
 
 class ReinitStream:
@@ -91,26 +70,16 @@ class ReinitStream:
         an orderly end.
         """
         # A client per connection: nothing of a broken one is kept, and an idle daemon holds one socket.
-        transport = httpx.AsyncHTTPTransport(
-            verify=self._context or _no_tls(), trust_env=False, socket_options=_KEEPALIVE, retries=0
-        )
-        timeout = httpx.Timeout(None, connect=self._connect_s)
+        transport = StreamTransport(context=self._context, connect_s=self._connect_s, on_sent=on_sent)
         async with (
-            httpx.AsyncClient(
-                transport=transport, trust_env=False, follow_redirects=False, timeout=timeout
-            ) as client,
+            httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False) as client,
             _Watchdog(self._clock, self._silence_s) as watchdog,
         ):
             request = client.build_request(
-                "GET",
-                self._url,
-                params={"wait": "true"},
-                headers=self._request_headers(token),
-                extensions={"trace": _call_when_sent(on_sent)},
+                "GET", self._url, params={"wait": "true"}, headers=self._request_headers(token)
             )
-            with _named_errors():
-                async with watchdog.deadline(HeadersLate, "no response headers"):
-                    response = await client.send(request, stream=True)
+            async with watchdog.deadline(HeadersLate, "no response headers"):
+                response = await client.send(request, stream=True)
             try:
                 await self._check(response, watchdog)
                 on_open()
@@ -125,7 +94,7 @@ class ReinitStream:
         body = bytearray()
         if response.status_code != 200:
             # What has arrived of an error body is enough; a body that hangs or breaks off must not hide the status.
-            with contextlib.suppress(Broken), _named_errors():
+            with contextlib.suppress(Broken):
                 async with watchdog.deadline(HeadersLate, "no end of the error body"):
                     async for chunk in response.aiter_raw():
                         body += chunk[:BODY_MAX_BYTES]
@@ -143,9 +112,8 @@ class ReinitStream:
         raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
         async with contextlib.aclosing(raw) as chunks:
             while True:
-                with _named_errors():
-                    async with watchdog.deadline(StreamIdle, "no byte", unfinished=decoder.unfinished):
-                        chunk = await anext(chunks, None)
+                async with watchdog.deadline(StreamIdle, "no byte", unfinished=decoder.unfinished):
+                    chunk = await anext(chunks, None)
                 if chunk is None:
                     return
                 for item in decoder.feed(chunk):
@@ -220,73 +188,3 @@ class _Watchdog:
             if left_s <= 0 and self._scope is not None:
                 self._scope.reschedule(asyncio.get_running_loop().time())
             await self._clock.sleep(left_s if left_s > 0 else self._silence_s)
-
-
-@contextlib.contextmanager
-def _named_errors() -> Iterator[None]:
-    try:
-        yield
-    except (httpx.TransportError, OSError) as exc:
-        raise _named(exc) from exc
-
-
-def _named(exc: Exception) -> Broken:
-    causes = list(_causes(exc))
-    reason = next((str(cause) for cause in reversed(causes) if str(cause)), type(exc).__name__)[:200]
-    if isinstance(exc, httpx.ConnectTimeout):
-        return ConnectFailed("no connection within the connect timeout")
-    if isinstance(exc, httpx.ConnectError):
-        if any(isinstance(cause, ssl.SSLError) for cause in causes):
-            return TlsFailed(f"TLS failed: {reason}", hint="check coder.url and coder.ca_file")
-        if any(isinstance(cause, socket.gaierror) for cause in causes):
-            return DnsFailed(
-                f"the host name does not resolve: {reason}", hint="check coder.url and the resolver"
-            )
-        if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-            return ConnectionRefused("connection refused")
-        return ConnectFailed(f"no connection: {reason}")
-    if isinstance(exc, httpx.LocalProtocolError):
-        # Its text quotes the header that was refused, which may be the token.
-        return ProtocolBroken("the request cannot be sent: a header holds a character that is not allowed")
-    if any(getattr(cause, "error_status_hint", 0) == 431 for cause in causes):
-        return HeadersTooLarge("the response headers are too large")
-    if isinstance(exc, httpx.RemoteProtocolError) and not _is_cut(reason):
-        return ProtocolBroken(f"the answer is no HTTP: {reason}")
-    return StreamCut(f"the connection broke: {reason}")
-
-
-def _is_cut(reason: str) -> bool:
-    # h11 has no type of its own for a peer that closes early.
-    return (
-        "incomplete chunked read" in reason
-        or "without sending complete message body" in reason
-        or "disconnected" in reason
-    )
-
-
-def _causes(exc: BaseException) -> Iterator[BaseException]:
-    """`exc` and what it came from, groups opened: anyio wraps a failed connect to several addresses in one."""
-    pending: list[BaseException | None] = [exc]
-    for _ in range(32):
-        if not pending:
-            return
-        cause = pending.pop(0)
-        if cause is None:
-            continue
-        yield cause
-        pending += [cause.__cause__ or cause.__context__]
-        if isinstance(cause, BaseExceptionGroup):
-            pending += cause.exceptions
-
-
-def _call_when_sent(on_sent: Callable[[], None]) -> Callable[[str, Mapping[str, Any]], Awaitable[None]]:
-    async def trace(event: str, _info: Mapping[str, Any]) -> None:
-        if event == "http11.send_request_body.complete":
-            on_sent()
-
-    return trace
-
-
-def _no_tls() -> ssl.SSLContext:
-    # For plain http httpx still wants a context; one without CAs trusts nobody and costs no bundle.
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
