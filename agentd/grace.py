@@ -9,9 +9,9 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.config import Config
 
@@ -30,8 +30,7 @@ _SECONDS: Final = {
 Ask = Callable[[list[str]], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Grace:
+class Grace(NamedTuple):
     """`seconds` between the wish to stop us and the kill: None when nobody tells, infinity when it never comes.
 
     `told_by` names who told. `extensible` is whether agentd can ask for more when it stops (a notify unit).

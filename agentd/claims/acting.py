@@ -12,9 +12,8 @@ would be started at every boot for ever, so after `MAX_INTERRUPTIONS` the claim 
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from agentd import log
 from agentd.claims.journal.book import Claim, Hook
@@ -34,8 +33,7 @@ MAX_INTERRUPTIONS = 20
 _STEPS = {Outcome.SUCCEEDED: HookStep.SUCCEED, Outcome.INTERRUPTED: HookStep.INTERRUPT}
 
 
-@dataclass(frozen=True, slots=True)
-class HookPolicy:
+class HookPolicy(NamedTuple):
     """How hooks are run. Seconds throughout; `on_interrupted` says what follows an agentd that ended in mid-hook."""
 
     hooks_dir: Path

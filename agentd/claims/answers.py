@@ -8,7 +8,7 @@ build exist only once the job is complete, so the old token is refused for secon
 import enum
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentd.errors import AgentdError, ConfigError
 from agentd.peers import stream_faults as faults
@@ -41,8 +41,7 @@ class Pace(enum.StrEnum):
     """Terminal until agentd is started again or told to reconnect."""
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(NamedTuple):
     """What an answer means. `why` goes before the error's own words in the reason."""
 
     state: ClaimsState

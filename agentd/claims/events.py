@@ -8,7 +8,7 @@ workspace can be the zero UUID and the owner absent.
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PREBUILD_CLAIMED = "prebuild_claimed"
 NIL_UUID = "00000000-0000-0000-0000-000000000000"
@@ -17,8 +17,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _WORKSPACE_KEYS = ("workspace_id", "WorkspaceID")
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimEvent:
+class ClaimEvent(NamedTuple):
     """The control plane says: this workspace now belongs to a person.
 
     `workspace_id` and `owner_id` are lower-case UUIDs, None where the server sent none (or the nil UUID).
@@ -29,8 +28,7 @@ class ClaimEvent:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignored(NamedTuple):
     """An event that asks for nothing. `reason` is one sentence for the log; `fault` says that a server misbehaved."""
 
     reason: str

@@ -12,9 +12,8 @@ the fingerprint stands for the workspace where no id is configured.
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentd.claims.events import ClaimEvent
 from agentd.claims.journal.book import Book, Claim, Hook, UnknownClaim
@@ -37,15 +36,13 @@ class LedgerFull(StateError):
     """The ledger holds `MAX_CLAIMS` claims and takes no more."""
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A claim the ledger had not seen."""
 
     claim: Claim
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
+class Replay(NamedTuple):
     """An event of a claim that is known. Whether there is still something to do for it, the claim says."""
 
     claim: Claim

@@ -5,8 +5,7 @@ counted once, however often the same thing happens again.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from structlog.typing import FilteringBoundLogger
 
@@ -21,8 +20,7 @@ from agentd.metrics import Registry
 _QUIET = frozenset({ClaimsState.CONNECTING, ClaimsState.LISTENING, ClaimsState.NOT_A_PREBUILD})
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimsView:
+class ClaimsView(NamedTuple):
     """`claims` of `/v1/status`. Times are Unix seconds or None; `failures` counts connections since the last good one."""
 
     state: ClaimsState

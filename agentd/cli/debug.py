@@ -7,7 +7,6 @@ import platform
 import ssl
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,7 +92,7 @@ def _collected(settings: Config, args: argparse.Namespace) -> dict[str, Any]:
             "state": bundle.listing(state),
             "hooks": bundle.listing(settings.claims.hooks_dir),
         },
-        "last-stop.json": None if before is None else asdict(before),
+        "last-stop.json": None if before is None else before._asdict(),
     }
 
 

@@ -6,15 +6,14 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from agentd.errors import ConfigError
 
 SNAPSHOT_MAX_BYTES = 65_536  # coderd's taskSnapshotMaxSize: a body of exactly this size is accepted
 
 
-@dataclass(frozen=True, slots=True)
-class Spec:
+class Spec(NamedTuple):
     """What a field needs beyond its type: how it is called elsewhere, its range, and what to say about it."""
 
     doc: str
@@ -247,8 +246,7 @@ class Config:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """One setting, as `keys()` lists them."""
 
     name: str

@@ -6,8 +6,8 @@ to it that another user may write would hand those rights to that user.
 
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from agentd.errors import AgentdError
 
@@ -20,8 +20,7 @@ class HookDirUnusable(AgentdError):
     """The directory is there and cannot be read, or another user may write it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """Names to run, in order, and what lies there besides with the reason it is passed over.
 
     `exists` is False when there is no such directory, which is how a workspace without hooks looks.

@@ -1,12 +1,11 @@
 """What identifies a process for good.  Pure."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Process"]
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(NamedTuple):
     """A process for good: a pid is used again, a pid with its start time (clock ticks since boot) in one boot is not."""
 
     pid: int

@@ -10,8 +10,8 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from agentd.clock import Clock
 from agentd.hooks.process import Process
@@ -21,8 +21,7 @@ KILL_S = 5.0  # after SIGKILL a process is gone in microseconds, unless it hangs
 _LOOK_S = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class _Stat:
+class _Stat(NamedTuple):
     pid: int
     state: str
     session: int

@@ -14,9 +14,8 @@ import os
 import signal
 from asyncio.subprocess import DEVNULL
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from agentd import log
 from agentd.clock import Clock
@@ -53,8 +52,7 @@ class Outcome(enum.StrEnum):
     """agentd ended first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """How a run ended: `exit_code` is negative for a signal and None when it never started, `why` "" for a success."""
 
     outcome: Outcome

@@ -6,9 +6,8 @@ codes and JSON. Errors are `{"message": …, "detail"?: …}`, as coderd's are.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from aiohttp import web
 
@@ -24,8 +23,7 @@ from agentd.metrics import CONTENT_TYPE
 BODY_MAX_BYTES: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Answers:
+class Answers(NamedTuple):
     """What the daemon can be asked. Plain callables so that this room knows none of the others."""
 
     healthy: Callable[[], Json]

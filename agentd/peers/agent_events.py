@@ -8,8 +8,7 @@ JSON is decoded when its message is asked for.
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from agentd.peers.event_stream import EventDecoder, Heartbeat
 from agentd.peers.message_update import MessageUpdate
@@ -31,15 +30,13 @@ EVENT_MAX_BYTES: Final = 2 * 1024**2
 _HEAD: Final = re.compile(r'\{"id":(-?[0-9]{1,18}),"role":"(agent|user)",')
 
 
-@dataclass(frozen=True, slots=True)
-class StatusChange:
+class StatusChange(NamedTuple):
     """The status as it is now; the first one of a stream ends the replay of messages."""
 
     status: Literal["running", "stable"]
 
 
-@dataclass(frozen=True, slots=True)
-class AgentComplaint:
+class AgentComplaint(NamedTuple):
     """`agent_error` (since 0.12.0): the agent's process or its state has a problem."""
 
     message: str

@@ -19,9 +19,8 @@ import json
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from yarl import URL
 
@@ -77,8 +76,7 @@ class SendRefused(AgentError):
     """AgentAPI did not take the message; the message of this error is AgentAPI's reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class StatusReading:
+class StatusReading(NamedTuple):
     """One answer of `GET /status`.  `agent_type` (since 0.10.1) and `transport` (0.12.0) are "" where missing."""
 
     status: Literal["running", "stable"]

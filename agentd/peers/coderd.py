@@ -21,9 +21,8 @@ import asyncio
 import json
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 from urllib.parse import quote
 
 from yarl import URL
@@ -120,8 +119,7 @@ _BY_STATUS: Final[Mapping[int, type[CoderdError]]] = {
 _NOT_CODERD_HINT: Final = "check coder.url, and any proxy in between"
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(NamedTuple):
     """What was read of an answer that is no success. `message` is None when the body is not coderd's JSON."""
 
     status: int

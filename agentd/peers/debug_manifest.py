@@ -6,7 +6,7 @@ content type of its own. The agent fetches it whenever it (re)connects to coderd
 
 import asyncio
 import json
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentd.errors import PeerError
 from agentd.peers.tls import aiohttp
@@ -15,8 +15,7 @@ DEFAULT_URL = "http://127.0.0.1:2113/debug/manifest"
 MANIFEST_MAX_BYTES = 4 * 1024 * 1024  # scripts and environment of a template are in it
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
+class Manifest(NamedTuple):
     """Whose workspace the agent believes this is. `owner_name` is a user's name, not an id."""
 
     workspace_id: str

@@ -9,7 +9,7 @@ without data, commits the last event id at the blank line, and has a limit for e
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from httpx_sse import ServerSentEvent
 
@@ -45,8 +45,7 @@ class NoiseFlood(StreamTooLarge):
     """More than `NOISE_MAX_BYTES` without an event or a heartbeat among them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(NamedTuple):
     """A block that names an event but has no data. By the standard it is no event; coderd's `ping` is one of these."""
 
     event: str

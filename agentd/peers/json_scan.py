@@ -12,8 +12,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from agentd.errors import PeerError
 
@@ -47,8 +46,7 @@ class JsonMalformed(PeerError):
     """A body is not the JSON it should be.  The message says what was expected, where, and what stood there."""
 
 
-@dataclass(frozen=True, slots=True)
-class JsonText:
+class JsonText(NamedTuple):
     """The inside of a JSON string as it stood in the body, not decoded yet; its tail when it was over-long."""
 
     raw: bytes

@@ -7,8 +7,7 @@ those.  Its memory is bounded by the window: `keep` messages, `CONTENT_MAX_BYTES
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.errors import PeerError
 from agentd.peers.json_scan import LIST, OBJECT, QUOTE, JsonMalformed, JsonScan, JsonText, Scan
@@ -54,8 +53,7 @@ class BodyTooLarge(PeerError):
     """A `/messages` body went on beyond the cap."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One message.  `time` stays the server's text: nothing here computes with it.
 
     `content` may hold lone surrogates (a body can spell them as escapes); whoever encodes it replaces them.
@@ -131,7 +129,7 @@ class MessageTail(JsonScan):
         if not self._listed:
             raise BodyMalformed('/messages: body has no "messages"')
         try:
-            return [replace(message, content=text.decode()) for message, text in self._window]
+            return [message._replace(content=text.decode()) for message, text in self._window]
         except JsonMalformed as error:
             raise BodyMalformed(f"/messages: {error}") from error
 

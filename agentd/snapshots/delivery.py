@@ -5,7 +5,6 @@ Each destination has its own courier, receipt and pace; none waits for another.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal
 
 from agentd.clock import Clock
@@ -79,8 +78,7 @@ class Delivery:
             return Receipt(Overall.NOTHING)
         receipts = [courier.receipt(newest) for courier in self._couriers if courier.takes(newest)]
         receipts += [
-            replace(
-                courier.receipt(entry),
+            courier.receipt(entry)._replace(
                 detail=f"task {entry.task_id}: {courier.receipt(entry).detail}".rstrip(": "),
             )
             for courier in self._couriers

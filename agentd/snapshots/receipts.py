@@ -2,8 +2,7 @@
 
 import enum
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Outcome(enum.StrEnum):
@@ -26,8 +25,7 @@ class Overall(enum.StrEnum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
-class DestinationReceipt:
+class DestinationReceipt(NamedTuple):
     """One destination's. `status` is the HTTP status or exit code of the last try, `at` when it ended (RFC 3339)."""
 
     name: str
@@ -38,7 +36,7 @@ class DestinationReceipt:
     at: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return self._asdict()
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "DestinationReceipt":
@@ -46,8 +44,7 @@ class DestinationReceipt:
         return cls(**{**value, "outcome": Outcome(value["outcome"])})
 
 
-@dataclass(frozen=True, slots=True)
-class Receipt:
+class Receipt(NamedTuple):
     """The newest snapshot's. `bytes`, `messages` and `sha256` describe the payload; 0 and "" when there is none."""
 
     outcome: Overall
@@ -57,7 +54,7 @@ class Receipt:
     destinations: tuple[DestinationReceipt, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**self._asdict(), "destinations": [receipt.as_json() for receipt in self.destinations]}
 
 
 def overall(destinations: Sequence[DestinationReceipt]) -> Overall:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from agentd.errors import ConfigError
@@ -39,7 +38,7 @@ class Redactor:
     def __call__(self, messages: Iterable[Message]) -> list[Message]:
         """The messages without secrets; times, roles and ids stay."""
         self._refresh()
-        return [replace(message, content=self._redacted(message.content)) for message in messages]
+        return [message._replace(content=self._redacted(message.content)) for message in messages]
 
     def _redacted(self, text: str) -> str:
         if self._known_form is not None and text.startswith(CUT_MARK):

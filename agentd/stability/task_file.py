@@ -7,9 +7,8 @@ Times are Unix seconds there and monotonic seconds in memory: a monotonic clock 
 """
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentd import log
 from agentd.durable import replace_file
@@ -21,8 +20,7 @@ NAME: Final = "task.json"
 FILE_MAX_BYTES: Final = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """What coderd took last."""
 
     word: TaskWord
@@ -30,11 +28,10 @@ class Told:
     uri: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """What a run knows of those before it."""
 
-    kept: Kept = field(default_factory=Kept)
+    kept: Kept = Kept()
     told: Told | None = None
 
 

@@ -7,8 +7,7 @@ answer.
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.errors import AgentdError
 
@@ -93,8 +92,7 @@ class Source(enum.Enum):
     """Explicit: its caller reads the answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """`word` (not NONE) was said by `source` at `at` (monotonic seconds), with a message and a link for people."""
 
     word: TaskWord
@@ -108,8 +106,7 @@ class Claim:
         return Step(self.word.value)
 
 
-@dataclass(frozen=True, slots=True)
-class UserMessage:
+class UserMessage(NamedTuple):
     """A message of the user: its id, a digest of its content, and when it was sent (monotonic seconds, estimated)."""
 
     id: int
@@ -117,13 +114,15 @@ class UserMessage:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(NamedTuple):
     """All that a `TaskState` rests on, for whoever has to remember it."""
 
     turn: int = 0
     user: UserMessage | None = None
     claims: tuple[Claim, ...] = ()
+
+
+NOTHING_KEPT: Final = Kept()
 
 
 class TaskState:
@@ -135,7 +134,7 @@ class TaskState:
     that came before it was noticed and after it was sent is about that turn.
     """
 
-    def __init__(self, kept: Kept = Kept()) -> None:
+    def __init__(self, kept: Kept = NOTHING_KEPT) -> None:
         self.turn = kept.turn
         """How many user messages have begun a turn."""
         self._user = kept.user

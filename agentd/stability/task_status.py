@@ -12,8 +12,7 @@ sidecar sees the claim and the app.  The words mean the same, so that scripts wr
 """
 
 import enum
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.stability.tracker import AgentStatus, Evidence, Reading
 
@@ -43,16 +42,14 @@ class Owner(enum.Enum):
     """Somebody owns it, or it never was a prebuild, or claims are not our business."""
 
 
-@dataclass(frozen=True, slots=True)
-class TaskStatus:
+class TaskStatus(NamedTuple):
     """The word, and a sentence about it."""
 
     word: TaskStatusWord
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why input is not taken now: an HTTP status, and coderd's way to say it."""
 
     status: int

@@ -6,8 +6,7 @@
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.errors import AgentdError
 
@@ -126,16 +125,14 @@ def follow(state: AgentStatus, step: Step) -> AgentStatus:
         raise IllegalStep(f"agent status: no step {step.value} from {state.value}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class LastMessage:
+class LastMessage(NamedTuple):
     """The newest message: its id, and a digest of its content.  Ids restart with the server and may collide."""
 
     id: int
     digest: int
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """One look at the agent, `at` (monotonic seconds).
 
     `last` is the newest message as far as it is known at that moment, `prompted` whether a user's message is in the
@@ -149,8 +146,7 @@ class Sample:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """What a state rests on; `str()` is the sentence.  `reading` is the last one.
 
     `since` (monotonic seconds) and `for_s`: how long it has been observed, in `samples` looks.  `note`: what keeps a quiet agent from counting as
@@ -177,8 +173,7 @@ class Evidence:
         return ", ".join(facts)
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """A change of state, `at` (monotonic seconds), with what the new one rests on."""
 
     old: AgentStatus
@@ -187,8 +182,7 @@ class Transition:
     evidence: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
+class _Stretch(NamedTuple):
     """Samples in a row that say the same: what, since when, how many, and the last message they have in common."""
 
     kind: Step
@@ -290,7 +284,7 @@ class Tracker:
         stretch = self._stretch
         if stretch is None or stretch.kind is not kind or not watched or _changed(stretch.last, sample.last):
             stretch = _Stretch(kind, sample.at)
-        return replace(stretch, samples=stretch.samples + 1, last=sample.last or stretch.last)
+        return stretch._replace(samples=stretch.samples + 1, last=sample.last or stretch.last)
 
 
 def _changed(old: LastMessage | None, new: LastMessage | None) -> bool:

@@ -9,7 +9,6 @@ By state as coderd's task logs do, so that a script reads one like the other:
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from typing import Any, Final
 
 from agentd.claims.answers import ClaimsState
@@ -92,4 +91,4 @@ async def _kept(rooms: Rooms) -> dict[str, Any]:
 
 
 def _plain(messages: Iterable[Message]) -> list[dict[str, Any]]:
-    return [asdict(message) for message in messages]
+    return [message._asdict() for message in messages]

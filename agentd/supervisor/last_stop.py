@@ -9,9 +9,8 @@ or the TERM of whoever ends the container does not reach agentd.
 
 import enum
 import json
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentd import log
 from agentd.clock import Clock, rfc3339
@@ -29,8 +28,7 @@ class RunState(enum.StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One run of the daemon. Times are RFC 3339, "" while they have not come."""
 
     state: RunState
@@ -50,7 +48,7 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         """`last_stop` of `/v1/status`."""
-        fields = asdict(self)
+        fields = self._asdict()
         del fields["state"]
         return {"ended": self.verdict, **fields}
 
@@ -74,13 +72,13 @@ class LastStop:
 
     def stopping(self, reason: str, budget_s: float) -> None:
         self._write(
-            replace(
-                self._run, state=RunState.STOPPING, reason=reason, began_at=self._now(), budget_s=budget_s
+            self._run._replace(
+                state=RunState.STOPPING, reason=reason, began_at=self._now(), budget_s=budget_s
             )
         )
 
     def stopped(self, outcome: str) -> None:
-        self._write(replace(self._run, state=RunState.STOPPED, ended_at=self._now(), outcome=outcome))
+        self._write(self._run._replace(state=RunState.STOPPED, ended_at=self._now(), outcome=outcome))
 
     def complain(self) -> None:
         """Say it when the run before was not given its time."""
@@ -101,7 +99,7 @@ class LastStop:
     def _write(self, run: Run) -> None:
         self._run = run
         try:
-            replace_file(self._path, json.dumps(asdict(run)).encode() + b"\n")
+            replace_file(self._path, json.dumps(run._asdict()).encode() + b"\n")
         except OSError as error:
             log.get("supervisor").warning("last_stop.not_kept", reason=error.strerror or str(error))
 

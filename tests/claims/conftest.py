@@ -104,7 +104,7 @@ def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
     ) -> AsyncIterator[Side]:
         metrics = Registry()
         ledger = Ledger(state_dir, workspace_id=workspace_id, clock=clock)
-        policy = {name: options.pop(name) for name in HookPolicy.__dataclass_fields__ if name in options}
+        policy = {name: options.pop(name) for name in HookPolicy._fields if name in options}
         # Hooks are real processes: their time is real whatever the listener's clock does.
         actor = Actor(
             ledger=ledger,

@@ -107,7 +107,7 @@ async def test_an_empty_spool_or_no_task_is_nothing_to_deliver(delivery, spool, 
         "bytes": 0,
         "messages": 0,
         "sha256": "",
-        "destinations": (),
+        "destinations": [],
     }
     put(spool, "")
     assert (await delivery.flush(soon())).outcome is Overall.NOTHING

@@ -20,10 +20,9 @@ Records are JSON objects with `kind` and `at` (Unix seconds):
     damage  why / trusted                               records were lost / a person has dealt with every claim held for it
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from agentd.claims.lifecycle import (
     CLAIM_TRANSITIONS,
@@ -47,8 +46,7 @@ class UnknownClaim(AgentdError):
     """No claim has this id."""
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(NamedTuple):
     """One hook of one claim.
 
     `attempt` counts starts for ever (the hook is told), `failures` and `interruptions` count since the claim was
@@ -69,8 +67,7 @@ class Hook:
     ended_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One claim. `token` is a one-way fingerprint of the agent token it came with; `why` explains `held` and `failed`."""
 
     id: str
@@ -106,15 +103,14 @@ class Claim:
         raise IllegalStep(f"claim {self.id} has no hook {name!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Book:
+class Book(NamedTuple):
     """All claims by id, in order of admission.
 
     `damage` says what happened when records were lost, else ""; `waiting` is the id of the workspace last seen as an
     unclaimed prebuild, else "".
     """
 
-    claims: Mapping[str, Claim] = field(default_factory=dict)
+    claims: Mapping[str, Claim] = MappingProxyType({})
     damage: str = ""
     waiting: str = ""
 
@@ -128,10 +124,10 @@ class Book:
             ) from None
 
     def having(self, claim: Claim) -> "Book":
-        return dataclasses.replace(self, claims={**self.claims, claim.id: claim})
+        return self._replace(claims={**self.claims, claim.id: claim})
 
     def without(self, claim_id: str) -> "Book":
-        return dataclasses.replace(self, claims={k: v for k, v in self.claims.items() if k != claim_id})
+        return self._replace(claims={k: v for k, v in self.claims.items() if k != claim_id})
 
 
 def fold(book: Book, record: Record) -> Book:
@@ -149,21 +145,22 @@ def fold(book: Book, record: Record) -> Book:
         case "forget":
             return _forgotten(book, record)
         case "waiting":
-            return dataclasses.replace(book, waiting=str(record["workspace"]))
+            return book._replace(waiting=str(record["workspace"]))
         case "damage":
-            return dataclasses.replace(book, damage=str(record["why"]))
+            return book._replace(damage=str(record["why"]))
         case "trusted":
-            return dataclasses.replace(book, damage="")
+            return book._replace(damage="")
         case _ if kind in _CLAIM_RECORDS:
             claim = _CLAIM_RECORDS[kind](book.claim(record["claim"]), record)
-            return book.having(dataclasses.replace(claim, changed_at=float(record["at"])))
+            return book.having(claim._replace(changed_at=float(record["at"])))
         case _:
             raise IllegalStep(f"no such record: {kind!r}")
 
 
 def pack(claim: Claim) -> dict[str, Any]:
     """The `claim` record that stands for everything known of `claim`."""
-    return {"kind": "claim", "at": claim.changed_at, **dataclasses.asdict(claim)}
+    hooks = [{**hook._asdict(), "process": hook.process and hook.process._asdict()} for hook in claim.hooks]
+    return {"kind": "claim", "at": claim.changed_at, **claim._asdict(), "hooks": hooks}
 
 
 def _admitted(book: Book, record: Record) -> Claim:
@@ -190,7 +187,7 @@ def _unpacked(book: Book, record: Record) -> Claim:
         Hook(**{**hook, "state": HookState(hook["state"]), "process": _process(hook["process"])})
         for hook in record["hooks"]
     )
-    fields = {name: record[name] for name in Claim.__dataclass_fields__}
+    fields = {name: record[name] for name in Claim._fields}
     return Claim(**{**fields, "state": ClaimState(record["state"]), "hooks": hooks})
 
 
@@ -198,8 +195,8 @@ def _bound(claim: Claim, record: Record) -> Claim:
     for known, said in ((claim.workspace_id, record["workspace"]), (claim.owner_id, record["owner"])):
         if known is not None and known != said:
             raise IllegalStep(f"claim {claim.id} is of {known}, not of {said}")
-    return dataclasses.replace(
-        claim, workspace_id=record["workspace"], owner_id=record["owner"], token=str(record["token"])
+    return claim._replace(
+        workspace_id=record["workspace"], owner_id=record["owner"], token=str(record["token"])
     )
 
 
@@ -215,7 +212,7 @@ def _acting(claim: Claim, record: Record) -> Claim:
         hook if hook.state is HookState.SUCCEEDED else _hook_step(claim, hook, HookStep.SKIP) for hook in gone
     ]
     hooks = tuple(sorted(planned + dropped, key=lambda hook: hook.name))
-    return dataclasses.replace(claim, state=state, hooks=hooks, why="")
+    return claim._replace(state=state, hooks=hooks, why="")
 
 
 def _started(claim: Claim, record: Record) -> Claim:
@@ -227,8 +224,7 @@ def _started(claim: Claim, record: Record) -> Claim:
         raise IllegalStep(f"hook {hook.name!r} of claim {claim.id} is not the next one")
     return _with(
         claim,
-        dataclasses.replace(
-            started,
+        started._replace(
             attempt=hook.attempt + 1,
             run_id=str(record["run"]),
             process=None,
@@ -244,7 +240,7 @@ def _started(claim: Claim, record: Record) -> Claim:
 def _spawned(claim: Claim, record: Record) -> Claim:
     hook = _running(claim, record)
     process = Process(int(record["pid"]), int(record["ticks"]), str(record["boot"]))
-    return _with(claim, dataclasses.replace(hook, process=process))
+    return _with(claim, hook._replace(process=process))
 
 
 def _ended(claim: Claim, record: Record) -> Claim:
@@ -252,8 +248,7 @@ def _ended(claim: Claim, record: Record) -> Claim:
     step = HookStep(record["step"])
     return _with(
         claim,
-        dataclasses.replace(
-            _hook_step(claim, hook, step),
+        _hook_step(claim, hook, step)._replace(
             failures=hook.failures + (step is HookStep.FAIL),
             interruptions=hook.interruptions + (step is HookStep.INTERRUPT),
             exit_code=record["exit"],
@@ -271,13 +266,13 @@ def _settled(claim: Claim, record: Record) -> Claim:
         raise IllegalStep(f"claim {claim.id} cannot finish: hook {claim.next_hook.name!r} has not succeeded")
     if step is ClaimStep.FAIL and claim.started_hook is not None:
         raise IllegalStep(f"claim {claim.id} cannot fail: hook {claim.started_hook.name!r} has not ended")
-    return dataclasses.replace(claim, state=state, why=str(record["why"]))
+    return claim._replace(state=state, why=str(record["why"]))
 
 
 def _retried(claim: Claim, _record: Record) -> Claim:
     state = _claim_step(claim, ClaimStep.RETRY)
-    hooks = tuple(dataclasses.replace(hook, failures=0, interruptions=0) for hook in claim.hooks)
-    return dataclasses.replace(claim, state=state, why="", hooks=hooks)
+    hooks = tuple(hook._replace(failures=0, interruptions=0) for hook in claim.hooks)
+    return claim._replace(state=state, why="", hooks=hooks)
 
 
 def _forgotten(book: Book, record: Record) -> Book:
@@ -314,12 +309,12 @@ def _claim_step(claim: Claim, step: ClaimStep) -> ClaimState:
 
 def _hook_step(claim: Claim, hook: Hook, step: HookStep) -> Hook:
     what = f"hook {hook.name!r} of claim {claim.id}"
-    return dataclasses.replace(hook, state=advance(HOOK_TRANSITIONS, hook.state, step, of=what))
+    return hook._replace(state=advance(HOOK_TRANSITIONS, hook.state, step, of=what))
 
 
 def _with(claim: Claim, hook: Hook) -> Claim:
     hooks = tuple(hook if known.name == hook.name else known for known in claim.hooks)
-    return dataclasses.replace(claim, hooks=hooks)
+    return claim._replace(hooks=hooks)
 
 
 def _process(packed: Mapping[str, Any] | None) -> Process | None:

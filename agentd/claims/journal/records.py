@@ -11,8 +11,7 @@ damage: a record that was promised is gone, and it may have been a success.
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from agentd.errors import StateError
 
@@ -31,8 +30,7 @@ class NewerSchema(StateError):
     """The ledger was written by a newer agentd. It is left as it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(NamedTuple):
     """What a ledger file holds.
 
     `records` are the readable ones in order, at the current version; `damage` says what is wrong with the file, "" when

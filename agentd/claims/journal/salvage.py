@@ -5,7 +5,6 @@ a person looks. What was recorded as succeeded stays succeeded, even where the r
 success is known never runs again.
 """
 
-import dataclasses
 from collections.abc import Iterable
 
 from agentd.claims.events import PREBUILD_CLAIMED
@@ -39,11 +38,11 @@ def salvage(records: Iterable[Record], *, why: str, at: float) -> Book:
     for claim in book.claims.values():
         proven = _with_successes(claim, succeeded.get(claim.id, set()))
         if claim.id in done or claim.state is ClaimState.DONE:
-            book = book.having(dataclasses.replace(proven, state=ClaimState.DONE))
+            book = book.having(proven._replace(state=ClaimState.DONE))
         else:
-            held = dataclasses.replace(proven, state=ClaimState.HELD, why=why, changed_at=at)
+            held = proven._replace(state=ClaimState.HELD, why=why, changed_at=at)
             book = book.having(held)
-    return dataclasses.replace(book, damage=why)
+    return book._replace(damage=why)
 
 
 def _orphan(claim_id: str, at: float) -> Claim:
@@ -63,5 +62,5 @@ def _orphan(claim_id: str, at: float) -> Claim:
 def _with_successes(claim: Claim, names: set[str]) -> Claim:
     known = {hook.name: hook for hook in claim.hooks}
     for name in names:
-        known[name] = dataclasses.replace(known.get(name, Hook(name)), state=HookState.SUCCEEDED)
-    return dataclasses.replace(claim, hooks=tuple(known[name] for name in sorted(known)))
+        known[name] = known.get(name, Hook(name))._replace(state=HookState.SUCCEEDED)
+    return claim._replace(hooks=tuple(known[name] for name in sorted(known)))

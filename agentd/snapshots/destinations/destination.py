@@ -3,8 +3,7 @@
 A destination makes one bounded try and says how it went; when to try again is the courier's business.
 """
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agentd.errors import AgentdError
 from agentd.snapshots.entry import SpoolEntry
@@ -33,8 +32,7 @@ class UnsupportedError(DeliveryError):
     """The destination does not offer this at all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """The destination has the snapshot. `detail` says what is worth knowing, usually nothing."""
 
     status: int | None = None
