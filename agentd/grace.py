@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -102,9 +101,8 @@ def fitted(config: Config, grace: Grace) -> Config:
     if grace.seconds is None or grace.is_enough_for(config.shutdown.budget_s):
         return config
     budget_s = max(0.5, grace.seconds - MARGIN_S)
-    return replace(
-        config,
-        shutdown=replace(config.shutdown, budget_s=budget_s),
+    return config._replace(
+        shutdown=config.shutdown.with_values(budget_s=budget_s),
         origins={**config.origins, "shutdown.budget_s": grace.told_by},
     )
 

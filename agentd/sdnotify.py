@@ -19,10 +19,6 @@ class Notifier:
         self._socket: socket.socket | None = None
         self.lost = 0
 
-    @property
-    def enabled(self) -> bool:
-        return bool(self._address)
-
     def send(self, **fields: str | int) -> None:
         """`send(READY=1, STATUS="listening")`. Newlines in a value would start another field, so they become spaces."""
         if not self._address:

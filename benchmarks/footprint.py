@@ -3,34 +3,90 @@
     python benchmarks/footprint.py [--runs 5] [--idle-s 60] [--agentd PATH]
 
 The daemon runs as a real child process, holding the claim stream of a simulated coderd and polling a simulated AgentAPI
-on loopback. Time to listening is taken from fork to the first answer on the local API's socket. Memory is read from
-/proc/<pid>/smaps_rollup after it has been idle, CPU from the scheduler's nanoseconds of all its threads.
+on loopback; both live in a process of their own. Times count from the fork: to listening is until the local API's socket
+takes a connection, to the first answer until `/healthz` has answered on it, to the claim stream until its request has
+reached coderd. Memory is read from /proc/<pid>/smaps_rollup after the daemon has been idle, CPU from the scheduler's
+nanoseconds of all its threads.
 """
 
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
 
+SETTLED_S = 20.0
+"""Past the first settle, the first upload and coderd's first ping."""
 
-def listening(path: Path) -> bool:
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
-        probe.connect(str(path))
+
+async def peers() -> None:
+    """Both peers of one daemon: its environment as a line of JSON, then the time of its first claim stream request."""
+    async with SimulatedCoderd() as coderd, SimulatedAgentApi() as agent:
+        agent.add_message("agent", "ready when you are")
+        agent.add_message("user", "please fix the build")
+        agent.add_message("agent", "done: the build is green")
+        agent.set_status("stable")
+        workspace = coderd.add_prebuild()
+        environ = {
+            "CODER_AGENT_URL": coderd.url,
+            "CODER_AGENT_TOKEN": workspace.token,
+            "AGENTD_AGENTAPI_URL": agent.url,
+            "AGENTD_SNAPSHOTS_TASK_ID": str(coderd.add_task(workspace)),
+        }
+        print(json.dumps(environ), flush=True)
+        await coderd.until(lambda: bool(coderd.calls("reinit")))
+        print(time.monotonic(), flush=True)
+        await asyncio.Event().wait()
+
+
+@contextlib.contextmanager
+def running_peers() -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen([sys.executable, __file__, "--peers"], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def connected(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
+    """The first connection that `process` takes."""
+    while process.poll() is None:
+        probe = socket.socket(socket.AF_UNIX)
+        try:
+            probe.connect(str(path))
+        except OSError:
+            probe.close()
+            time.sleep(0.001)
+        else:
+            return probe
+    raise SystemExit(f"agentd exited with {process.returncode}")
+
+
+def started_ms(
+    process: subprocess.Popen[bytes], forked: float, path: Path, said: Iterator[str]
+) -> dict[str, float]:
+    with connected(path, process) as probe:
+        listening = time.monotonic()
         probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-        return probe.recv(16).startswith(b"HTTP/1.")
-    return False
+        if not probe.recv(16).startswith(b"HTTP/1."):
+            raise SystemExit("agentd does not speak HTTP on its socket")
+        answered = time.monotonic()
+    moments = {"listening": listening, "first answer": answered, "claim stream": float(next(said))}
+    return {f"exec to {name} ms": (at - forked) * 1000 for name, at in moments.items()}
 
 
 def memory_mb(pid: int) -> dict[str, float]:
@@ -47,66 +103,38 @@ def cpu_s(pid: int) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
 
 
-@contextlib.asynccontextmanager
-async def daemon(
-    command: list[str], home: Path, coderd: SimulatedCoderd, agent: SimulatedAgentApi
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, float]]:
-    workspace = coderd.add_prebuild()
-    environ = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "CODER_AGENT_URL": coderd.url,
-        "CODER_AGENT_TOKEN": workspace.token,
-        "AGENTD_AGENTAPI_URL": agent.url,
-        "AGENTD_STATE_DIR": str(home / "state"),
-        "AGENTD_CLAIMS_HOOKS_DIR": str(home / "hooks"),
-        "AGENTD_SNAPSHOTS_TASK_ID": coderd.add_task(workspace),
-    }
-    started = time.perf_counter()
-    process = await asyncio.create_subprocess_exec(
-        *command, "run", env=environ, stderr=asyncio.subprocess.DEVNULL
-    )
-    try:
-        while not listening(home / "state" / "agentd.sock"):
-            if process.returncode is not None:
-                raise SystemExit(f"agentd exited with {process.returncode}")
-            await asyncio.sleep(0.002)
-        yield process, (time.perf_counter() - started) * 1000
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def one_run(command: list[str], idle_s: float) -> dict[str, float]:
+def one_run(command: list[str], idle_s: float) -> dict[str, float]:
     home = Path(tempfile.mkdtemp(prefix="agentd-bench-"))
-    try:
-        async with SimulatedCoderd() as coderd, SimulatedAgentApi() as agent:
-            agent.add_message("agent", "ready when you are")
-            agent.add_message("user", "please fix the build")
-            agent.add_message("agent", "done: the build is green")
-            agent.set_status("stable")
-            async with daemon(command, home, coderd, agent) as (process, start_ms):
-                await asyncio.sleep(20)  # past the first settle, the first upload and coderd's first ping
-                before = cpu_s(process.pid)
-                await asyncio.sleep(idle_s)
-                figures = {
-                    "exec to listening ms": start_ms,
-                    **memory_mb(process.pid),
-                    "idle CPU ms/min": (cpu_s(process.pid) - before) / idle_s * 60_000,
-                }
-                stopping = time.perf_counter()
-                process.send_signal(signal.SIGTERM)
-                code = await process.wait()
-                figures["SIGTERM to exit ms"] = (time.perf_counter() - stopping) * 1000
-                if code != 0:
-                    raise SystemExit(f"agentd exited with {code} at the end")
-                return figures
-    finally:
-        shutil.rmtree(home)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, home)
+        said = iter(stack.enter_context(running_peers()).stdout or ())
+        environ = {
+            **json.loads(next(said)),
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "AGENTD_STATE_DIR": str(home / "state"),
+            "AGENTD_CLAIMS_HOOKS_DIR": str(home / "hooks"),
+        }
+        forked = time.monotonic()
+        process = subprocess.Popen([*command, "run"], env=environ, stderr=subprocess.DEVNULL)
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        figures = started_ms(process, forked, home / "state" / "agentd.sock", said)
+        time.sleep(SETTLED_S)
+        before = cpu_s(process.pid)
+        time.sleep(idle_s)
+        figures |= memory_mb(process.pid)
+        figures["idle CPU ms/min"] = (cpu_s(process.pid) - before) / idle_s * 60_000
+        stopping = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait()
+        figures["SIGTERM to exit ms"] = (time.monotonic() - stopping) * 1000
+        if code != 0:
+            raise SystemExit(f"agentd exited with {code} at the end")
+        return figures
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -115,11 +143,15 @@ async def main() -> None:
     parser.add_argument(
         "--agentd", default=None, help="the program to measure (default: this interpreter's agentd)"
     )
+    parser.add_argument("--peers", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    command = [options.agentd] if options.agentd else [sys.executable, "-m", "agentd"]
+    if options.peers:
+        asyncio.run(peers())
+        return
+    command = [options.agentd or str(Path(sys.executable).with_name("agentd"))]
     runs = []
     for number in range(options.runs):
-        runs.append(await one_run(command, options.idle_s))
+        runs.append(one_run(command, options.idle_s))
         print(
             f"run {number + 1} of {options.runs}: " + ", ".join(f"{k} {v:.1f}" for k, v in runs[-1].items()),
             flush=True,
@@ -131,4 +163,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -1,55 +1,9 @@
 import pytest
 from fakeclock import FakeClock
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agentd import retry
 from agentd.clock import Clock
 from agentd.errors import PeerError
-from agentd.retry import Backoff
-
-
-def ceilings(backoff: Backoff, count: int) -> list[float]:
-    return [backoff.next() for _ in range(count)]
-
-
-def test_the_ceiling_doubles_up_to_the_cap():
-    backoff = Backoff(first_s=1, cap_s=10, floor_s=0, draw=lambda: 1.0)
-    assert ceilings(backoff, 6) == [1, 2, 4, 8, 10, 10]
-    assert backoff.failures == 6
-
-
-def test_a_reset_starts_over():
-    backoff = Backoff(first_s=1, cap_s=10, floor_s=0, draw=lambda: 1.0)
-    ceilings(backoff, 5)
-    backoff.reset()
-    assert backoff.failures == 0
-    assert backoff.next() == 1
-
-
-def test_the_luckiest_draw_still_pauses_for_the_floor():
-    backoff = Backoff(first_s=1, cap_s=10, floor_s=0.25, draw=lambda: 0.0)
-    assert set(ceilings(backoff, 50)) == {0.25}
-
-
-@given(st.floats(0, 1), st.integers(0, 300))
-def test_every_pause_lies_between_floor_and_cap(draw, failures):
-    backoff = Backoff(first_s=0.5, cap_s=30, floor_s=0.1, draw=lambda: draw)
-    backoff.failures = failures
-    assert 0.1 <= backoff.next() <= 30
-
-
-def test_years_of_failures_cost_no_more_than_one():
-    backoff = Backoff(first_s=1, cap_s=10, floor_s=0, draw=lambda: 1.0)
-    backoff.failures = 10**9
-    assert backoff.next() == 10
-
-
-@pytest.mark.parametrize("times", [(1, 10, -0.1), (1, 10, 2), (11, 10, 0), (float("nan"), 10, 0)])
-def test_bounds_that_contradict_each_other_are_refused(times):
-    first_s, cap_s, floor_s = times
-    with pytest.raises(ValueError, match="backoff needs"):
-        Backoff(first_s=first_s, cap_s=cap_s, floor_s=floor_s)
 
 
 class AskedError(PeerError):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from agentd import log
+from agentd.backoff import Backoff
 from agentd.claims.journal.book import Claim, Hook
 from agentd.claims.ledger import Ledger, LedgerUnwritable
 from agentd.claims.lifecycle import ClaimStep, HookState, HookStep
@@ -25,7 +26,6 @@ from agentd.hooks.process import Process
 from agentd.hooks.processes import end_run
 from agentd.hooks.run import Ended, HookRun, HookSurvived, Outcome, environment
 from agentd.metrics import Registry
-from agentd.retry import Backoff
 
 MAX_INTERRUPTIONS = 20
 

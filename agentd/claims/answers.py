@@ -10,9 +10,9 @@ import hashlib
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from agentd.backoff import Backoff
 from agentd.errors import AgentdError, ConfigError
 from agentd.peers import stream_faults as faults
-from agentd.retry import Backoff
 
 
 class ClaimsState(enum.StrEnum):

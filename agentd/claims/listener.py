@@ -13,9 +13,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from httpx_sse import ServerSentEvent
-
 from agentd import log
+from agentd.backoff import Backoff
 from agentd.claims.acting import Actor
 from agentd.claims.answers import Meaning, Pace, Pacing, meaning, place_in_fleet
 from agentd.claims.events import ClaimEvent, Ignored, parse
@@ -24,11 +23,10 @@ from agentd.claims.standing import ClaimsView, Standing
 from agentd.clock import Clock
 from agentd.errors import AgentdError
 from agentd.metrics import Registry
-from agentd.peers.event_stream import Heartbeat
+from agentd.peers.event_stream import Heartbeat, StreamItem
 from agentd.peers.reinit_stream import ReinitStream
 from agentd.peers.stream_faults import StreamEnded, Unauthorized
 from agentd.peers.token import TokenSource
-from agentd.retry import Backoff
 
 Reconcile = Callable[[], Awaitable[ClaimEvent | None]]
 
@@ -97,26 +95,19 @@ class ClaimListener:
         self._work = asyncio.Event()
         self._again = asyncio.Event()
         self._reconnecting = asyncio.Event()
-        self._stream_task: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Listen and act until cancelled. A terminal answer parks the stream; it does not end this."""
         self._work.set()  # what an earlier agentd left unfinished
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._act_for_ever(), name="claim actor")
-            self._stream_task = tasks.create_task(self._listen_for_ever(), name="claim stream")
+            tasks.create_task(self._listen_for_ever(), name="claim stream")
             if self._reconcile is not None:
                 tasks.create_task(self._reconcile_for_ever(self._reconcile), name="missed claims")
 
     def view(self) -> ClaimsView:
         """For `/v1/status`."""
         return self._standing.view()
-
-    async def close_stream(self) -> None:
-        """The first step of a stop: no further claim comes in. A running hook goes on until `run` is cancelled."""
-        if self._stream_task is not None:
-            self._stream_task.cancel()
-            await asyncio.wait([self._stream_task])
 
     def reconnect(self) -> None:
         """Ask again now, also after a terminal answer: the token or the configuration has changed."""
@@ -184,7 +175,7 @@ class ClaimListener:
         finally:
             waiting.cancel()
 
-    def _receive(self, item: ServerSentEvent | Heartbeat) -> None:
+    def _receive(self, item: StreamItem) -> None:
         if isinstance(item, Heartbeat):
             if item.event == "ping":
                 self._proven()

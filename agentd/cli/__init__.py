@@ -87,6 +87,8 @@ def _run(argv: Sequence[str]) -> int:
     if args.command is None:
         _parser(argv).print_help(sys.stderr)
         return ExitCode.USAGE
+    # What is imported lives for ever: frozen, the collector does not walk through all of it to find that out.
+    gc.freeze()
     gc.enable()
     return int(importlib.import_module(f"agentd.cli.{args.command}").run(args))
 

@@ -58,12 +58,12 @@ def _warn_of_short_grace(settings: Config, given: grace.Grace) -> None:
 
 
 async def _serve(settings: Config, read_config: Callable[[], Config], notifier: Notifier) -> ExitCode:
-    gc.disable()  # as in `__main__`: whatever is imported lives for ever
+    gc.disable()  # as around the command line's own imports
     from agentd.supervisor.assembly import furnish  # noqa: PLC0415 - after the configuration is known to be good
     from agentd.supervisor.daemon import Daemon  # noqa: PLC0415 - as above
 
+    gc.freeze()
     gc.enable()
-
     async with furnish(settings, Clock()) as rooms:
         daemon = Daemon(rooms, notifier=notifier, read_config=read_config)
         with _Signals(daemon):

@@ -5,15 +5,13 @@ the names Coder itself sets (`CODER_AGENT_URL`, …) come first where there is o
 the nearest known one, because a misspelt `task_id` would otherwise show itself on the day the conversation is lost.
 """
 
-import dataclasses
 import os
 import re
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agentd.config.schema import Config, Key, keys
+from agentd.config.schema import Config, Key, keys, sections
 from agentd.config.values import parse
 from agentd.errors import ConfigError
 
@@ -63,18 +61,13 @@ def load(
             origins[name] = origin
     _one_token(values, origins)
     _fill_places(values, origins, env)
-    sections = {
+    tables: dict[str, Any] = {
         section: kind(
             **{name.split(".")[1]: value for name, value in values.items() if name.startswith(f"{section}.")}
         )
-        for section, kind in _sections().items()
+        for section, kind in sections().items()
     }
-    return Config(**sections, origins={name: origins.get(name, "default") for name in known})
-
-
-def _sections() -> dict[str, Any]:
-    fields = dataclasses.fields(Config)
-    return {field.name: typing.cast("Any", field.type) for field in fields if field.name != "origins"}
+    return Config(**tables, origins={name: origins.get(name, "default") for name in known})
 
 
 def _from_file(
@@ -96,8 +89,8 @@ def _from_file(
         raise ConfigError(f"configuration file {path} is longer than {FILE_MAX_BYTES} bytes")
     found: Found = {}
     for section, table in _document(path, content).items():
-        if section not in _sections():
-            raise _unknown(section, _sections(), f"section in file {path}")
+        if section not in sections():
+            raise _unknown(section, sections(), f"section in file {path}")
         if not isinstance(table, dict):
             raise ConfigError(
                 f"{section}: is not a table in file {path}", hint=f"write [{section}] and its keys below"

@@ -9,14 +9,12 @@ without data, commits the last event id at the blank line, and has a limit for e
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
-
-from httpx_sse import ServerSentEvent
-
-# Not exported by the package, hence the upper bound on its version in pyproject.toml.
-from httpx_sse._decoders import SSEDecoder
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from agentd.errors import PeerError
+
+if TYPE_CHECKING:
+    from httpx_sse import ServerSentEvent
 
 LINE_MAX_BYTES = 64 * 1024
 EVENT_MAX_BYTES = 64 * 1024
@@ -51,6 +49,9 @@ class Heartbeat(NamedTuple):
     event: str
 
 
+StreamItem: TypeAlias = "ServerSentEvent | Heartbeat"
+
+
 class EventDecoder:
     """Push decoder for one connection: `feed` bytes, get events.
 
@@ -68,6 +69,10 @@ class EventDecoder:
         retry_s: float | None = None,
         event_max_bytes: int = EVENT_MAX_BYTES,
     ) -> None:
+        # Not exported by the package, hence the upper bound on its version in pyproject.toml. Imported here, because it
+        # brings all of httpx, a tenth of the daemon's start, which need not be there before there is a stream.
+        from httpx_sse._decoders import SSEDecoder  # noqa: PLC0415 - see above
+
         self.last_event_id = last_event_id
         self.retry_s = retry_s
         self._event_max_bytes = event_max_bytes
@@ -90,7 +95,7 @@ class EventDecoder:
         """Whether a line or a block has begun and not ended: the peer owes us bytes."""
         return bool(self._line) or self._has_field
 
-    def feed(self, chunk: bytes) -> Iterator[ServerSentEvent | Heartbeat]:
+    def feed(self, chunk: bytes) -> Iterator[StreamItem]:
         """The events that `chunk` completes. Exhaust it before the next call.
 
         Raises `LineTooLong`, `EventTooLarge` or `NoiseFlood`, after the events that came before the excess.
@@ -144,7 +149,7 @@ class EventDecoder:
             wanted_s = int(digits) / 1000 if len(digits) < 10 else RETRY_MAX_S
             self.retry_s = min(max(wanted_s, RETRY_MIN_S), RETRY_MAX_S)
 
-    def _dispatch(self) -> Iterator[ServerSentEvent | Heartbeat]:
+    def _dispatch(self) -> Iterator[StreamItem]:
         event = self._fields.decode("")
         # The library answers None only when there is neither data nor type nor id: the id buffer is empty then.
         self.last_event_id = event.id if event is not None else ""

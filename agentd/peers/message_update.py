@@ -1,20 +1,22 @@
 """One message as AgentAPI's event stream sends it, decoded when somebody asks for it.  Pure."""
 
 import json
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agentd.peers.messages import Message, NotAMessage, parse_message
 
 __all__ = ["MessageUpdate"]
 
 
-@dataclass(frozen=True, slots=True)
-class MessageUpdate:
+class MessageUpdate(NamedTuple):
     """A message as it is now."""
 
     id: int
     role: str
-    data: str = field(repr=False)
+    data: str
+
+    def __repr__(self) -> str:
+        return f"MessageUpdate(id={self.id}, role={self.role!r}, {len(self.data)} characters)"
 
     def message(self) -> Message:
         """Raises `NotAMessage` when it is none."""

@@ -14,16 +14,15 @@ import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import Self, cast
-
-import httpx
-from httpx_sse import ServerSentEvent
+from typing import TYPE_CHECKING, Self, cast
 
 from agentd.clock import Clock
-from agentd.peers.event_stream import EventDecoder, Heartbeat
+from agentd.peers.event_stream import EventDecoder, StreamItem
 from agentd.peers.stream_answers import BODY_MAX_BYTES, refusal
 from agentd.peers.stream_faults import Broken, EventLate, HeadersLate, StreamEnded, StreamIdle
-from agentd.peers.stream_transport import StreamTransport
+
+if TYPE_CHECKING:
+    import httpx
 
 PATH = "/api/v2/workspaceagents/me/reinit"
 CONNECT_S = 10.0
@@ -62,13 +61,18 @@ class ReinitStream:
         *,
         on_sent: Callable[[], None] = lambda: None,
         on_open: Callable[[], None] = lambda: None,
-    ) -> AsyncGenerator[ServerSentEvent | Heartbeat, None]:
+    ) -> AsyncGenerator[StreamItem, None]:
         """Connect once and yield what arrives, until the connection fails; it never ends in silence.
 
         `on_sent` is called when the request has left, `on_open` when the server has answered 200 with a stream. Close
         the generator (`contextlib.aclosing`) to close the connection. Raises one of `stream_faults`, `StreamEnded` at
         an orderly end.
         """
+        # Here, so that the daemon answers before it has loaded them: a tenth of its start.
+        import httpx  # noqa: PLC0415 - see above
+
+        from agentd.peers.stream_transport import StreamTransport  # noqa: PLC0415 - see above
+
         # A client per connection: nothing of a broken one is kept, and an idle daemon holds one socket.
         transport = StreamTransport(context=self._context, connect_s=self._connect_s, on_sent=on_sent)
         async with (
@@ -90,7 +94,7 @@ class ReinitStream:
                 await response.aclose()
         raise StreamEnded("the server ended the stream")
 
-    async def _check(self, response: httpx.Response, watchdog: "_Watchdog") -> None:
+    async def _check(self, response: "httpx.Response", watchdog: "_Watchdog") -> None:
         body = bytearray()
         if response.status_code != 200:
             # What has arrived of an error body is enough; a body that hangs or breaks off must not hide the status.
@@ -105,8 +109,8 @@ class ReinitStream:
             raise refused
 
     async def _decoded(
-        self, response: httpx.Response, watchdog: "_Watchdog"
-    ) -> AsyncGenerator[ServerSentEvent | Heartbeat, None]:
+        self, response: "httpx.Response", watchdog: "_Watchdog"
+    ) -> AsyncGenerator[StreamItem, None]:
         decoder = EventDecoder(last_event_id=self.last_event_id, retry_s=self.retry_s)
         # httpx types its generator as a plain iterator, which has no aclose().
         raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())

@@ -7,10 +7,10 @@ hard until a deadline. They never send at the same time; a flush cuts a running 
 import asyncio
 from typing import Final
 
-from agentd import log, retry
+from agentd import log
+from agentd.backoff import Backoff
 from agentd.clock import Clock, rfc3339
 from agentd.metrics import Metric
-from agentd.retry import Backoff
 from agentd.snapshots.destinations import (
     Accepted,
     DeliveryError,
@@ -94,6 +94,9 @@ class Courier:
 
     async def run(self) -> None:
         """Deliver whenever woken, at most every `SPACING_S`, and keep trying what may work later. For ever."""
+        # Needed by a flush only, which comes when things end, disks among them: loaded now that the start is over.
+        import agentd.retry  # noqa: F401, PLC0415 - see above
+
         while True:
             await self._due.wait()
             await self._clock.sleep(max(0.0, self._not_before - self._clock.monotonic()))
@@ -121,6 +124,8 @@ class Courier:
 
     async def _flush(self, deadline: float) -> None:
         """Raises the last `RetryableError` when time is up."""
+        from agentd import retry  # noqa: PLC0415 - see `run`
+
         policy = retry.until(
             deadline, clock=self._clock, on=RetryableError, first_s=0.2, cap_s=2.0, last_try_s=_LAST_TRY_S
         )

@@ -10,13 +10,10 @@ character, behind a line that says so.  Everything is measured in bytes as encod
 quote or line feed two, a control character six.
 """
 
-import hashlib
 import json
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.peers.json_scan import CUT_MARK
 from agentd.peers.messages import ROLES, Message
@@ -35,18 +32,12 @@ _INT64_MAX: Final = 2**63 - 1
 _encoder: Final = json.JSONEncoder(ensure_ascii=False)
 
 
-@dataclass(frozen=True)
-class Fitted:
+class Fitted(NamedTuple):
     """A payload that coderd takes.  `messages` counts those in it; `truncated`: older text did not fit."""
 
     payload: bytes
     messages: int
     truncated: bool
-
-    @cached_property
-    def sha256(self) -> str:
-        """Hex digest of the payload."""
-        return hashlib.sha256(self.payload).hexdigest()
 
 
 def fit(messages: Iterable[Message], *, max_messages: int, max_bytes: int = MAX_BYTES) -> Fitted:

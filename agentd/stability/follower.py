@@ -12,10 +12,10 @@ from contextlib import aclosing
 from typing import Final, Literal
 
 from agentd import log
+from agentd.backoff import Backoff
 from agentd.clock import Clock
 from agentd.peers.agent_events import AgentComplaint, AgentEvent, MessageUpdate, StatusChange
 from agentd.peers.agentapi import AgentApi, AgentError
-from agentd.retry import Backoff
 
 __all__ = ["Follower"]
 

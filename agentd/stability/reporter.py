@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agentd import log
+from agentd.backoff import Backoff
 from agentd.clock import Clock
 from agentd.metrics import Registry
 from agentd.peers.coderd import CoderdError
-from agentd.retry import Backoff
 from agentd.stability.short_text import clean_message
 from agentd.stability.task_state import TERMINAL, TaskWord
 

@@ -60,7 +60,7 @@ _NOT_UP = (ClaimsState.CONNECTING, ClaimsState.UNAUTHORIZED, ClaimsState.ACTING)
 LIVE_KEYS = frozenset({"snapshots.task_id", "log.level", "log.format"})
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, repr=False)
 class Rooms:
     """Everything one agentd consists of, built and not yet running."""
 

@@ -1,4 +1,3 @@
-import hashlib
 import json
 import re
 import time
@@ -160,7 +159,6 @@ def test_characters_spelled_as_surrogate_pairs_are_kept_whole(shift):
     fitted = fit([said("\ud83d\ude00" * 70_000 + shift)], max_messages=1)
     [entry] = accepted_by_coderd(fitted.payload)
     assert set(entry["content"].removeprefix(CUT_MARK).removesuffix(shift)) == {"😀"}
-    assert fitted.sha256 == hashlib.sha256(fitted.payload).hexdigest()
 
 
 def test_a_screen_is_measured_without_its_padding():
