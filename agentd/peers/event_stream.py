@@ -69,9 +69,8 @@ class EventDecoder:
         retry_s: float | None = None,
         event_max_bytes: int = EVENT_MAX_BYTES,
     ) -> None:
-        # Not exported by the package, hence the upper bound on its version in pyproject.toml. Imported here, because it
-        # brings all of httpx, a tenth of the daemon's start, which need not be there before there is a stream.
-        from httpx_sse._decoders import SSEDecoder  # noqa: PLC0415 - see above
+        # Not exported by the package, hence the upper bound on its version in pyproject.toml.
+        from httpx_sse._decoders import SSEDecoder  # noqa: PLC0415 - brings httpx, which the daemon loads late
 
         self.last_event_id = last_event_id
         self.retry_s = retry_s

@@ -68,10 +68,9 @@ class ReinitStream:
         the generator (`contextlib.aclosing`) to close the connection. Raises one of `stream_faults`, `StreamEnded` at
         an orderly end.
         """
-        # Here, so that the daemon answers before it has loaded them: a tenth of its start.
-        import httpx  # noqa: PLC0415 - see above
+        import httpx  # noqa: PLC0415 - the daemon loads it late
 
-        from agentd.peers.stream_transport import StreamTransport  # noqa: PLC0415 - see above
+        from agentd.peers.stream_transport import StreamTransport  # noqa: PLC0415 - as above
 
         # A client per connection: nothing of a broken one is kept, and an idle daemon holds one socket.
         transport = StreamTransport(context=self._context, connect_s=self._connect_s, on_sent=on_sent)

@@ -94,9 +94,6 @@ class Courier:
 
     async def run(self) -> None:
         """Deliver whenever woken, at most every `SPACING_S`, and keep trying what may work later. For ever."""
-        # Needed by a flush only, which comes when things end, disks among them: loaded now that the start is over.
-        import agentd.retry  # noqa: F401, PLC0415 - see above
-
         while True:
             await self._due.wait()
             await self._clock.sleep(max(0.0, self._not_before - self._clock.monotonic()))
@@ -124,7 +121,7 @@ class Courier:
 
     async def _flush(self, deadline: float) -> None:
         """Raises the last `RetryableError` when time is up."""
-        from agentd import retry  # noqa: PLC0415 - see `run`
+        from agentd import retry  # noqa: PLC0415 - the daemon loads it late
 
         policy = retry.until(
             deadline, clock=self._clock, on=RetryableError, first_s=0.2, cap_s=2.0, last_try_s=_LAST_TRY_S

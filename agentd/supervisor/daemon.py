@@ -4,6 +4,7 @@ Nothing here exits the process or handles signals; `cli/run.py` does and calls `
 """
 
 import asyncio
+import importlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -23,6 +24,9 @@ from agentd.supervisor.phase import Phase
 CLAIM_LISTENER = "claim listener"
 OCCASION_HOOKS = "occasion hooks"
 APP_STATUS = "app status"
+LOADED_LATE = ("agentd.peers.stream_transport", "httpx_sse", "agentd.retry")
+"""A seventh of the start, and no question to the local API needs them. They are imported by those who use them."""
+
 Forever = Callable[[], Coroutine[Any, Any, None]]
 
 STOP_MARGIN_S = 5.0
@@ -64,6 +68,7 @@ class Daemon:
         self._rooms.last_stop.running()
         self._notifier.send(READY=1, STATUS="running")
         self._log.info("agentd.started", **self._rooms.facts())
+        await asyncio.to_thread(_load_late)
         tasks = [asyncio.create_task(run(), name=name) for name, run in self._forever().items()]
         for task in tasks:
             task.add_done_callback(self._on_task_end)
@@ -223,6 +228,12 @@ class Daemon:
             if self._rooms.state.writable():
                 self._notifier.send(WATCHDOG=1)
             await self._clock.sleep(interval_s)
+
+
+def _load_late() -> None:
+    """Beside the loop, which answers meanwhile; and now, because a stop must not depend on the disk they come from."""
+    for name in LOADED_LATE:
+        importlib.import_module(name)
 
 
 def _named(tasks: "list[asyncio.Task[None]]", name: str) -> "list[asyncio.Task[None]]":
