@@ -11,6 +11,7 @@ CPU can be compared between the rows, not with the real one's.
 import argparse
 import asyncio
 import contextlib
+import gc
 import os
 import sys
 import tempfile
@@ -72,6 +73,7 @@ async def be_the_agent(busy: bool) -> None:
 
 
 async def be_the_watcher(url: str, follow: bool) -> None:
+    gc.freeze()  # as the daemon does with what is imported
     spool = Spool.open(Path(os.environ["SPOOL"]))
     recorder = Recorder(
         spool=spool, task_id="", max_messages=10, max_bytes=65_536, checkpoint_s=5, clock=Clock(),
