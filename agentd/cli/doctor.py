@@ -15,6 +15,7 @@ from agentd.doctor.finding import Finding, Level, any_failed, fail, ok
 from agentd.errors import ConfigError, ExitCode
 from agentd.peers.agentapi import AgentApi
 from agentd.peers.reinit_stream import ReinitStream
+from agentd.peers.session import client_session
 from agentd.peers.tls import aiohttp, client_context
 from agentd.peers.token import StaticToken, TokenSource
 from agentd.supervisor import last_stop
@@ -59,9 +60,7 @@ def diagnose(args: argparse.Namespace, *, clock: Clock | None = None) -> list[Fi
 
 async def examined(settings: Config, clock: Clock) -> list[Finding]:
     """The findings about these settings. Changes nothing, here or at a peer."""
-    async with aiohttp.ClientSession(
-        cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, timeout=aiohttp.ClientTimeout(total=None)
-    ) as session:
+    async with client_session() as session:
         known = [_complete(settings)]
         coder, agent = None, None
         try:

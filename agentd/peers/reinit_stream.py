@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self, cast
 
 from agentd.clock import Clock
 from agentd.peers.event_stream import EventDecoder, StreamItem
+from agentd.peers.session import USER_AGENT
 from agentd.peers.stream_answers import BODY_MAX_BYTES, refusal
 from agentd.peers.stream_faults import Broken, EventLate, HeadersLate, StreamEnded, StreamIdle
 
@@ -75,7 +76,12 @@ class ReinitStream:
         # A client per connection: nothing of a broken one is kept, and an idle daemon holds one socket.
         transport = StreamTransport(context=self._context, connect_s=self._connect_s, on_sent=on_sent)
         async with (
-            httpx.AsyncClient(transport=transport, trust_env=False, follow_redirects=False) as client,
+            httpx.AsyncClient(
+                transport=transport,
+                trust_env=False,
+                follow_redirects=False,
+                headers={"User-Agent": USER_AGENT},
+            ) as client,
             _Watchdog(self._clock, self._silence_s) as watchdog,
         ):
             request = client.build_request(

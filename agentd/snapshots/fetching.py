@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from yarl import URL
 
 from agentd.errors import AgentdError
+from agentd.peers.session import client_session
 from agentd.peers.tls import aiohttp, client_context
 from agentd.snapshots.destinations import object_store
 from agentd.snapshots.destinations.http import read_headers, without_secrets
@@ -69,7 +70,7 @@ async def _get(url: str, name: str, headers_file: Path | None, ca_file: Path | N
     body = b""
     try:
         async with (
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), trust_env=True) as session,
+            client_session(trust_env=True) as session,
             session.get(
                 URL(url, encoded=True),
                 headers=headers,

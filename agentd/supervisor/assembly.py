@@ -24,6 +24,7 @@ from agentd.peers.agentapi import AgentApi
 from agentd.peers.debug_manifest import DebugManifest
 from agentd.peers.messages import Message
 from agentd.peers.reinit_stream import ReinitStream
+from agentd.peers.session import client_session
 from agentd.peers.tls import aiohttp, client_context
 from agentd.peers.token import TokenSource
 from agentd.snapshots.delivery import Delivery
@@ -152,15 +153,7 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
         stack.callback(ledger.close)
         spool = Spool.open(state.path / SPOOL_DIR)
         stack.callback(spool.close)
-        # Deadlines are the callers'. Cookies are nobody's business, and trust_env would send loopback requests through
-        # a corporate proxy.
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(
-                cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=False,
-                timeout=aiohttp.ClientTimeout(total=None),
-            )
-        )
+        session = await stack.enter_async_context(client_session())
         token = token_source(config, session)
         delivery = Delivery(
             spool=spool,

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 from agentd.durable import TMP_PREFIX, replace_file
 from agentd.errors import AgentdError
 from agentd.peers.coderd import NotFound
-from agentd.peers.tls import aiohttp
+from agentd.peers.session import client_session
 from agentd.snapshots.transcript import Fitted, fit
 from agentd.supervisor.assembly import Rooms
 from agentd.supervisor.budget import CLOSING_S, refresh_s
@@ -141,9 +141,7 @@ class _Drill:
         if self._rooms.token is None or not config.coder.url:
             raise _NotDoneError("coder: there is no URL or no token", hint="see `agentd config check`")
         task_id = config.snapshots.task_id
-        async with aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, timeout=aiohttp.ClientTimeout(total=None)
-        ) as session:
+        async with client_session() as session:
             coderd = coderd_client(config, self._rooms.token, session)
             try:
                 await coderd.rehearse_log_snapshot(

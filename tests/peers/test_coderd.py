@@ -7,7 +7,7 @@ import pytest
 
 from agentd.peers import coderd as answers
 from agentd.peers.coderd import Coderd
-from agentd.peers.tls import aiohttp
+from agentd.peers.session import USER_AGENT, client_session
 from agentd.peers.token import FileToken, StaticToken
 from agentd.simulator.coderd import SimulatedCoderd
 
@@ -17,7 +17,7 @@ ROUTE = "log-snapshot"
 
 @pytest.fixture
 async def session():
-    async with aiohttp.ClientSession() as session:
+    async with client_session() as session:
         yield session
 
 
@@ -57,6 +57,7 @@ async def test_a_snapshot_is_stored_byte_for_byte(server, coderd, task_id, works
     assert request.query == {"format": "agentapi"}
     assert request.headers["Coder-Session-Token"] == workspace.token
     assert request.headers["X-Proxy-Auth"] == "letmein"
+    assert request.headers["User-Agent"] == USER_AGENT
     assert request.headers["Content-Type"] == "application/json"
     assert coderd.build_version == "v2.36.0"
 

@@ -16,6 +16,7 @@ import pytest
 from fakeclock import FakeClock
 from httpx_sse import ServerSentEvent
 
+from agentd import __version__
 from agentd.clock import Clock
 from agentd.peers import stream_faults as faults
 from agentd.peers.event_stream import EventTooLarge, Heartbeat, LineTooLong
@@ -157,8 +158,18 @@ async def test_the_request_is_the_real_agents_request() -> None:
     assert lines[0] == "get /api/v2/workspaceagents/me/reinit?wait=true http/1.1"
     assert f"coder-session-token: {TOKEN}" in lines
     assert {"accept: text/event-stream", "accept-encoding: identity", "x-proxy: 1"} <= set(lines)
+    assert f"user-agent: agentd/{__version__}" in lines
     assert not any(line.startswith("last-event-id") for line in lines)
     assert headers == {"X-Proxy": "1"}, "the caller's headers are the caller's"
+
+
+async def test_a_configured_header_replaces_ours() -> None:
+    async with server(says(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
+        with pytest.raises(faults.StreamEnded):
+            await collect(stream_to(url, headers={"user-agent": "whom the proxy lets in"}))
+    names = [line.partition(b":")[0] for line in heads[0].lower().split(b"\r\n")]
+    assert names.count(b"user-agent") == 1
+    assert b"whom the proxy lets in" in heads[0]
 
 
 async def test_the_last_event_id_is_sent_on_reconnect() -> None:
