@@ -8,11 +8,11 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from agentd import ui
 from agentd.errors import AgentdError
 from agentd.simulator import admin
 from agentd.simulator.agentapi.admin import Admin as AgentAdmin
@@ -24,23 +24,7 @@ if TYPE_CHECKING:
     from agentd.simulator.agentapi import SimulatedAgentApi
     from agentd.simulator.coderd import SimulatedCoderd
 
-FOLDER: Final = Path(__file__).parent.parent / "ui"
-FILES: Final = {
-    "/": ("simulator.html", "text/html"),
-    "/simulator.js": ("simulator.js", "text/javascript"),
-    "/base.js": ("base.js", "text/javascript"),
-    "/base.css": ("base.css", "text/css"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'; require-trusted-types-for 'script'; trusted-types 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "SAMEORIGIN",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+FILES: Final = ui.files("simulator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +100,7 @@ class Page(Served):
         if request.method != "GET":
             return _answer(405, {"message": "GET or POST"})
         if request.path in FILES:
-            name, kind = FILES[request.path]
-            return web.Response(
-                body=(FOLDER / name).read_bytes(), content_type=kind, charset="utf-8", headers=HEADERS
-            )
+            return ui.answer(*FILES[request.path])
         if request.path == "/state":
             self._opened = True
             self._changes.notify()
@@ -140,7 +121,7 @@ class Page(Served):
         row = self._coderd.snapshots.get(task_id) if self._coderd is not None else None
         if row is None:
             return _answer(404, {"message": f"nothing at {task_id!r}"})
-        return web.Response(body=row.body, content_type="application/json", headers=HEADERS)
+        return web.Response(body=row.body, content_type="application/json", headers=ui.HEADERS)
 
     async def _do(self, request: web.Request) -> web.Response:
         _, do, peer, name = [*request.path.split("/"), "", "", ""][:4]
@@ -164,4 +145,4 @@ def _is_meant(request: web.Request) -> bool:
 def _answer(status: int, value: Any) -> web.Response:  # noqa: ANN401 - whatever JSON can hold
     text = json.dumps(value, ensure_ascii=False, default=str)
     body = text.encode("utf-8", "backslashreplace")
-    return web.Response(status=status, body=body, content_type="application/json", headers=HEADERS)
+    return web.Response(status=status, body=body, content_type="application/json", headers=ui.HEADERS)

@@ -4,6 +4,7 @@ import sys
 import aiohttp
 import pytest
 
+from agentd import ui
 from agentd.local_api import page
 from agentd.local_api.server import Answers, LocalApi
 
@@ -38,7 +39,7 @@ async def tcp(tmp_path):
 async def test_the_page_and_what_it_loads_are_served_with_a_strict_policy(tcp, path, name, kind):
     async with tcp.get(path) as answer:
         assert (answer.status, answer.content_type) == (200, kind)
-        assert await answer.read() == (page.FOLDER / name).read_bytes()
+        assert await answer.read() == (ui.FOLDER / name).read_bytes()
         policy = answer.headers["Content-Security-Policy"]
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'self'" in policy
@@ -47,12 +48,12 @@ async def test_the_page_and_what_it_loads_are_served_with_a_strict_policy(tcp, p
 
 
 def test_the_page_loads_nothing_but_what_is_served_here_and_by_relative_urls():
-    text = (page.FOLDER / "daemon.html").read_text()
+    text = (ui.FOLDER / "daemon.html").read_text()
     for path, (name, _) in page.FILES.items():
         if name.endswith((".css", ".svg")) or name == "daemon.js":
             assert f'="{path.removeprefix("/")}"' in text
     for name, _ in page.FILES.values():
-        content = (page.FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")
+        content = (ui.FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http:" not in content
         assert "https:" not in content
         assert "innerHTML" not in content

@@ -5,6 +5,7 @@ import json
 import aiohttp
 import pytest
 
+from agentd import ui
 from agentd.simulator import faults
 from agentd.simulator.agentapi import SimulatedAgentApi, mishaps
 from agentd.simulator.agentapi.admin import Admin as AgentAdmin
@@ -12,7 +13,7 @@ from agentd.simulator.coderd import SimulatedCoderd
 from agentd.simulator.coderd.admin import Admin as CoderdAdmin
 from agentd.simulator.coderd.router import ROUTE_NAMES
 from agentd.simulator.controls import GROUPS
-from agentd.simulator.page import FILES, FOLDER, Page
+from agentd.simulator.page import FILES, Page
 
 PRESS = {"X-Agentd": "page"}
 
@@ -181,6 +182,6 @@ async def test_what_is_no_press_is_told_so(http, method, path, body, status):
 async def test_what_it_is_made_of_is_served_with_a_strict_policy(http, path):
     async with http.get(path) as answer:
         assert answer.status == 200
-        assert await answer.read() == (FOLDER / FILES[path][0]).read_bytes()
+        assert await answer.read() == (ui.FOLDER / FILES[path][0]).read_bytes()
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
         assert "unsafe" not in answer.headers["Content-Security-Policy"]
