@@ -178,8 +178,9 @@ class HookRun:
         except HookSurvived as exc:
             log.get("hooks").error("hook.survived_kill", error=str(exc))
         except asyncio.CancelledError:
-            # A second signal: no grace any more, but nothing is left behind knowingly either.
+            # A second signal: no grace any more, but nothing is left behind knowingly either, not even a zombie.
             kill_now(self._run_id, leader)
+            await _within(child.wait(), DRAIN_S, self._clock)
             raise
 
 
