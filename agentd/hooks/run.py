@@ -178,7 +178,8 @@ class HookRun:
         except HookSurvived as exc:
             log.get("hooks").error("hook.survived_kill", error=str(exc))
         except asyncio.CancelledError:
-            # A second signal: no grace any more, but nothing is left behind knowingly either, not even a zombie.
+            # A second signal: no grace any more, but nothing is left behind knowingly either. Its end is waited for, or
+            # it would be told to a loop that has closed.
             kill_now(self._run_id, leader)
             await _within(child.wait(), DRAIN_S, self._clock)
             raise
