@@ -535,6 +535,14 @@ def test_the_configuration_cannot_be_changed_behind_its_origins():
         load().log.level = "debug"  # type: ignore[misc]  # that is the point
 
 
+def test_a_section_takes_its_own_keys_only():
+    shutdown = load().shutdown
+    assert shutdown.with_values(budget_s=3.0).budget_s == 3.0
+    assert shutdown.with_values(budget_s=3.0).grace_s == shutdown.grace_s
+    with pytest.raises(TypeError, match="ShutdownSection has no key 'budget'"):
+        shutdown.with_values(budget=3.0)
+
+
 @pytest.mark.parametrize(
     ("text", "address"),
     [

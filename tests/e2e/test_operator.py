@@ -123,3 +123,16 @@ async def test_the_demo_succeeds(stage):
     typed = await stage.type("demo")
     assert typed.code == 0, typed
     assert "Nothing ran twice, nothing was lost." in typed.out
+
+
+async def test_what_no_answer_needs_is_loaded_after_the_daemon_listens_and_before_its_first_task(stage):
+    daemon = await stage.start(PYTHONPROFILEIMPORTTIME="1")
+    await daemon.log("stream.open")
+    said = [str(line.get("text", line["event"])) for line in daemon.lines]
+    loaded_at = {
+        text.rpartition("|")[2].strip(): at for at, text in enumerate(said) if "import time:" in text
+    }
+    started = said.index("agentd.started")
+    for name in ("httpx", "h11", "tenacity"):
+        assert started < loaded_at[name] < said.index("stream.open"), name
+    assert loaded_at["aiohttp"] < started
