@@ -31,8 +31,8 @@ _LINE_ENDS: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """A logger whose lines carry `room=name`."""
-    return cast("FilteringBoundLogger", structlog.get_logger(room=name))
+    """A logger whose lines carry `component=name`."""
+    return cast("FilteringBoundLogger", structlog.get_logger(component=name))
 
 
 def conceal(secret: str) -> None:

@@ -9,7 +9,7 @@ import json
 import time
 import tracemalloc
 
-from agentd.peers.messages import MessageTail
+from agentd.agents.agentapi.messages import MessageTail
 
 BODIES = {
     "20,000 x 10 kB, plain": (20_000, "x" * 10_000),

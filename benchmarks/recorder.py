@@ -20,9 +20,9 @@ from pathlib import Path
 
 import aiohttp
 
+from agentd.agents.agentapi.client import AgentApi
 from agentd.clock import Clock
 from agentd.metrics import Registry
-from agentd.peers.agentapi import AgentApi
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool

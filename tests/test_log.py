@@ -35,7 +35,7 @@ def own_logging(monkeypatch):
 def logged(say, *, fmt: log.Format = "json", level: str = "debug") -> str:
     out = io.StringIO()
     log.configure(level=level, fmt=fmt, stream=out)
-    say(log.get("room"))
+    say(log.get("claims"))
     return out.getvalue()
 
 
@@ -43,14 +43,14 @@ def test_a_json_line_starts_with_when_how_bad_and_what():
     line = logged(lambda to: to.warning("stream.lost", reason="idle 45s", retry_in_s=3.2))
     assert re.fullmatch(
         r'\{"time": "\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", "level": "warning", "event": "stream.lost", '
-        r'"room": "room", "reason": "idle 45s", "retry_in_s": 3.2\}\n',
+        r'"component": "claims", "reason": "idle 45s", "retry_in_s": 3.2\}\n',
         line,
     )
 
 
 def test_a_console_line_is_for_reading():
     line = logged(lambda to: to.info("stream.lost", reason="idle 45s"), fmt="console")
-    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} \[info +\] stream\.lost +reason='idle 45s' room=room\n", line)
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} \[info +\] stream\.lost +component=claims reason='idle 45s'\n", line)
 
 
 def test_auto_is_json_where_nobody_looks_and_console_on_a_terminal():
@@ -62,7 +62,7 @@ def test_auto_is_json_where_nobody_looks_and_console_on_a_terminal():
 
     out = Terminal()
     log.configure(stream=out)
-    log.get("room").info("x")
+    log.get("claims").info("x")
     assert "\x1b[" in out.getvalue()
 
 
@@ -246,7 +246,7 @@ def test_libraries_speak_in_our_form():
             library.exception("failed")
 
     records = [json.loads(line) for line in logged(say).splitlines()]
-    assert [(record["level"], record["room"], record["text"]) for record in records] == [
+    assert [(record["level"], record["component"], record["text"]) for record in records] == [
         ("warning", "some.library", "this is odd"),
         ("error", "some.library", "over"),
         ("error", "some.library", "failed"),
@@ -264,19 +264,19 @@ def test_a_stream_that_closed_is_outlived():
     out = os.fdopen(write, "w")
     log.configure(stream=out)
     os.close(read)
-    log.get("room").info("into a pipe without a reader")
+    log.get("claims").info("into a pipe without a reader")
     with pytest.raises(BrokenPipeError):
         out.close()
-    log.get("room").info("into a closed file")
+    log.get("claims").info("into a closed file")
     log.configure(stream=out)
-    log.get("room").info("into one closed from the start")
+    log.get("claims").info("into one closed from the start")
 
 
 def test_a_full_disk_is_outlived():
     out = Path("/dev/full").open("w")  # noqa: SIM115 - closing it fails, which is the point
     log.configure(stream=out)
     for _ in range(100):
-        log.get("room").info("x", filler="y" * 1000)
+        log.get("claims").info("x", filler="y" * 1000)
     with pytest.raises(OSError, match="No space left"):
         out.close()
 
@@ -284,11 +284,11 @@ def test_a_full_disk_is_outlived():
 def test_a_stream_that_cannot_write_a_character_writes_its_number():
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     log.configure(stream=out)
-    log.get("room").info("x", bird="🐦", broken="\udc80")
+    log.get("claims").info("x", bird="🐦", broken="\udc80")
     record = json.loads(out.buffer.getvalue())
     assert (record["bird"], record["broken"]) == ("🐦", "\udc80")
     log.configure(stream=out, fmt="console")
-    log.get("room").info("x", bird="🐦")
+    log.get("claims").info("x", bird="🐦")
     assert b"bird=\\U0001f426" in out.buffer.getvalue()
 
 

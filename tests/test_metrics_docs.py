@@ -10,7 +10,7 @@ import yaml
 
 from agentd import config
 from agentd.clock import Clock
-from agentd.supervisor.assembly import furnish
+from agentd.daemon.build import furnish
 
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "deploy" / "monitoring" / "agentd.rules.yaml"

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from agentd.backoff import Backoff
+from agentd.coderd import stream_faults as faults
 from agentd.errors import AgentdError, ConfigError
-from agentd.peers import stream_faults as faults
 
 
 class ClaimsState(enum.StrEnum):

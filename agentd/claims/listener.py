@@ -21,12 +21,12 @@ from agentd.claims.events import ClaimEvent, Ignored, parse
 from agentd.claims.ledger import Admitted, Claim, Ledger, LedgerFull, fingerprint
 from agentd.claims.standing import ClaimsView, Standing
 from agentd.clock import Clock
+from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.stream_faults import StreamEnded, Unauthorized
+from agentd.coderd.token import TokenSource
 from agentd.errors import AgentdError
 from agentd.metrics import Registry
-from agentd.peers.event_stream import Heartbeat, StreamItem
-from agentd.peers.reinit_stream import ReinitStream
-from agentd.peers.stream_faults import StreamEnded, Unauthorized
-from agentd.peers.token import TokenSource
+from agentd.sse import Heartbeat, StreamItem
 
 Reconcile = Callable[[], Awaitable[ClaimEvent | None]]
 

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from agentd.claims.events import PREBUILD_CLAIMED, ClaimEvent
 from agentd.claims.ledger import Ledger
+from agentd.coderd.debug_manifest import Manifest
 from agentd.errors import PeerError
-from agentd.peers.debug_manifest import Manifest
 
 PREBUILDS_OWNER = "prebuilds"  # the name of coderd's prebuilds system user
 

@@ -17,11 +17,11 @@ from agentd.cli.config import explained
 from agentd.cli.doctor import diagnose
 from agentd.cli.local_client import call, daemon_socket, fetch
 from agentd.config import Config
+from agentd.daemon import last_stop
+from agentd.daemon.build import SPOOL_DIR
 from agentd.doctor import bundle
 from agentd.doctor.scrub import MASK, Scrubber, secrets_of
 from agentd.errors import AgentdError, ExitCode
-from agentd.supervisor import last_stop
-from agentd.supervisor.assembly import SPOOL_DIR
 
 PACKAGES: Final = ("aiohttp", "httpx", "httpx-sse", "structlog", "tenacity")
 STDOUT: Final = Path("-")

@@ -6,21 +6,21 @@ import json
 import sys
 
 from agentd import config, log
+from agentd.agents.agentapi.client import AgentApi
 from agentd.cli import add_config_options
 from agentd.cli.local_client import daemon_socket
 from agentd.clock import Clock
+from agentd.coderd.access import coderd_client, proxy_headers, token_source
+from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.token import StaticToken, TokenSource
 from agentd.config import Config
+from agentd.daemon import last_stop
+from agentd.daemon.build import SPOOL_DIR
 from agentd.doctor.examination import Coder, Subject, examine
 from agentd.doctor.finding import Finding, Level, any_failed, fail, ok
 from agentd.errors import ConfigError, ExitCode
-from agentd.peers.agentapi import AgentApi
-from agentd.peers.reinit_stream import ReinitStream
-from agentd.peers.session import client_session
-from agentd.peers.tls import aiohttp, client_context
-from agentd.peers.token import StaticToken, TokenSource
-from agentd.supervisor import last_stop
-from agentd.supervisor.assembly import SPOOL_DIR
-from agentd.supervisor.coder_access import coderd_client, proxy_headers, token_source
+from agentd.http_session import client_session
+from agentd.tls import aiohttp, client_context
 
 # coderd refuses it, which says as much about the way there as an answer would.
 _REFUSED = "agentd-doctor-has-none"

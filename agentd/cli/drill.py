@@ -5,7 +5,8 @@ import asyncio
 import json
 from typing import Any
 
-from agentd import config, grace, log
+from agentd import config, log
+from agentd import stop_timeout as grace
 from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.cli.stop import ANSWER_MARGIN_S
@@ -40,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
 async def _alone(settings: config.Config) -> dict[str, Any]:
     """The daemon's rooms, furnished for the drill. Raises `StateError` when another agentd holds the directory."""
     from agentd.clock import Clock  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon
-    from agentd.supervisor import drill  # noqa: PLC0415 - as above
-    from agentd.supervisor.assembly import furnish  # noqa: PLC0415 - as above
+    from agentd.daemon import drill  # noqa: PLC0415 - as above
+    from agentd.daemon.build import furnish  # noqa: PLC0415 - as above
 
     settings.require_coder()
     log.configure(level="error", fmt=settings.log.format)

@@ -8,7 +8,8 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from agentd import config, grace, log
+from agentd import config, log
+from agentd import stop_timeout as grace
 from agentd.cli import add_config_options
 from agentd.clock import Clock
 from agentd.config import Config
@@ -16,7 +17,7 @@ from agentd.errors import ExitCode
 from agentd.sdnotify import Notifier
 
 if TYPE_CHECKING:
-    from agentd.supervisor.daemon import Daemon
+    from agentd.daemon.run import Daemon
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _warn_of_short_grace(settings: Config, given: grace.Grace) -> None:
     if given.is_enough_for(settings.shutdown.budget_s) is False:
-        log.get("supervisor").warning(
+        log.get("daemon").warning(
             "shutdown.grace_short",
             budget_s=settings.shutdown.budget_s,
             grace_s=given.seconds,
@@ -59,8 +60,8 @@ def _warn_of_short_grace(settings: Config, given: grace.Grace) -> None:
 
 async def _serve(settings: Config, read_config: Callable[[], Config], notifier: Notifier) -> ExitCode:
     gc.disable()  # as around the command line's own imports
-    from agentd.supervisor.assembly import furnish  # noqa: PLC0415 - after the configuration is known to be good
-    from agentd.supervisor.daemon import Daemon  # noqa: PLC0415 - as above
+    from agentd.daemon.build import furnish  # noqa: PLC0415 - after the configuration is known to be good
+    from agentd.daemon.run import Daemon  # noqa: PLC0415 - as above
 
     gc.freeze()
     gc.enable()

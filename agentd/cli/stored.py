@@ -8,10 +8,10 @@ from urllib.parse import urlsplit
 
 from agentd.cli import transcript
 from agentd.config import Config
+from agentd.daemon.build import SPOOL_DIR
 from agentd.errors import ExitCode
 from agentd.snapshots import fetching, reading
 from agentd.snapshots.destinations.place import Place
-from agentd.supervisor.assembly import SPOOL_DIR
 
 
 def show(args: argparse.Namespace, settings: Config) -> int:

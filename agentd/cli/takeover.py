@@ -10,10 +10,10 @@ from agentd.claims.lifecycle import IllegalStep
 from agentd.cli.local_client import RefusedError
 from agentd.clock import Clock
 from agentd.config import Config
+from agentd.daemon.budget import REFRESH_MAX_S, refresh_s
+from agentd.daemon.build import furnish, open_ledger
+from agentd.daemon.ending import deliver_and_end_agent
 from agentd.state_dir import StateDir, holder_pid
-from agentd.supervisor.assembly import furnish, open_ledger
-from agentd.supervisor.budget import REFRESH_MAX_S, refresh_s
-from agentd.supervisor.ending import deliver_and_end_agent
 
 # A daemon that is just ending holds its directory for a moment after its socket has gone.
 HANDOVER_POLL_S = 0.1

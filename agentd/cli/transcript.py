@@ -4,9 +4,9 @@ import json
 import re
 from typing import Final
 
-from agentd.peers.messages import Message
+from agentd.conversation.message import Message
+from agentd.conversation.sanitize import FALLBACK_TIME
 from agentd.snapshots.reading import Stored
-from agentd.snapshots.sanitize import FALLBACK_TIME
 
 # C0 but tab and line feed, DEL, C1 (one of which begins a sequence as ESC [ does), and what turns text around.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")

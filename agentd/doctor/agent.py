@@ -1,7 +1,7 @@
 """AgentAPI: does it answer, is it AgentAPI, does it take our Host header."""
 
+from agentd.agents.agentapi.client import AgentApi, AgentBroken, AgentBusy, AgentGone, HostRefused
 from agentd.doctor.finding import Finding, fail, ok, warn
-from agentd.peers.agentapi import AgentApi, AgentBroken, AgentBusy, AgentGone, HostRefused
 
 
 async def examine(agent: AgentApi) -> list[Finding]:

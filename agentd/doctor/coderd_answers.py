@@ -5,9 +5,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from agentd.doctor.finding import Finding, fail, ok, warn
-from agentd.errors import AgentdError
-from agentd.peers.coderd import (
+from agentd.coderd.client import (
     CoderdError,
     NotCoderd,
     RateLimited,
@@ -16,6 +14,8 @@ from agentd.peers.coderd import (
     Unauthorized,
     Unreachable,
 )
+from agentd.doctor.finding import Finding, fail, ok, warn
+from agentd.errors import AgentdError
 
 NOT_A_UUID_WORDS = "Workspace agent token invalid."
 NOT_ALLOWED_WORDS = "Workspace agent not authorized."

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from agentd.claims.answers import CLAIM_FAILED_WORDS, HANDLED_WORDS
+from agentd.coderd import stream_faults
+from agentd.coderd.client import Coderd, NotFound, Unauthorized, Unsupported
+from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.token import TokenSource
 from agentd.doctor import coderd_answers
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import AgentdError
-from agentd.peers import stream_faults
-from agentd.peers.coderd import Coderd, NotFound, Unauthorized, Unsupported
-from agentd.peers.reinit_stream import ReinitStream
-from agentd.peers.token import TokenSource
 
 ANSWER_TIMEOUT_S = 4.0
 # coderd sends nothing before its first event or ping, which is 15 s later: no answer by now means accepted and waiting.

@@ -10,8 +10,8 @@ from typing import Any
 
 from agentd.config.values import loopback_address
 from agentd.doctor.finding import Finding, fail, ok, warn
-from agentd.peers.tls import aiohttp
 from agentd.state_dir import holder_pid
+from agentd.tls import aiohttp
 
 ASK_TIMEOUT_S = 3.0
 # struct sockaddr_un holds 108 bytes, the last of them a NUL.

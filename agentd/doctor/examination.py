@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentd import grace
+from agentd import stop_timeout as grace
+from agentd.agents.agentapi.client import AgentApi
+from agentd.coderd.client import Coderd
+from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.token import TokenSource
 from agentd.config import Config
 from agentd.doctor import agent, control_plane, daemon, hooks, state, stop_time
 from agentd.doctor.finding import Finding, fail
-from agentd.peers.agentapi import AgentApi
-from agentd.peers.coderd import Coderd
-from agentd.peers.reinit_stream import ReinitStream
-from agentd.peers.token import TokenSource
 
 CHECK_TIMEOUT_S = 4.8
 

@@ -1,7 +1,7 @@
 """Is there time for a shutdown before the kill, and was there at the last one."""
 
 from agentd.doctor.finding import Finding, fail, ok, warn
-from agentd.grace import MARGIN_S, Grace
+from agentd.stop_timeout import MARGIN_S, Grace
 
 _REHEARSE = "`agentd drill` measures a stop"
 

@@ -9,12 +9,12 @@ from urllib.parse import unquote, urlsplit
 from yarl import URL
 
 from agentd.errors import AgentdError
-from agentd.peers.session import client_session
-from agentd.peers.tls import aiohttp, client_context
+from agentd.http_session import client_session
 from agentd.snapshots.destinations import object_store
 from agentd.snapshots.destinations.http import read_headers, without_secrets
 from agentd.snapshots.destinations.place import Place
 from agentd.snapshots.reading import DOCUMENT_MAX_BYTES
+from agentd.tls import aiohttp, client_context
 
 TIMEOUT_S: Final = 30.0
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from agentd.conversation.message import Message, NotAMessage, parse_message
+from agentd.conversation.sanitize import FALLBACK_TIME
 from agentd.errors import AgentdError, UnavailableError
-from agentd.peers.messages import Message, NotAMessage, parse_message
 from agentd.snapshots import entry as format_
 from agentd.snapshots.entry import DamagedError, NewerSchemaError, SpoolEntry
-from agentd.snapshots.sanitize import FALLBACK_TIME
 from agentd.snapshots.spool import look
 
 DOCUMENT_MAX_BYTES: Final = 1 << 20

@@ -9,12 +9,12 @@ from typing import Final
 
 from agentd import log
 from agentd.clock import Clock, rfc3339
+from agentd.conversation.fit import fit, messages_of
+from agentd.conversation.message import Message
+from agentd.conversation.window import Window
 from agentd.metrics import Registry
-from agentd.peers.messages import Message
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.spool import Spool
-from agentd.snapshots.transcript import fit, messages_of
-from agentd.snapshots.window import Window
 
 _RETRY_MIN_S: Final = 1.0
 

@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Final, ParamSpec, Self, TypeVar
 
 from agentd import log
+from agentd.conversation.fit import Fitted
 from agentd.durable import TMP_PREFIX, replace_file
 from agentd.errors import StateError
 from agentd.snapshots import entry as format_
 from agentd.snapshots.entry import DamagedError, NewerSchemaError, SpoolEntry
 from agentd.snapshots.receipts import DestinationReceipt
-from agentd.snapshots.transcript import Fitted
 
 MAX_TASKS: Final = 16
 """Tasks whose last snapshot is kept; a workspace has one at a time, more come from volumes that outlive tasks."""

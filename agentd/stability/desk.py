@@ -13,8 +13,8 @@ from typing import Final
 
 from agentd import log
 from agentd.clock import Clock
+from agentd.conversation.message import Message
 from agentd.errors import AgentdError
-from agentd.peers.messages import Message
 from agentd.stability import task_file
 from agentd.stability.short_text import clean_message
 from agentd.stability.task_file import Remembered, Told

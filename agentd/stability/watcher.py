@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from agentd import log
+from agentd.agents.agentapi.client import AgentApi, AgentBusy, AgentError, AgentGone
+from agentd.agents.agentapi.follower import Follower, Status
+from agentd.agents.agentapi.message_update import MessageUpdate
 from agentd.clock import Clock
-from agentd.peers.agentapi import AgentApi, AgentBusy, AgentError, AgentGone
-from agentd.peers.message_update import MessageUpdate
-from agentd.peers.messages import Message
-from agentd.stability.follower import Follower, Status
+from agentd.conversation.message import Message
 from agentd.stability.tracker import AgentStatus, LastMessage, Reading, Sample, Tracker, Transition
 from agentd.stability.window import LiveWindow
 

@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Sequence
 
-from agentd.peers.message_update import MessageUpdate
-from agentd.peers.messages import Message, NotAMessage
+from agentd.agents.agentapi.message_update import MessageUpdate
+from agentd.conversation.message import Message, NotAMessage
 
 __all__ = ["LiveWindow"]
 

@@ -14,10 +14,10 @@ from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
 from agentd.claims.standing import ClaimsView
 from agentd.clock import Clock
+from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.token import StaticToken
 from agentd.hooks.directory import ON_CLAIM
 from agentd.metrics import Registry
-from agentd.peers.reinit_stream import ReinitStream
-from agentd.peers.token import StaticToken
 
 
 @dataclass

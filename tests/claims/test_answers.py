@@ -4,10 +4,11 @@ import inspect
 
 import pytest
 
+from agentd import sse as event_stream
 from agentd.claims.answers import MEANINGS, ClaimsState, Pace, Pacing, meaning, place_in_fleet
+from agentd.coderd import stream_faults
+from agentd.coderd.stream_faults import Broken, Conflict, Refused
 from agentd.errors import ConfigError, PeerError
-from agentd.peers import event_stream, stream_faults
-from agentd.peers.stream_faults import Broken, Conflict, Refused
 
 # coderd's own words (`workspaceAgentReinit`); the three meanings of 409 differ in nothing else.
 NOT_WAITING = "Workspace is not a prebuilt workspace waiting to be claimed."

@@ -18,7 +18,7 @@ from agentd.claims.journal import file as journal_file
 from agentd.claims.ledger import IllegalStep, Ledger, UnknownClaim
 from agentd.claims.lifecycle import ClaimState
 from agentd.clock import Clock
-from agentd.peers.token import FileToken
+from agentd.coderd.token import FileToken
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.simulator.coderd.workspaces import Workspace
 

@@ -10,11 +10,11 @@ import pytest
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger import Ledger
 from agentd.claims.missed import OwnerChange
+from agentd.coderd.debug_manifest import DebugManifest, Manifest
 from agentd.errors import PeerError
-from agentd.peers.debug_manifest import DebugManifest, Manifest
-from agentd.peers.tls import aiohttp
 from agentd.simulator.agent_debug import SimulatedAgentDebug
 from agentd.simulator.coderd import SimulatedCoderd
+from agentd.tls import aiohttp
 
 W = "11111111-1111-4111-8111-111111111111"
 OTHER = "33333333-3333-4333-8333-333333333333"

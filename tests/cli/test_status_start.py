@@ -59,5 +59,5 @@ def test_it_imports_nothing_that_a_line_does_not_need(daemon):
         "subprocess",
         "shutil",
     }
-    heavy |= {"logging", "difflib", "uuid", "tomllib", "agentd.supervisor", "agentd.local_api", "agentd.log"}
+    heavy |= {"logging", "difflib", "uuid", "tomllib", "agentd.daemon", "agentd.local_api", "agentd.log"}
     assert set(modules.split()) & heavy == set()

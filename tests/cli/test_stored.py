@@ -9,10 +9,10 @@ import pytest
 from agentd import cli, config
 from agentd.cli import transcript
 from agentd.cli.stored import _headers_for
-from agentd.peers.messages import Message
+from agentd.conversation.fit import fit
+from agentd.conversation.message import Message
 from agentd.snapshots.reading import Stored
 from agentd.snapshots.spool import Spool
-from agentd.snapshots.transcript import fit
 
 TASK = "11111111-1111-4111-8111-111111111111"
 WHEN = "2026-03-02T09:00:00Z"

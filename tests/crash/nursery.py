@@ -10,13 +10,13 @@ import os
 import signal
 import sys
 
-import agentd.supervisor.daemon  # noqa: F401 - what a daemon would import at its start
+import agentd.daemon.run  # noqa: F401 - what a daemon would import at its start
 from agentd import cli
 from agentd.cli import run  # noqa: F401 - the same
 
 
 def main() -> None:
-    importlib.import_module("agentd.peers.reinit_stream")
+    importlib.import_module("agentd.coderd.reinit_stream")
     signal.signal(
         signal.SIGCHLD, signal.SIG_IGN
     )  # nobody waits for them: the test kills and watches them itself

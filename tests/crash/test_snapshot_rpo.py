@@ -20,10 +20,10 @@ from pathlib import Path
 
 import pytest
 
+from agentd.conversation.fit import messages_of
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.snapshots.spool import look
-from agentd.snapshots.transcript import messages_of
 
 pytestmark = pytest.mark.crash
 

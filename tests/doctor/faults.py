@@ -15,9 +15,9 @@ from aiohttp import web
 from doctor import certificates
 
 from agentd.clock import Clock
+from agentd.daemon.last_stop import LastStop
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.state_dir import StateDir
-from agentd.supervisor.last_stop import LastStop
 
 HTML_404 = b"<html><head><title>404 Not Found</title></head><body>nginx</body></html>"
 

@@ -107,7 +107,7 @@ async def test_what_is_switched_off_is_not_asked_for(patient):
 
 
 async def test_an_agent_in_the_middle_of_a_message_is_busy_and_not_broken(patient, monkeypatch):
-    monkeypatch.setattr("agentd.peers.agentapi.STATUS_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("agentd.agents.agentapi.client.STATUS_TIMEOUT_S", 0.1)
     patient.agent.hang()
     [found] = [one for one in await patient.examined() if one.check == "agentapi"]
     assert (found.level, "busy" in found.cause) == (Level.WARN, True)

@@ -128,7 +128,7 @@ def test_who_does_not_watch_does_not_pay():
     script = """
 import asyncio, pathlib, sys, tempfile, types
 from agentd.local_api.server import LocalApi
-import agentd.supervisor.daemon
+import agentd.daemon.run
 async def serve(listen):
     api = LocalApi(socket_path=pathlib.Path(tempfile.mkdtemp()) / "s", listen=listen, answers=types.SimpleNamespace(status=dict))
     api._routes = lambda: []

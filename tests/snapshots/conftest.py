@@ -4,11 +4,11 @@ import http.client
 
 import pytest
 
-from agentd.peers.coderd import Coderd
-from agentd.peers.tls import aiohttp
-from agentd.peers.token import StaticToken
+from agentd.coderd.client import Coderd
+from agentd.coderd.token import StaticToken
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.snapshots.spool import Spool
+from agentd.tls import aiohttp
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import signal
 import sys
 from pathlib import Path
 
-from agentd.peers.messages import Message
+from agentd.conversation.fit import fit
+from agentd.conversation.message import Message
 from agentd.snapshots.receipts import DestinationReceipt, Outcome
 from agentd.snapshots.spool import Spool
-from agentd.snapshots.transcript import fit
 
 TASK = "11111111-1111-4111-8111-111111111111"
 WHEN = "2026-03-02T09:00:00Z"

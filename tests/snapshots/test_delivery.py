@@ -7,16 +7,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from agentd.clock import Clock
+from agentd.coderd.client import Coderd
+from agentd.coderd.token import StaticToken
+from agentd.conversation.fit import fit
+from agentd.conversation.message import Message
 from agentd.metrics import Registry
-from agentd.peers.coderd import Coderd
-from agentd.peers.messages import Message
-from agentd.peers.token import StaticToken
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import Accepted, CoderDestination, RefusedError, RetryableError
 from agentd.snapshots.receipts import Outcome, Overall
 from agentd.snapshots.spool import Spool
-from agentd.snapshots.transcript import fit
 
 ROUTE = "log-snapshot"
 WHEN = "2026-03-02T09:00:00Z"

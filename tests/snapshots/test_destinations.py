@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from agentd.conversation.fit import fit
+from agentd.conversation.message import Message
 from agentd.errors import ConfigError
-from agentd.peers.messages import Message
 from agentd.snapshots.destinations import RefusedError, RetryableError
 from agentd.snapshots.destinations.by_url import Surroundings, from_url
 from agentd.snapshots.destinations.place import Place
 from agentd.snapshots.entry import SpoolEntry
-from agentd.snapshots.transcript import fit
 
 TASK = "11111111-1111-4111-8111-111111111111"
 WORKSPACE = "22222222-2222-4222-8222-222222222222"

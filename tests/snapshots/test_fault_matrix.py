@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agentd.clock import Clock
+from agentd.conversation.message import Message
 from agentd.metrics import Registry
-from agentd.peers.messages import Message
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import CoderDestination
 from agentd.snapshots.receipts import Overall

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 
+from agentd.conversation.fit import fit
+from agentd.conversation.message import Message
 from agentd.errors import AgentdError, ConfigError, ExitCode, UnavailableError
-from agentd.peers.messages import Message
 from agentd.snapshots import entry as format_
 from agentd.snapshots import fetching, reading
 from agentd.snapshots.destinations.place import Place
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.spool import Spool, look
-from agentd.snapshots.transcript import fit
 
 TASK = "11111111-1111-4111-8111-111111111111"
 OTHER = "22222222-2222-4222-8222-222222222222"

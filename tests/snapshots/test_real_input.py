@@ -4,15 +4,15 @@ import json
 
 import pytest
 
+from agentd.agents.agentapi.messages import MessageTail
 from agentd.clock import Clock
+from agentd.conversation.fit import MAX_BYTES
+from agentd.conversation.message import CUT_MARK, Message
 from agentd.metrics import Registry
-from agentd.peers.json_scan import CUT_MARK
-from agentd.peers.messages import Message, MessageTail
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import CoderDestination
 from agentd.snapshots.receipts import Overall
 from agentd.snapshots.recorder import Recorder
-from agentd.snapshots.transcript import MAX_BYTES
 
 WHEN = "2026-03-02T09:00:00.123456789Z"
 

@@ -6,8 +6,8 @@ import os
 import pytest
 from structlog.testing import capture_logs
 
+from agentd.conversation.message import Message
 from agentd.metrics import Registry
-from agentd.peers.messages import Message
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
 

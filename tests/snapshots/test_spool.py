@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from agentd.conversation.fit import fit
+from agentd.conversation.message import Message
 from agentd.errors import StateError
-from agentd.peers.messages import Message
 from agentd.snapshots import entry as entry_format
 from agentd.snapshots.entry import DamagedError, NewerSchemaError, SpoolEntry
 from agentd.snapshots.receipts import DestinationReceipt, Outcome
 from agentd.snapshots.spool import MAX_QUARANTINED, MAX_TASKS, Spool
-from agentd.snapshots.transcript import fit
 
 TASK = "11111111-1111-4111-8111-111111111111"
 WHEN = "2026-03-02T09:00:00.000000Z"

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agentd.peers.agentapi import AgentApi
-from agentd.peers.tls import aiohttp
+from agentd.agents.agentapi.client import AgentApi
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.stability.desk import TaskDesk
 from agentd.stability.tracker import AgentStatus, Tracker
 from agentd.stability.watcher import Watcher
+from agentd.tls import aiohttp
 
 
 class Bench:

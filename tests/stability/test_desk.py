@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from structlog.testing import capture_logs
 
-from agentd.peers.messages import Message
+from agentd.conversation.message import Message
 from agentd.stability import desk as desk_module
 from agentd.stability.desk import NotAReport, TaskDesk
 from agentd.stability.task_file import NAME, Told

@@ -8,9 +8,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from agentd.coderd.client import Coderd
+from agentd.coderd.token import StaticToken
 from agentd.metrics import Registry
-from agentd.peers.coderd import Coderd
-from agentd.peers.token import StaticToken
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.stability.desk import TaskDesk
 from agentd.stability.reporter import Reporter, Update

@@ -2,7 +2,7 @@
 
 from structlog.testing import capture_logs
 
-from agentd.stability import follower as follower_module
+from agentd.agents.agentapi import follower as follower_module
 from agentd.stability.desk import TaskDesk
 from agentd.stability.tracker import AgentStatus
 

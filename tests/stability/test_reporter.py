@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd.coderd.client import Invalid, RateLimited, Unreachable
 from agentd.metrics import Registry
-from agentd.peers.coderd import Invalid, RateLimited, Unreachable
 from agentd.stability.reporter import HEARTBEAT_S, Reporter, Update
 from agentd.stability.short_text import MESSAGE_MAX_BYTES, clean_message
 from agentd.stability.task_state import TaskWord

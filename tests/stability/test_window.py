@@ -2,8 +2,8 @@
 
 import json
 
-from agentd.peers.message_update import MessageUpdate
-from agentd.peers.messages import Message
+from agentd.agents.agentapi.message_update import MessageUpdate
+from agentd.conversation.message import Message
 from agentd.stability.window import LiveWindow
 
 

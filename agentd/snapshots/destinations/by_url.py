@@ -6,13 +6,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agentd.errors import ConfigError
-from agentd.peers.tls import aiohttp, client_context
 from agentd.snapshots.destinations.command import CommandDestination
 from agentd.snapshots.destinations.destination import Destination
 from agentd.snapshots.destinations.directory import DirectoryDestination
 from agentd.snapshots.destinations.http import HttpDestination, Method
 from agentd.snapshots.destinations.object_store import SCHEMES, ObjectStoreDestination
 from agentd.snapshots.destinations.place import Place
+from agentd.tls import aiohttp, client_context
 
 
 @dataclass(frozen=True, slots=True)

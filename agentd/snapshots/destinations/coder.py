@@ -2,9 +2,10 @@
 
 from typing import Final
 
+from agentd.coderd import client as answers
+from agentd.coderd.client import Coderd
+from agentd.conversation.fit import MAX_BYTES, fit, messages_of
 from agentd.errors import ConfigError
-from agentd.peers import coderd as answers
-from agentd.peers.coderd import Coderd
 from agentd.snapshots.destinations.destination import (
     Accepted,
     DeliveryError,
@@ -13,7 +14,6 @@ from agentd.snapshots.destinations.destination import (
     UnsupportedError,
 )
 from agentd.snapshots.entry import SpoolEntry
-from agentd.snapshots.transcript import MAX_BYTES, fit, messages_of
 
 # Whoever finds this too large is mistaken for the moment: cutting on would throw away the conversation for nothing.
 _SURELY_SMALL_BYTES: Final = 2048

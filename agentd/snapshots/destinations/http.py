@@ -8,10 +8,10 @@ from typing import Final, Literal
 
 from yarl import URL
 
-from agentd.peers.tls import aiohttp
 from agentd.snapshots.destinations.destination import Accepted, RefusedError, RetryableError
 from agentd.snapshots.destinations.place import Place
 from agentd.snapshots.entry import SpoolEntry
+from agentd.tls import aiohttp
 
 Method = Literal["PUT", "POST"]
 

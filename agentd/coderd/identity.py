@@ -1,0 +1,206 @@
+"""A session token for what the cloud says of this machine: the instance identity of AWS, Azure or Google.
+
+The machine's metadata server gives a signed proof, coderd gives the agent's token for it (coderd
+`workspaceresourceauth.go`, codersdk `agentsdk/{aws,azure,google}.go`). A new build has a new token, so a 401 is answered
+with a new exchange; while a claim job runs that fails or brings the same token, and both are normal.
+"""
+
+import asyncio
+import json
+import re
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Literal, TypeVar
+
+from yarl import URL
+
+from agentd import log
+from agentd.coderd.client import CoderdError
+from agentd.tls import aiohttp
+
+T = TypeVar("T")
+Kind = Literal["aws-instance-identity", "azure-instance-identity", "google-instance-identity"]
+
+METADATA_URL: Final = "http://169.254.169.254"
+"""The same link-local address at all three; by number, since a broken resolver must not cost the token."""
+STEP_TIMEOUT_S: Final = 10.0
+"""For the whole proof and for the exchange, each."""
+_ANSWER_MAX_BYTES: Final = 64 * 1024
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
+_EXCERPT_MAX_CHARS: Final = 300
+
+
+class IdentityError(CoderdError):
+    """coderd gave no token for this machine's identity. Worth another try: a build that runs changes the answer."""
+
+
+class MetadataError(IdentityError):
+    """The cloud's metadata server gave no proof."""
+
+
+class InstanceIdentityToken:
+    """A `TokenSource` that fetches the token when it is first needed and again after a 401.
+
+    `agent_name` chooses among several agents of one machine, `headers` and `tls` are those for coderd. Raises
+    `MetadataError` or `IdentityError`.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        coder_url: str,
+        session: aiohttp.ClientSession,
+        agent_name: str = "",
+        headers: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
+        metadata_url: str = METADATA_URL,
+    ) -> None:
+        self._kind = kind
+        self._exchange_url = f"{coder_url.rstrip('/')}/api/v2/workspaceagents/{kind}"
+        self._session = session
+        self._agent_name = agent_name
+        self._headers = dict(headers or {})
+        self._tls: ssl.SSLContext | bool = True if tls is None else tls
+        self._metadata_url = metadata_url.rstrip("/")
+        self._token = ""
+        self._failure = ""
+        # One exchange at a time: the stream and an upload meet the same 401 in the same second.
+        self._turn = asyncio.Lock()
+        self._log = log.get("identity")
+
+    async def current(self) -> str:
+        async with self._turn:
+            if not self._token:
+                self._token = await self._fetch()
+            return self._token
+
+    async def renew(self, rejected: str) -> bool:
+        async with self._turn:
+            if self._token in ("", rejected):
+                try:
+                    self._token = await self._fetch()
+                except IdentityError as exc:
+                    # The old token stays: after a claim it is the right one again.
+                    if str(exc) != self._failure:
+                        self._log.warning("identity.not_renewed", error=str(exc))
+                    self._failure = str(exc)
+            return self._token not in ("", rejected)
+
+    async def _fetch(self) -> str:
+        proof = await _bounded(
+            self._proof, "metadata server", MetadataError, "is agentd on an instance of that cloud?"
+        )
+        if self._agent_name:
+            proof["agent_name"] = self._agent_name
+        token = await _bounded(lambda: self._exchange(proof), "coderd", IdentityError, "check coder.url")
+        log.conceal(token)
+        self._failure = ""
+        self._log.info("identity.exchanged", kind=self._kind)
+        return token
+
+    async def _proof(self) -> dict[str, str]:
+        of = {
+            "aws-instance-identity": self._aws,
+            "azure-instance-identity": self._azure,
+            "google-instance-identity": self._google,
+        }
+        return await of[self._kind]()
+
+    async def _aws(self) -> dict[str, str]:
+        # IMDSv2; in a container its answer needs a hop limit of 2.
+        ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
+        session = {"X-aws-ec2-metadata-token": await self._ask("PUT", "/latest/api/token", ttl)}
+        identity = "/latest/dynamic/instance-identity"
+        signature = await self._ask("GET", f"{identity}/signature", session)
+        return {"signature": signature, "document": await self._ask("GET", f"{identity}/document", session)}
+
+    async def _azure(self) -> dict[str, str]:
+        path = "/metadata/attested/document?api-version=2020-09-01"
+        attested = _object(await self._ask("GET", path, {"Metadata": "true"}))
+        signature, encoding = attested.get("signature"), attested.get("encoding")
+        if not isinstance(signature, str) or not isinstance(encoding, str):
+            raise MetadataError("metadata server: the attested document has no signature and encoding")
+        return {"signature": signature, "encoding": encoding}
+
+    async def _google(self) -> dict[str, str]:
+        path = "/computeMetadata/v1/instance/service-accounts/default/identity?audience=coder&format=full"
+        return {"json_web_token": (await self._ask("GET", path, {"Metadata-Flavor": "Google"})).strip()}
+
+    async def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> str:
+        """One question to the metadata server; the text of its 200."""
+        url = URL(self._metadata_url + path, encoded=True)
+        async with self._session.request(method, url, headers=headers, allow_redirects=False) as response:
+            body = await _body(response)
+            if response.status != 200:
+                raise MetadataError(
+                    f"metadata server: {response.status} to {method} {url.path}",
+                    status=response.status,
+                    hint="coder.auth must name this cloud, and the instance must allow access to its metadata",
+                )
+            return body
+
+    async def _exchange(self, proof: Mapping[str, str]) -> str:
+        async with self._session.post(
+            URL(self._exchange_url, encoded=True),
+            data=json.dumps(proof).encode(),
+            headers={**self._headers, "Content-Type": "application/json"},
+            allow_redirects=False,
+            ssl=self._tls,
+        ) as response:
+            body = await _body(response)
+            if response.status != 200:
+                raise _refusal(response.status, body)
+        token = _object(body).get("session_token")
+        if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+            raise IdentityError(
+                "coderd: the answer to the instance identity holds no session token", status=200
+            )
+        return token
+
+
+async def _bounded(step: Callable[[], Awaitable[T]], peer: str, kind: type[IdentityError], hint: str) -> T:
+    """`step` within its time, with every way of not being answered named after `peer`."""
+    try:
+        async with asyncio.timeout(STEP_TIMEOUT_S):
+            return await step()
+    except TimeoutError as exc:
+        raise kind(f"{peer}: no answer within {STEP_TIMEOUT_S:g}s", hint=hint) from exc
+    except (aiohttp.ClientError, OSError) as exc:
+        raise kind(f"{peer}: {str(exc) or type(exc).__name__}", hint=hint) from exc
+
+
+async def _body(response: aiohttp.ClientResponse) -> str:
+    """The body as text, as far as it is bounded; a proof that is cut is refused by whoever checks it."""
+    body = b""
+    while len(body) < _ANSWER_MAX_BYTES and (
+        chunk := await response.content.read(_ANSWER_MAX_BYTES - len(body))
+    ):
+        body += chunk
+    return body.decode("utf-8", "replace")
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _refusal(status: int, body: str) -> IdentityError:
+    """What coderd refused the proof with, and what to do about it. Its 409 lists the names to choose from."""
+    answer = _object(body)
+    said = " ".join(answer[name] for name in ("message", "detail") if isinstance(answer.get(name), str))
+    said = " ".join((said or body).split())[:_EXCERPT_MAX_CHARS]
+    hints = {
+        400: "normal while a build runs; else the instance belongs to an older build",
+        401: "coder.auth must name this cloud, and the Coder deployment must trust its signatures",
+        404: "the template must bind this instance to the agent; check coder.auth and coder.agent_name",
+        409: "set CODER_AGENT_NAME to one of those names",
+    }
+    if said.startswith("Route not found"):
+        hints[404] = "this version of Coder knows no such identity"
+    return IdentityError(
+        f"coderd: {status} {said}".rstrip(), status=status, hint=hints.get(status, "check coder.url")
+    )

@@ -1,0 +1,266 @@
+"""Reading the newest of very many messages: the same as decoding the whole body, without its cost."""
+
+import json
+import tracemalloc
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agentd.agents.agentapi import messages as module
+from agentd.agents.agentapi.json_scan import CUT_MARK, JsonMalformed, JsonScan, JsonText, Scan
+from agentd.agents.agentapi.messages import BodyCutOff, BodyMalformed, BodyTooLarge, MessageTail
+from agentd.conversation.message import Message, NotAMessage, parse_message
+
+TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\u0000\u2028😀,:{}[]'), max_size=40)
+SCALAR = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
+VALUE = st.recursive(
+    SCALAR, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6
+)
+GOOD = st.fixed_dictionaries(
+    {
+        "id": st.integers(-(2**63), 2**63 - 1),
+        "role": st.sampled_from(["agent", "user"]),
+        "content": TEXT,
+        "time": TEXT.filter(bool),
+    },
+    optional={"$schema": TEXT, "later": VALUE},
+)
+ODD = st.fixed_dictionaries(
+    {}, optional={"id": VALUE, "role": VALUE, "content": VALUE, "time": VALUE, "x": VALUE}
+)
+ENTRIES = st.lists(GOOD | ODD | VALUE, max_size=8)
+
+
+@st.composite
+def bodies(draw: st.DrawFn, entries: st.SearchStrategy[Any] = ENTRIES) -> bytes:
+    fields = {"messages": draw(entries), **draw(st.dictionaries(TEXT, VALUE, max_size=3))}
+    names = draw(st.permutations(sorted(fields)))
+    shuffled = {name: fields[name] for name in names}
+    return json.dumps(
+        shuffled, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from([None, 1]))
+    ).encode()
+
+
+def pieces(body: bytes, cuts: list[int]) -> list[bytes]:
+    edges = sorted({0, len(body), *(cut % (len(body) + 1) for cut in cuts)})
+    return [body[start:end] for start, end in pairwise(edges)]
+
+
+def read(chunks: list[bytes], keep: int = 3) -> list[Message]:
+    tail = MessageTail(keep)
+    for chunk in chunks:
+        tail.feed(chunk)
+    return tail.close()
+
+
+def outcome(chunks: list[bytes]) -> list[Message] | None:
+    """What was read; None when the body was refused."""
+    try:
+        return read(chunks)
+    except (BodyMalformed, BodyCutOff):
+        return None
+
+
+def reference(body: bytes, keep: int = 3) -> list[Message] | None:
+    """What decoding the whole body gives; None when it is refused."""
+    try:
+        document = json.loads(body.decode("utf-8", "replace"), strict=False)
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or "messages" not in document:
+        return None
+    if not isinstance(document["messages"], list):
+        return [] if document["messages"] is None else None
+    kept = []
+    for entry in document["messages"]:
+        try:
+            kept.append(parse_message(entry if isinstance(entry, dict) else {}))
+        except NotAMessage:
+            continue
+    return kept[-keep:]
+
+
+@given(bodies(), st.lists(st.integers(0, 10_000), max_size=12))
+def test_any_chunking_gives_what_decoding_the_whole_body_gives(body, cuts):
+    assert outcome(pieces(body, cuts)) == reference(body)
+
+
+@given(bodies())
+@settings(max_examples=40)
+def test_byte_by_byte_gives_what_decoding_the_whole_body_gives(body):
+    assert outcome([body[i : i + 1] for i in range(len(body))]) == reference(body)
+
+
+@given(
+    bodies(st.lists(GOOD, max_size=3)).filter(lambda body: b"\\" not in body),
+    st.integers(0, 10_000),
+    st.sampled_from([b"", *(bytes([byte]) for byte in b'"{}[],: \n0-xnt\xff')]),
+    st.integers(0, 2),
+)
+@settings(max_examples=400)
+def test_a_damaged_body_is_refused_exactly_when_json_refuses_it(body, place, instead, removed):
+    place %= len(body)
+    damaged = body[:place] + instead + body[place + removed :]
+    assert outcome(pieces(damaged, [place])) == reference(damaged)
+
+
+@given(bodies(), st.data())
+def test_a_body_cut_off_anywhere_is_never_taken_for_whole(body, data):
+    body = body.rstrip()
+    kept = data.draw(st.integers(0, len(body) - 1))
+    with pytest.raises(BodyCutOff):
+        read([body[:kept]])
+
+
+class OneText(JsonScan):
+    """Reads one string with a cap."""
+
+    def __init__(self, cap: int) -> None:
+        self.cap = cap
+        self.found = JsonText(b"")
+        super().__init__()
+
+    def document(self) -> Scan[None]:
+        yield from self.peek()
+        self.found = yield from self.text(self.cap)
+
+
+@given(
+    st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\u0001é漢😀')),
+    st.integers(1, 60),
+    st.booleans(),
+    st.lists(st.integers(0, 1000), max_size=8),
+)
+@settings(max_examples=400)
+def test_an_over_long_text_keeps_its_largest_tail_of_whole_characters(text, cap, ascii_only, cuts):
+    def spelled(some: str) -> bytes:
+        return json.dumps(some, ensure_ascii=ascii_only).encode()[1:-1]
+
+    scan = OneText(cap)
+    for piece in pieces(b'"' + spelled(text) + b'"', cuts):
+        scan.feed(piece)
+    if len(spelled(text)) <= cap:
+        assert scan.found == JsonText(spelled(text))
+        return
+    largest = next(text[i:] for i in range(len(text) + 1) if len(spelled(text[i:])) <= cap)
+    assert scan.found.decode() == CUT_MARK + largest
+
+
+def test_the_last_65_536_bytes_of_an_endless_message_survive_in_bounded_memory():
+    head = b'{"messages":[{"id":0,"role":"agent","time":"t","content":"'
+    chunk = ("…漢字\\n\\u0041" * 3000).encode()
+    tail = MessageTail(10)
+    tail.feed(head)
+    tracemalloc.start()
+    for _ in range(400):
+        tail.feed(chunk)
+    tail.feed(b'the end"}]}')
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    [message] = tail.close()
+    assert message.content.startswith(CUT_MARK)
+    assert message.content.endswith("…漢字\nAthe end")
+    assert len(json.dumps(message.content, ensure_ascii=False).encode()) > 65_536
+    assert tail.received_bytes > 20_000_000
+    assert peak < 2_500_000
+
+
+def test_many_large_messages_are_bounded_together_whatever_keep_says(monkeypatch):
+    monkeypatch.setattr(module, "WINDOW_MAX_BYTES", 1000)
+    entries = [{"id": i, "role": "agent", "content": "x" * 300, "time": "t"} for i in range(20)]
+    assert [m.id for m in read([json.dumps({"messages": entries}).encode()], keep=1000)] == [17, 18, 19]
+
+
+def test_of_two_message_lists_the_last_counts_as_for_json():
+    assert read([b'{"messages":[{"id":1,"role":"user","content":"a","time":"t"}],"messages":null}']) == []
+
+
+def test_a_list_of_messages_inside_another_field_is_not_the_conversation():
+    body = b'{"x":{"messages":[{"id":9,"role":"user","content":"no","time":"t"}]},"messages":[]}'
+    assert read([body]) == []
+
+
+def test_the_bogus_tail_of_a_shrunken_list_does_not_push_real_messages_out():
+    real = [{"id": i, "content": str(i), "role": "agent", "time": "t"} for i in range(4)]
+    zero = {"id": 0, "content": "", "role": "", "time": "0001-01-01T00:00:00Z"}
+    tail = MessageTail(3)
+    tail.feed(json.dumps({"messages": [*real, *[zero] * 5]}).encode())
+    assert [m.id for m in tail.close()] == [1, 2, 3]
+    assert (tail.refused, tail.refusal) == (5, "role is '', neither agent nor user")
+
+
+def test_lone_surrogates_and_bad_utf8_are_read_not_refused():
+    body = b'{"messages":[{"id":1,"role":"user","content":"a\\ud800b\xffc","time":"t"}]}'
+    assert read([body])[0].content == "a\ud800b\ufffdc"
+
+
+def test_two_documents_in_one_body_are_refused():
+    with pytest.raises(BodyMalformed, match="nothing more"):
+        read([b'{"messages":[]} {"messages":[]}'])
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"<html><body>502", "expected an object near byte 0, found b'<html><body>502'"),
+        (b'{"messages":{}}', '"messages" is no list'),
+        (b'{"messages":"all"}', '"messages" is no list'),
+        (b'{"message":[]}', 'no "messages"'),
+        (b'{"messages":[' + b"[" * 40, "nested more than 32 deep"),
+        (b'{"messages":[1' + b"0" * 2000, "shorter number"),
+        (b'{"messages":[{"id":1,"role":"user","content":"\\q","time":"t"}]}', "bad escape"),
+    ],
+)
+def test_a_body_that_is_not_a_message_list_is_refused_with_what_was_wrong(body, says):
+    with pytest.raises(BodyMalformed, match="/messages: ") as refusal:
+        read([body])
+    assert says in str(refusal.value)
+
+
+def test_an_endless_body_is_cut_off_at_the_cap():
+    tail = MessageTail(1, body_max_bytes=10_000)
+    tail.feed(b'{"messages":[' + b" " * 9_900)
+    with pytest.raises(BodyTooLarge, match="larger than 10000 bytes"):
+        tail.feed(b" " * 100)
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ({}, "id is missing"),
+        ({"id": True}, "id is True"),
+        ({"id": 1.0}, "id is 1.0"),
+        ({"id": 2**63}, "64-bit"),
+        ({"id": 1, "role": "system"}, "role is 'system'"),
+        ({"id": 1, "role": ["user"]}, "role is"),
+        ({"id": 1, "role": "user", "content": 5}, "content is 5"),
+        ({"id": 1, "role": "user", "content": "", "time": ""}, "time is ''"),
+    ],
+)
+def test_an_entry_that_is_no_message_is_refused_with_its_reason(entry, reason):
+    with pytest.raises(NotAMessage) as refusal:
+        parse_message(entry)
+    assert reason in str(refusal.value)
+
+
+def test_events_and_the_state_file_call_the_text_message():
+    entry = {"id": 3, "role": "agent", "message": "hello", "time": "t", "content": "other"}
+    assert parse_message(entry, text="message") == Message(3, "agent", "hello", "t")
+
+
+def test_real_transcripts_read_the_same_through_the_scanner(conversations):
+    assert conversations
+    for path in conversations:
+        body = path.read_bytes()
+        assert read([body[i : i + 1000] for i in range(0, len(body), 1000)], keep=10) == reference(body, 10)
+
+
+def test_a_scan_without_a_reader_walks_any_value():
+    scan = JsonScan()
+    scan.feed(b' [1, {"a": [null]}, "x"] ')
+    assert scan.whole
+    with pytest.raises(JsonMalformed):
+        scan.feed(b"1")

@@ -1,0 +1,64 @@
+"""The agent's debug server, and what else may listen on its port."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from agentd.coderd.debug_manifest import MANIFEST_MAX_BYTES, DebugManifest, Manifest
+from agentd.errors import PeerError
+from agentd.simulator.agent_debug import SimulatedAgentDebug
+from agentd.simulator.coderd import SimulatedCoderd
+from agentd.tls import aiohttp
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def test_the_manifest_names_workspace_and_owner(session: aiohttp.ClientSession) -> None:
+    async with SimulatedCoderd() as coderd:
+        ws = coderd.add_prebuild()
+        async with SimulatedAgentDebug(ws, owner_name="ada") as agent:
+            manifest = DebugManifest(session=session, url=f"{agent.url}/debug/manifest")
+            assert await manifest.read() == Manifest(ws.id, "prebuilds")
+            coderd.claim_start(ws)
+            assert (await manifest.read()).owner_name == "prebuilds", "the agent has not asked again yet"
+            agent.fetch_manifest()
+            assert await manifest.read() == Manifest(ws.id, "ada")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (404, b"404 page not found", "answered 404"),
+        (302, b"", "answered 302"),
+        (200, b"<html>", "no JSON"),
+        (200, b"[" * 100_000, "no JSON"),
+        (200, b"[]", "names no workspace"),
+        (200, b'{"workspace_id": 7, "owner_name": "a"}', "names no workspace"),
+        (200, b'{"workspace_id": "", "owner_name": ""}', "names no workspace"),
+        (200, b" " * (MANIFEST_MAX_BYTES + 1), "larger than"),
+    ],
+)
+async def test_what_is_no_manifest_is_a_peer_error(
+    status: int, body: bytes, words: str, session: aiohttp.ClientSession
+) -> None:
+    async def answer(_request: object) -> web.Response:
+        return web.Response(
+            status=status, body=body, headers={"Location": "/elsewhere"} if status == 302 else {}
+        )
+
+    app = web.Application()
+    app.router.add_get("/debug/manifest", answer)
+    async with TestServer(app) as server:
+        with pytest.raises(PeerError, match=words):
+            await DebugManifest(session=session, url=str(server.make_url("/debug/manifest"))).read()
+
+
+async def test_nobody_there_is_a_peer_error(session: aiohttp.ClientSession) -> None:
+    with pytest.raises(PeerError, match="does not answer"):
+        await DebugManifest(session=session, url="http://127.0.0.1:1/debug/manifest").read()

@@ -1,0 +1,402 @@
+"""The claim stream against real sockets: every answer and every way to break, told apart by name."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import socket
+import ssl
+import subprocess
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakeclock import FakeClock
+from httpx_sse import ServerSentEvent
+
+from agentd import __version__
+from agentd.clock import Clock
+from agentd.coderd import stream_faults as faults
+from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.stream_answers import refusal, retry_after_s
+from agentd.sse import EventTooLarge, Heartbeat, LineTooLong
+
+TOKEN = "2f6c1c1e-6d0a-4f0c-9a55-2f0b3e5f7a11"
+STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+PING = b"event: ping\n\n"
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def chunked(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@contextlib.asynccontextmanager
+async def server(talk: Talk, **options: Any) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A TCP server that says exactly the bytes it is told to; yields its url and the request heads it got."""
+    heads: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            await talk(reader, writer)
+            await writer.drain()
+        except (ConnectionError, asyncio.IncompleteReadError):
+            return
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, **options)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        yield f"http{'s' if options else ''}://127.0.0.1:{port}", heads
+
+
+def says(*pieces: bytes) -> Talk:
+    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+
+    return talk
+
+
+def says_and_waits(*pieces: bytes) -> Talk:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await says(*pieces)(reader, writer)
+        await reader.read()
+
+    return talk
+
+
+def answer(status: int, body: bytes = b"", *headers: str, content_type: str = "application/json") -> bytes:
+    head = [f"HTTP/1.1 {status} X", f"Content-Type: {content_type}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def coderd_says(status: int, message: str, detail: str = "") -> bytes:
+    return answer(status, json.dumps({"message": message, "detail": detail}).encode())
+
+
+def stream_to(url: str, clock: Clock | None = None, **options: Any) -> ReinitStream:
+    return ReinitStream(url, context=None, clock=clock or Clock(), **options)
+
+
+async def collect(stream: ReinitStream, into: list[ServerSentEvent | Heartbeat] | None = None) -> None:
+    async with contextlib.aclosing(stream.events(TOKEN)) as items:
+        async for item in items:
+            if into is not None:
+                into.append(item)
+
+
+@pytest.mark.parametrize(
+    ("reply", "fault"),
+    [
+        pytest.param(coderd_says(401, "Workspace agent not authorized."), faults.Unauthorized, id="401"),
+        pytest.param(coderd_says(409, "Claim build failed permanently.", "terraform"), faults.Conflict, id="409"),
+        pytest.param(coderd_says(404, "Route not found."), faults.RouteAbsent, id="404 route absent"),
+        pytest.param(answer(404, b"<html>no</html>", content_type="text/html"), faults.NotFound, id="404 of a proxy"),
+        pytest.param(coderd_says(429, "You've been rate limited"), faults.RateLimited, id="429"),
+        pytest.param(coderd_says(500, "An internal server error occurred."), faults.ServerFailed, id="500"),
+        pytest.param(answer(502, b"<html>Bad Gateway</html>", content_type="text/html"), faults.ServerFailed, id="HTML 502"),
+        pytest.param(answer(503, b"data: x\n\n", content_type="text/event-stream"), faults.ServerFailed, id="503 that looks like a stream"),
+        pytest.param(answer(302, b"", "Location: https://login.example/x?token=1"), faults.Redirected, id="302"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", faults.StopAsked, id="204"),
+        pytest.param(answer(210, b"data: x\n\n", content_type="text/event-stream"), faults.UnexpectedStatus, id="210"),
+        pytest.param(answer(410, b""), faults.UnexpectedStatus, id="410"),
+        pytest.param(answer(200, b"<html></html>", content_type="text/html; charset=utf-8"), faults.HtmlPage, id="HTML 200"),
+        pytest.param(answer(200, b"{}"), faults.WrongContentType, id="JSON 200"),
+        pytest.param(answer(200, b"", content_type="application/text/event-streamish"), faults.WrongContentType, id="almost the type"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", faults.WrongContentType, id="no type"),
+        pytest.param(answer(200, gzip.compress(b"data: x\n\n"), "Content-Encoding: gzip", content_type="text/event-stream"), faults.ContentEncoded, id="gzip"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n\r\n", faults.ProtocolBroken, id="no HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 40_000, faults.HeadersTooLarge, id="a header flood"),
+        pytest.param(b"", faults.StreamCut, id="closed without a word"),
+        pytest.param(STREAM_HEAD + chunked(PING), faults.StreamCut, id="closed inside the chunked body"),
+        pytest.param(STREAM_HEAD + chunked(PING) + b"0\r\n\r\n", faults.StreamEnded, id="ended in order"),
+        pytest.param(STREAM_HEAD + chunked(b"data: " + b"x" * 70_000), LineTooLong, id="a line too long"),
+        pytest.param(STREAM_HEAD + chunked(b"data: xxxx\n" * 7_000), EventTooLarge, id="an event too large"),
+    ],
+)  # fmt: skip
+async def test_each_answer_has_its_name(reply: bytes, fault: type[Exception]) -> None:
+    async with server(says(reply)) as (url, _):
+        with pytest.raises(fault) as caught:
+            await collect(stream_to(url))
+    assert type(caught.value) is fault
+
+
+async def test_a_refusal_carries_what_coderd_said_and_which_request_it_was() -> None:
+    body = json.dumps({"message": "M", "detail": "D"}).encode()
+    reply = answer(409, body, "X-Coder-Request-Id: 7c9e6679", "Retry-After: 7")
+    async with server(says(reply)) as (url, _):
+        with pytest.raises(faults.Conflict) as caught:
+            await collect(stream_to(url))
+    refused = caught.value
+    assert (refused.status, refused.body_message, refused.detail) == (409, "M", "D")
+    assert (refused.request_id, refused.retry_after_s) == ("7c9e6679", 7.0)
+
+
+async def test_a_redirect_is_named_without_its_query_and_the_token_goes_nowhere() -> None:
+    async with server(says(STREAM_HEAD)) as (elsewhere, other_heads):
+        reply = answer(307, b"", f"Location: {elsewhere}/reinit?secret=1")
+        async with server(says(reply)) as (url, _):
+            with pytest.raises(faults.Redirected, match=r"http://127\.0\.0\.1") as caught:
+                await collect(stream_to(url))
+    assert "secret" not in str(caught.value)
+    assert other_heads == []
+
+
+async def test_the_request_is_the_real_agents_request() -> None:
+    async with server(says(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
+        headers = {"X-Proxy": "1"}
+        with pytest.raises(faults.StreamEnded):
+            await collect(stream_to(url, headers=headers))
+    lines = heads[0].decode().lower().split("\r\n")
+    assert lines[0] == "get /api/v2/workspaceagents/me/reinit?wait=true http/1.1"
+    assert f"coder-session-token: {TOKEN}" in lines
+    assert {"accept: text/event-stream", "accept-encoding: identity", "x-proxy: 1"} <= set(lines)
+    assert f"user-agent: agentd/{__version__}" in lines
+    assert not any(line.startswith("last-event-id") for line in lines)
+    assert headers == {"X-Proxy": "1"}, "the caller's headers are the caller's"
+
+
+async def test_a_configured_header_replaces_ours() -> None:
+    async with server(says(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
+        with pytest.raises(faults.StreamEnded):
+            await collect(stream_to(url, headers={"user-agent": "whom the proxy lets in"}))
+    names = [line.partition(b":")[0] for line in heads[0].lower().split(b"\r\n")]
+    assert names.count(b"user-agent") == 1
+    assert b"whom the proxy lets in" in heads[0]
+
+
+async def test_the_last_event_id_is_sent_on_reconnect() -> None:
+    body = STREAM_HEAD + chunked("id: …\nretry: 200\ndata: a\n\nid: lost\ndata: b\n".encode()) + b"0\r\n\r\n"
+    async with server(says(body)) as (url, heads):
+        stream = stream_to(url)
+        for _ in range(2):
+            with pytest.raises(faults.StreamEnded):
+                await collect(stream)
+    assert b"last-event-id: \xe2\x80\xa6\r\n" in heads[1].lower()
+    assert stream.retry_s == 0.2
+
+
+async def test_sent_is_told_before_any_byte_came_and_open_after_the_headers() -> None:
+    told: list[str] = []
+    go = asyncio.Event()
+
+    async def lazy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(STREAM_HEAD + chunked(PING))
+        await reader.read()
+
+    def sent() -> None:
+        told.append("sent")
+        go.set()
+
+    async with server(lazy) as (url, _):
+        items = stream_to(url).events(TOKEN, on_sent=sent, on_open=lambda: told.append("open"))
+        async with contextlib.aclosing(items):
+            assert await anext(items) == Heartbeat("ping")
+    assert told == ["sent", "open"]
+
+
+async def waits_for_deadline(url: str, fake_clock: FakeClock) -> BaseException | None:
+    """Run one connection and let 45 s pass on the fake clock once it waits for the server."""
+    seen: list[ServerSentEvent | Heartbeat] = []
+    task = asyncio.create_task(collect(stream_to(url, fake_clock.as_clock()), seen))
+    await fake_clock.next_sleep()
+    while not task.done():
+        # Real bytes need real turns of the loop; the deadline needs none.
+        await asyncio.sleep(0.01)
+        await fake_clock.advance(5)
+    return task.exception()
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        pytest.param(b"", faults.HeadersLate, id="no headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-", faults.HeadersLate, id="half the headers"),
+        pytest.param(STREAM_HEAD, faults.StreamIdle, id="silence after the headers"),
+        pytest.param(STREAM_HEAD + chunked(PING), faults.StreamIdle, id="silence after a ping"),
+    ],
+)
+async def test_silence_is_a_failure(said: bytes, fault: type[Exception], fake_clock: FakeClock) -> None:
+    async with server(says_and_waits(said)) as (url, _):
+        assert isinstance(await waits_for_deadline(url, fake_clock), fault)
+
+
+@pytest.mark.parametrize("piece", [b"x", b"data: x\n"], ids=["a line without end", "an event without end"])
+async def test_a_trickle_is_no_life_sign(piece: bytes, fake_clock: FakeClock) -> None:
+    async def trickle(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        while not writer.is_closing():
+            writer.write(chunked(piece))
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    async with server(trickle) as (url, _):
+        assert isinstance(await waits_for_deadline(url, fake_clock), faults.EventLate)
+
+
+async def test_an_error_body_that_hangs_does_not_hide_the_status(fake_clock: FakeClock) -> None:
+    hanging = (
+        b"HTTP/1.1 409 X\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n" + b'{"message":'
+    )
+    async with server(says_and_waits(hanging)) as (url, _):
+        assert isinstance(await waits_for_deadline(url, fake_clock), faults.Conflict)
+
+
+async def test_quiet_for_44_seconds_is_healthy(fake_clock: FakeClock) -> None:
+    go = asyncio.Event()
+
+    async def lazy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await go.wait()
+        writer.write(STREAM_HEAD + chunked(PING))
+        await reader.read()
+
+    async with server(lazy) as (url, _):
+        items = stream_to(url, fake_clock.as_clock()).events(TOKEN)
+        first = asyncio.ensure_future(anext(items))
+        await fake_clock.next_sleep()
+        await fake_clock.advance(44)
+        go.set()
+        assert await first == Heartbeat("ping")
+        await items.aclose()
+
+
+async def test_a_hundred_megabyte_line_is_refused_in_flat_memory() -> None:
+    async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD)
+        piece = chunked(b"x" * 65_536)
+        for _ in range(1_600):
+            writer.write(piece)
+            await writer.drain()
+
+    async with server(flood) as (url, _):
+        tracemalloc.start()
+        try:
+            with pytest.raises(LineTooLong):
+                await collect(stream_to(url))
+            assert tracemalloc.get_traced_memory()[1] < 3_000_000
+        finally:
+            tracemalloc.stop()
+
+
+async def test_refused_and_unresolvable_are_told_apart() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(faults.ConnectionRefused):
+            await collect(stream_to(f"http://127.0.0.1:{unused.getsockname()[1]}"))
+    with pytest.raises(faults.DnsFailed):
+        await collect(stream_to("http://no-such-host.invalid"))
+
+
+async def test_an_untrusted_certificate_is_a_tls_failure(tmp_path: Path) -> None:
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    made = subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1",
+         "-keyout", str(key), "-out", str(cert)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if made.returncode != 0:
+        pytest.skip("openssl cannot make a certificate here")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    async with server(says(STREAM_HEAD), ssl=context) as (url, heads):
+        with pytest.raises(faults.TlsFailed):
+            await collect(ReinitStream(url, context=ssl.create_default_context(), clock=Clock()))
+    assert heads == []
+
+
+async def test_a_reset_is_a_cut() -> None:
+    async def reset(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunked(PING))
+        await writer.drain()
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+
+    async with server(reset) as (url, _):
+        with pytest.raises(faults.StreamCut):
+            await collect(stream_to(url))
+
+
+async def test_an_unsendable_token_is_not_quoted() -> None:
+    async with server(says(STREAM_HEAD)) as (url, heads):
+        with pytest.raises(faults.ProtocolBroken) as caught:
+            async with contextlib.aclosing(stream_to(url).events("secret\nvalue")) as items:
+                await anext(items)
+    assert "secret" not in str(caught.value)
+    assert heads == []
+
+
+async def test_cancelling_closes_the_connection_at_once() -> None:
+    closed = asyncio.Event()
+
+    async def wait_for_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM_HEAD + chunked(PING))
+        await reader.read()
+        closed.set()
+
+    seen: list[ServerSentEvent | Heartbeat] = []
+    async with server(wait_for_close) as (url, _):
+        task = asyncio.create_task(collect(stream_to(url), seen))
+        while not seen:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await asyncio.wait_for(closed.wait(), 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("60", 60.0), ("0", 0.0), ("99999999999999", 300.0), ("-1", None), ("soon", None), ("", None),
+        ("Mon, 02 Mar 2026 09:00:30 GMT", 30.0), ("Mon, 02 Mar 2026 08:00:00 GMT", 0.0), ("Mon, 02 Mar 2099 09:00:00 GMT", 300.0),
+    ],
+)  # fmt: skip
+def test_retry_after_is_seconds_or_a_date_and_bounded(value: str, seconds: float | None) -> None:
+    assert retry_after_s(value, now_unix_s=1_772_442_000.0) == seconds
+
+
+@pytest.mark.parametrize("content_type", ["text/event-stream", "Text/Event-Stream", "text/event-stream;", " text/event-stream ; charset=x"])  # fmt: skip
+def test_the_mime_type_is_compared_exactly_but_for_case(content_type: str) -> None:
+    assert refusal(200, {"content-type": content_type}, b"", now_unix_s=0.0) is None
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"[" * 5000, b"[]", b'{"message": 1}', b"\xff\xfe", b"null"]
+)
+def test_an_error_body_may_be_anything(body: bytes) -> None:
+    refused = refusal(500, {}, body, now_unix_s=0.0)
+    assert isinstance(refused, faults.ServerFailed)
+    assert refused.body_message == ""
+
+
+def test_every_answer_the_web_platform_tests_refuse_is_refused(data_dir: Path) -> None:
+    cases = json.loads((data_dir / "wpt-sse-cases.json").read_text("utf-8"))
+    for case in cases:
+        refused = refusal(case["status"], {"content-type": case["content_type"]}, b"", now_unix_s=0.0)
+        assert (refused is not None) == (case["outcome"] == "fail"), case["name"]
+
+
+async def test_every_web_platform_case_reads_the_same_over_http(data_dir: Path) -> None:
+    for case in json.loads((data_dir / "wpt-sse-cases.json").read_text("utf-8")):
+        body = bytes.fromhex(case["input_hex"])
+        head = f"HTTP/1.1 {case['status']} X\r\nContent-Type: {case['content_type']}\r\n".encode()
+        for size in (1, max(len(body), 1)):
+            chunks = [chunked(body[at : at + size]) for at in range(0, len(body), size)]
+            async with server(says(head + b"Transfer-Encoding: chunked\r\n\r\n", *chunks, b"0\r\n\r\n")) as (
+                url,
+                _,
+            ):
+                seen: list[ServerSentEvent | Heartbeat] = []
+                failed = faults.Refused if case["outcome"] == "fail" else faults.StreamEnded
+                with pytest.raises(failed):
+                    await collect(stream_to(url), seen)
+            events = [(item.event, item.data, item.id) for item in seen if isinstance(item, ServerSentEvent)]
+            assert events == [(e["event"], e["data"], e["id"]) for e in case["expected"]], case["name"]

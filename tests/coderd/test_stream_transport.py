@@ -1,0 +1,205 @@
+"""The claim stream's way to the wire: what it loads, whom it tries, how often, and how it names what breaks."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trustme
+
+from agentd.coderd import stream_faults as faults
+from agentd.coderd.stream_transport import StreamTransport
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+class Server:
+    """Says `pieces` to whoever comes, each when the one before has left, and hangs up unless it `stays`.
+
+    `heads` are the requests it got, up to what it `waits_for`.
+    """
+
+    def __init__(self, *pieces: bytes, stays: bool = False, waits_for: bytes = b"\r\n\r\n") -> None:
+        self.pieces = pieces
+        self.waits_for = waits_for
+        self.stays = stays
+        self.heads: list[bytes] = []
+        self.port = 0
+        self.talks: list[asyncio.Task[None]] = []
+
+    def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.talks.append(asyncio.create_task(self._talk(reader, writer)))
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            self.heads.append(await reader.readuntil(self.waits_for))
+            for piece in self.pieces:
+                writer.write(piece)
+                await writer.drain()
+            if self.stays:
+                await reader.read()
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def serving(server: Server, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[Server]:
+    listening = await asyncio.start_server(server, host, 0, **options)
+    async with listening:
+        server.port = listening.sockets[0].getsockname()[1]
+        yield server
+        await asyncio.gather(*server.talks)
+
+
+@contextlib.asynccontextmanager
+async def answer_of(
+    url: str, context: ssl.SSLContext | None = None, connect_s: float = 10.0
+) -> AsyncIterator[httpx.Response]:
+    transport = StreamTransport(context=context, connect_s=connect_s, on_sent=lambda: None)
+    async with (
+        httpx.AsyncClient(transport=transport, trust_env=False) as client,
+        client.stream("GET", url) as response,
+    ):
+        yield response
+
+
+async def body_of(url: str, context: ssl.SSLContext | None = None, connect_s: float = 10.0) -> bytes:
+    async with answer_of(url, context, connect_s) as response:
+        return b"".join([chunk async for chunk in response.aiter_raw()])
+
+
+def resolves_to(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    async def getaddrinfo(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", one) for one in addresses]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+
+
+def closed_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
+
+
+def test_a_stream_loads_no_second_http_engine() -> None:
+    code = (
+        "import asyncio, contextlib, sys\n"
+        # httpx's own command line comes with it where its packages happen to be installed, and loads everything.
+        "sys.modules['click'] = None\n"
+        "from agentd.clock import Clock\n"
+        "from agentd.coderd.reinit_stream import ReinitStream\n"
+        "from agentd.coderd.stream_faults import ConnectionRefused\n"
+        "async def main():\n"
+        f"    stream = ReinitStream('http://127.0.0.1:{closed_port()}', context=None, clock=Clock())\n"
+        "    with contextlib.suppress(ConnectionRefused):\n"
+        "        async for _ in stream.events('token'): pass\n"
+        "asyncio.run(main())\n"
+        "assert 'httpx' in sys.modules\n"
+        "print(*{'httpcore', 'anyio', 'certifi'} & sys.modules.keys())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param((OK + b"Content-Length: 3\r\n\r\nabc",), id="counted"),
+        pytest.param((CHUNKED + b"1\r\na\r\n", b"2;ext=1\r\nbc\r\n0\r\nX: trailer\r\n\r\n"), id="chunked"),
+        pytest.param((b"HTTP/1.0 200 OK\r\n\r\nabc",), id="until the end of the connection"),
+        pytest.param((b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3, CHUNKED + b"3\r\nabc\r\n0\r\n\r\n"), id="after 1xx"),
+    ],
+)  # fmt: skip
+async def test_a_body_is_read_to_its_end_however_it_is_framed(pieces: tuple[bytes, ...]) -> None:
+    async with serving(Server(*pieces)) as server:
+        assert await body_of(f"http://127.0.0.1:{server.port}/") == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "fault"),
+    [
+        pytest.param((), faults.StreamCut, id="no answer"),
+        pytest.param((b"HTTP/1.1 200 OK\r\nContent-",), faults.StreamCut, id="half the headers"),
+        pytest.param((OK + b"Content-Length: 9\r\n\r\nabc",), faults.StreamCut, id="less than counted"),
+        pytest.param((CHUNKED + b"3\r\nab",), faults.StreamCut, id="inside a chunk"),
+        pytest.param((CHUNKED + b"3\r\nabc\r\n",), faults.StreamCut, id="after a chunk"),
+        pytest.param((CHUNKED + b"3\r\nabc\r\nxyz\r\n",), faults.ProtocolBroken, id="no chunk"),
+        pytest.param((b"\0\0\x12\4\0\0\0\0\0\r\n\r\n",), faults.ProtocolBroken, id="HTTP/2"),
+        pytest.param((OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",), faults.ProtocolBroken, id="two lengths"),
+        pytest.param((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",), faults.ProtocolBroken, id="an upgrade nobody asked for"),
+        pytest.param((OK + b"X: " + b"x" * 200_000,), faults.HeadersTooLarge, id="a header without end"),
+    ],
+)  # fmt: skip
+async def test_what_breaks_has_its_name_and_is_not_asked_again(
+    pieces: tuple[bytes, ...], fault: type[Exception]
+) -> None:
+    async with serving(Server(*pieces)) as server:
+        with pytest.raises(fault) as caught:
+            await body_of(f"http://127.0.0.1:{server.port}/")
+    assert type(caught.value) is fault
+    assert len(server.heads) == 1, "when to come back is the caller's backoff"
+
+
+async def test_an_address_that_refuses_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(Server(OK + b"Content-Length: 1\r\n\r\nx")) as server:
+        resolves_to(monkeypatch, ("127.0.0.1", closed_port()), ("127.0.0.1", server.port))
+        assert await body_of("http://coder.example/") == b"x"
+
+
+async def test_all_addresses_refusing_is_one_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolves_to(monkeypatch, ("127.0.0.1", closed_port()), ("127.0.0.2", closed_port()))
+    with pytest.raises(faults.ConnectionRefused):
+        await body_of("http://coder.example/")
+
+
+async def test_a_name_that_takes_too_long_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    with pytest.raises(faults.ConnectFailed, match="connect timeout"):
+        await body_of("http://coder.example/", connect_s=0.01)
+
+
+async def test_a_trusted_certificate_is_taken_by_its_name() -> None:
+    ca = trustme.CA()
+    theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    ca.issue_cert("localhost").configure_cert(theirs)
+    ca.configure_trust(ours)
+    async with serving(Server(OK + b"Content-Length: 1\r\n\r\nx"), ssl=theirs) as server:
+        assert await body_of(f"https://localhost:{server.port}/", ours) == b"x"
+        with pytest.raises(faults.TlsFailed, match="127"):
+            await body_of(f"https://127.0.0.1:{server.port}/", ours)
+    assert len(server.heads) == 1
+
+
+async def test_tls_to_a_server_that_speaks_none_is_a_tls_failure() -> None:
+    # The first byte of a TLS greeting is enough for it.
+    async with serving(Server(b"HTTP/1.1 400 Bad Request\r\n\r\n", waits_for=b"\x16")) as server:
+        with pytest.raises(faults.TlsFailed):
+            await body_of(f"https://127.0.0.1:{server.port}/", ssl.create_default_context())
+
+
+def kernel_timer(remote_port: int) -> str:
+    """What the kernel waits for on our connection to that port ("02": the next keepalive probe)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return next(row[5][:2] for row in rows if row[2].endswith(f":{remote_port:04X}"))
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the kernel does not tell its timers here")
+async def test_the_kernel_looks_after_a_silent_connection() -> None:
+    async with (
+        serving(Server(CHUNKED + b"1\r\nx\r\n", stays=True)) as server,
+        answer_of(f"http://127.0.0.1:{server.port}/") as response,
+    ):
+        assert await anext(response.aiter_raw()) == b"x"
+        assert kernel_timer(server.port) == "02"

@@ -1,0 +1,122 @@
+import re
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agentd.clock import Clock
+from agentd.conversation.fit import MIN_BYTES, fit, messages_of
+from agentd.conversation.message import CUT_MARK, Message
+from agentd.conversation.redaction import REPLACEMENT, Redactor
+from agentd.errors import ConfigError
+from agentd.metrics import Registry
+from agentd.snapshots.recorder import Recorder
+from agentd.snapshots.spool import Spool
+
+TOKEN = "b2f7c1d0-4a55-4e0e-9d3a-5f6b7c8d9e0f"
+WHEN = "2026-03-02T09:00:00Z"
+
+TEXTS = st.text(st.sampled_from('ab \n\r\0"\\é漢😀-0f') | st.characters(), max_size=60)
+
+
+def said(content):
+    return Message(0, "agent", content, WHEN)
+
+
+def redacted(text, *values, patterns=()):
+    [message] = Redactor(values=lambda: values, patterns=patterns)([said(text)])
+    return message.content
+
+
+@given(TEXTS, TEXTS, st.integers(MIN_BYTES, 400))
+@example("x" * 400, "y" * 40, 200)
+def test_no_cut_of_the_fit_leaves_a_part_of_a_known_value(before, after, max_bytes):
+    redact = Redactor(values=lambda: [TOKEN])
+    fitted = fit(redact([said(before + TOKEN + after)]), max_messages=1, max_bytes=max_bytes)
+    [kept] = messages_of(fitted.payload)
+    pieces = {TOKEN[at : at + 8] for at in range(len(TOKEN) - 7)}
+    assert not any(piece in kept.content for piece in pieces)
+
+
+@given(st.integers(1, 40), st.sampled_from(["\n", "   \n", "\r\n", " │\n│ "]), TEXTS)
+def test_a_value_that_the_terminal_wrapped_is_found(width, line_break, around):
+    wrapped = line_break.join(TOKEN[at : at + width] for at in range(0, len(TOKEN), width))
+    assert redacted(f"{around}\n{wrapped}\n{around}", TOKEN).count(REPLACEMENT) == 1
+
+
+@given(st.integers(0, len(TOKEN)))
+def test_what_is_left_of_a_value_at_the_head_of_an_overlong_message_goes(at):
+    text = redacted(CUT_MARK + TOKEN[at:] + " " + "x" * 200, TOKEN)
+    assert text.startswith(CUT_MARK)
+    assert not any(TOKEN[start : start + 6] in text for start in range(len(TOKEN) - 5))
+
+
+def test_a_value_that_cleaning_would_put_together_is_found():
+    assert redacted(TOKEN[:9] + "\0" + TOKEN[9:], TOKEN) == REPLACEMENT
+
+
+def test_the_longer_of_two_values_wins_and_short_ones_are_left():
+    assert redacted("secret-one-and-more secret-one abc", "secret-one", "secret-one-and-more", "abc") == (
+        f"{REPLACEMENT} {REPLACEMENT} abc"
+    )
+
+
+def test_a_value_of_several_lines_is_found_though_the_terminal_padded_them():
+    key = "-----BEGIN KEY-----\nAAAABBBB\nCCCC==\n-----END KEY-----\n"
+    shown = key.replace("\n", "        \r\n")
+    assert redacted(f"$ cat key\n{shown}$", key) == f"$ cat key\n{REPLACEMENT}\r\n$"
+
+
+def test_values_are_taken_literally():
+    assert redacted("a.c+(x)[y] abc", "a.c+(x)[y]") == f"{REPLACEMENT} abc"
+
+
+def test_a_renewed_value_is_known_at_the_next_snapshot():
+    values = ["first-token"]
+    redact = Redactor(values=lambda: values)
+    values.append("second-token")
+    assert redact([said("first-token second-token")])[0].content == f"{REPLACEMENT} {REPLACEMENT}"
+
+
+def test_patterns_of_the_operator_are_replaced():
+    assert redacted("key=AKIA1234 id=7", patterns=[r"AKIA\w+"]) == f"key={REPLACEMENT} id=7"
+
+
+def test_a_pattern_that_is_none_is_a_config_error():
+    with pytest.raises(ConfigError, match=re.escape("snapshots.redact: '['")):
+        Redactor(values=list, patterns=["["])
+
+
+def test_without_a_secret_nothing_changes_but_what_the_fit_cleans():
+    assert redacted("plain │ text\n", TOKEN) == "plain │ text\n"
+
+
+def test_full_screens_are_searched_quickly():
+    almost = "\n".join((TOKEN[:-1] + " ") * 2 for _ in range(1000))
+    hard = almost + TOKEN + "\nAAAA" + "\n    " * 10_000
+    started = time.process_time()
+    redact = Redactor(values=lambda: [TOKEN, "AAAA\nBBBB", *(f"{TOKEN}-{n}" for n in range(20))])
+    redact([said(almost)] * 10)
+    redact([said(hard)])
+    # Tenths of a second; trying every combination of line breaks would take years.
+    assert time.process_time() - started < 3
+
+
+async def test_nothing_redacted_reaches_the_disk(tmp_path):
+    spool = Spool.open(tmp_path / "spool")
+    recorder = Recorder(
+        spool=spool,
+        task_id="",
+        max_messages=10,
+        max_bytes=65_536,
+        checkpoint_s=5,
+        clock=Clock(),
+        metrics=Registry(),
+        on_spooled=lambda _entry: None,
+        redact=Redactor(values=lambda: [TOKEN]),
+    )
+    recorder.offer([said(f"export CODER_AGENT_TOKEN={TOKEN}")])
+    await recorder.settle()
+    assert TOKEN.encode() not in b"".join(path.read_bytes() for path in spool.path.iterdir())
+    spool.close()

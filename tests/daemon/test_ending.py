@@ -1,0 +1,80 @@
+"""AgentAPI is ended only when what it said is safe. Real rooms, a real process, a coderd that is away."""
+
+import asyncio
+import errno
+import os
+
+import pytest
+from structlog.testing import capture_logs
+
+from agentd import config
+from agentd.clock import Clock
+from agentd.daemon.build import furnish
+from agentd.daemon.ending import deliver_and_end_agent
+from agentd.simulator.agentapi import SimulatedAgentApi
+
+
+@pytest.fixture
+async def process(tmp_path):
+    """A process that is called agentapi."""
+    program = tmp_path / "agentapi"
+    program.write_text("#!/bin/sh\ntrap : USR1\necho begun\nwhile :; do sleep 0.05; done\n")
+    program.chmod(0o755)
+    process = await asyncio.create_subprocess_exec(str(program), stdout=asyncio.subprocess.PIPE)
+    await process.stdout.readline()
+    (tmp_path / "agentapi.pid").write_text(f"{process.pid}\n")
+    yield process
+    if process.returncode is None:
+        process.kill()
+    await process.communicate()
+
+
+@pytest.fixture
+async def rooms(tmp_path):
+    async with SimulatedAgentApi() as agent:
+        agent.add_message("agent", "my last words")
+        settings = config.load(
+            flags=[
+                f"agentapi.url={agent.url}",
+                f"agentapi.pid_file={tmp_path}/agentapi.pid",
+                "shutdown.stop_agent=true",
+                f"snapshots.destinations=file://{tmp_path}/away/",
+                f"state.dir={tmp_path}/state",
+            ],
+            environ={},
+            system_file=tmp_path / "none.toml",
+        )
+        async with furnish(settings, Clock()) as rooms:
+            assert await rooms.last_look(10)
+            yield rooms
+
+
+def full_disk(*_args, **_kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+async def ended_after(rooms, process):
+    entry = await rooms.recorder.capture()
+    with capture_logs() as logs:
+        await deliver_and_end_agent(rooms, entry, rooms.clock.monotonic() + 1.0)
+    return [line["event"] for line in logs if line["event"].startswith("agent.")]
+
+
+async def test_on_the_disk_is_safe_enough_though_nobody_takes_it(rooms, process, tmp_path):
+    (tmp_path / "away").touch()  # a file where a folder should be: the destination fails
+    assert await ended_after(rooms, process) == ["agent.ended"]
+    assert await process.wait() == -15
+
+
+async def test_delivered_is_safe_enough_though_the_disk_is_full(rooms, process, monkeypatch):
+    monkeypatch.setattr("agentd.snapshots.spool.replace_file", full_disk)
+    assert await ended_after(rooms, process) == ["agent.ended"]
+    assert await process.wait() == -15
+
+
+async def test_neither_on_disk_nor_delivered_the_agent_is_left_running(rooms, process, monkeypatch, tmp_path):
+    monkeypatch.setattr("agentd.snapshots.spool.replace_file", full_disk)
+    (tmp_path / "away").touch()
+    assert await ended_after(rooms, process) == ["agent.left_running"]
+    os.kill(process.pid, 0)
+    assert process.returncode is None

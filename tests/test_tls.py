@@ -1,0 +1,115 @@
+import ssl
+import subprocess
+import sys
+
+import pytest
+from aiohttp import web
+
+from agentd.errors import ConfigError
+from agentd.tls import aiohttp, client_context
+
+# A made-up CA that vouches for itself at 127.0.0.1, valid from 2024 to 2124. Made with openssl ca -selfsign.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBYDCCAQagAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthZ2VudGQg
+dGVzdDAgFw0yNDAxMDEwMDAwMDBaGA8yMTI0MDEwMTAwMDAwMFowFjEUMBIGA1UE
+AwwLYWdlbnRkIHRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASXEmekdhcY
+uauRRLzVwfblGG0HiL5ZmkgvWiKYzIEnyKKlB+4E7e1kPVxbXUCjXiiOIQ8BRwcG
+GMLEMOcvGfKzo0MwQTAPBgNVHRMBAf8EBTADAQH/MA8GA1UdEQQIMAaHBH8AAAEw
+HQYDVR0OBBYEFDJpRSmT060fHbDy2FkCVmMIETQIMAoGCCqGSM49BAMCA0gAMEUC
+IQCmppgo5Dvp1t4IO34wDinFajlOT9qHATbfl7FIAXHbUgIgK7i8ZjTJ5a0rIXrM
+sbq0U+ukzTrhQap2cTZOuSCsLG0=
+-----END CERTIFICATE-----
+"""
+KEY = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgKEji0+iX4QaUJZbk
+COUcGi1tFUJvUr1r8CuUWckLYqehRANCAASXEmekdhcYuauRRLzVwfblGG0HiL5Z
+mkgvWiKYzIEnyKKlB+4E7e1kPVxbXUCjXiiOIQ8BRwcGGMLEMOcvGfKz
+-----END PRIVATE KEY-----
+"""
+
+
+@pytest.fixture
+def ca_file(tmp_path):
+    path = tmp_path / "ca.pem"
+    path.write_text(CERTIFICATE)
+    return path
+
+
+@pytest.fixture
+async def https_url(ca_file, tmp_path):
+    """A server that only our own CA vouches for."""
+    key = tmp_path / "key.pem"
+    key.write_text(KEY)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ca_file, key)
+
+    async def hello(_request):
+        return web.Response(text="hello")
+
+    app = web.Application()
+    app.add_routes([web.get("/", hello)])
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    yield f"https://127.0.0.1:{runner.addresses[0][1]}/"
+    await runner.cleanup()
+
+
+async def get(url: str, context: ssl.SSLContext | None) -> str:
+    async with aiohttp.ClientSession() as session, session.get(url, ssl=context or True) as response:
+        return await response.text()
+
+
+@pytest.mark.parametrize("url", ["http://coder.example.com", "http://127.0.0.1:3284"])
+def test_a_plain_peer_costs_no_ca_bundle(url, ca_file):
+    assert client_context(url) is None
+    assert client_context(url, ca_file) is None
+
+
+async def test_a_server_of_our_own_ca_is_trusted(https_url, ca_file):
+    assert await get(https_url, client_context(https_url, ca_file)) == "hello"
+
+
+async def test_a_server_nobody_vouches_for_is_refused(https_url):
+    context = client_context(https_url)
+    assert context.verify_mode == ssl.CERT_REQUIRED
+    with pytest.raises(aiohttp.ClientConnectorCertificateError):
+        await get(https_url, context)
+
+
+async def test_a_certificate_for_another_host_is_refused(https_url, ca_file):
+    elsewhere = https_url.replace("127.0.0.1", "localhost")
+    with pytest.raises(aiohttp.ClientConnectorCertificateError):
+        await get(elsewhere, client_context(elsewhere, ca_file))
+
+
+def test_our_own_ca_comes_beside_the_systems(ca_file):
+    ours, systems = client_context("https://x", ca_file), client_context("https://x")
+    assert len(ours.get_ca_certs()) == len(systems.get_ca_certs()) + 1
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", CERTIFICATE[:200].encode(), b"\xff" * 100])
+def test_a_file_without_certificates_is_refused(tmp_path, content):
+    path = tmp_path / "ca.pem"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^coder\.ca_file: .*ca.pem cannot be read as PEM certificates"):
+        client_context("https://coder.example.com", path)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"No such file.*point it at the CA bundle"):
+        client_context("https://coder.example.com", tmp_path / "none.pem")
+
+
+def test_importing_the_daemon_parses_no_ca_bundle():
+    code = (
+        "import ssl\n"
+        "def parse(*_): raise SystemExit('a CA bundle was parsed')\n"
+        "ssl.SSLContext.load_default_certs = parse\n"
+        "import agentd.daemon.build, agentd.daemon.run\n"
+        "assert ssl.SSLContext.load_default_certs is parse, 'it was not put back'\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
