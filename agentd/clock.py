@@ -1,14 +1,15 @@
-"""Time, handed in. Whatever waits or measures takes a `Clock`, so that tests decide how time passes."""
+"""The time source. Components take a `Clock` as a parameter, so that tests control how time passes."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 
 class Clock(NamedTuple):
-    """Three views of time.
+    """Three views of time, and waiting with a limit in terms of them.
 
     `monotonic` measures spans (seconds, never stepped); `wall` stamps records (Unix seconds, may be stepped by an
     operator or NTP); `sleep` waits (seconds).
@@ -17,6 +18,32 @@ class Clock(NamedTuple):
     monotonic: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    @contextlib.asynccontextmanager
+    async def timeout(self, seconds: float) -> AsyncIterator[None]:
+        """Limit the body to `seconds` of this clock: cancel it then and raise `TimeoutError`, as `asyncio.timeout`."""
+        async with asyncio.timeout(None) as limit:
+            timer = asyncio.create_task(self._expire(limit, seconds), name="timeout")
+            try:
+                yield
+            finally:
+                timer.cancel()
+
+    async def wait_event(self, event: asyncio.Event, timeout_s: float | None) -> bool:
+        """Sleep until `event` is set, at most `timeout_s` seconds (None: no limit); False if it was not set by then."""
+        if event.is_set():
+            return True
+        if timeout_s is None:
+            return await event.wait()
+        try:
+            async with self.timeout(timeout_s):
+                return await event.wait()
+        except TimeoutError:
+            return False
+
+    async def _expire(self, limit: asyncio.Timeout, seconds: float) -> None:
+        await self.sleep(seconds)
+        limit.reschedule(asyncio.get_running_loop().time())
 
 
 class SameMoment:
