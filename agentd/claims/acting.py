@@ -22,10 +22,10 @@ from agentd.claims.ledger import Ledger, LedgerUnwritable
 from agentd.claims.lifecycle import ClaimStep, HookState, HookStep
 from agentd.clock import Clock
 from agentd.hooks.directory import ON_CLAIM, HookDirUnusable, Listing, listing, why_distrusted
-from agentd.hooks.process import Process
 from agentd.hooks.processes import end_run
 from agentd.hooks.run import Ended, HookRun, HookSurvived, Outcome, environment
 from agentd.metrics import Registry
+from agentd.proc import ProcessIdentity
 
 MAX_INTERRUPTIONS = 20
 
@@ -166,7 +166,7 @@ class Actor:
             clock=self._clock,
         )
 
-        async def record_process(process: Process | None) -> None:
+        async def record_process(process: ProcessIdentity | None) -> None:
             if process is None:
                 return  # over already; its run id is enough
             try:

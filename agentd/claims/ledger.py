@@ -21,7 +21,7 @@ from agentd.claims.journal.file import NAME, Journal, LedgerUnwritable, load
 from agentd.claims.lifecycle import ClaimState, ClaimStep, HookStep, IllegalStep
 from agentd.clock import Clock, rfc3339
 from agentd.errors import StateError
-from agentd.hooks.process import Process
+from agentd.proc import ProcessIdentity
 
 __all__ = [
     "Admitted", "Book", "Claim", "Hook", "IllegalStep", "Ledger", "LedgerFull", "LedgerUnwritable", "Replay",
@@ -148,7 +148,7 @@ class Ledger:
         """The next thing to happen is the process of `hook`, which carries `run_id` in its environment."""
         return self._record("start", claim_id, hook=hook, run=run_id)
 
-    def spawned(self, claim_id: str, hook: str, run_id: str, process: Process) -> Claim:
+    def spawned(self, claim_id: str, hook: str, run_id: str, process: ProcessIdentity) -> Claim:
         """The process is there; a later agentd finds it by this even when it has washed its environment."""
         where = {"pid": process.pid, "ticks": process.ticks, "boot": process.boot}
         return self._record("spawned", claim_id, hook=hook, run=run_id, **where)

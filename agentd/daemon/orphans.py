@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from agentd.clock import Clock
+from agentd.proc import PROC, all_stats
 
 ROUND_S = 10.0
 
@@ -23,7 +24,7 @@ def are_ours() -> bool:
 class Reaper:
     """Waits for orphans that have ended. `proc` is where the kernel tells about processes."""
 
-    def __init__(self, clock: Clock, *, proc: Path = Path("/proc")) -> None:
+    def __init__(self, clock: Clock, *, proc: Path = PROC) -> None:
         self._clock = clock
         self._proc = proc
         self._seen: frozenset[int] = frozenset()
@@ -42,16 +43,7 @@ class Reaper:
 
 
 def _zombie_children(proc: Path) -> list[int]:
-    found = []
-    for stat in proc.glob("[0-9]*/stat"):
-        try:
-            # The name in parentheses may hold anything, so fields are counted from its end: state, parent.
-            state, parent = stat.read_bytes().rpartition(b")")[2].split()[:2]
-        except (OSError, ValueError):
-            continue  # it went while we looked
-        if state == b"Z" and int(parent) == os.getpid():
-            found.append(int(stat.parent.name))
-    return found
+    return [stat.pid for stat in all_stats(proc=proc) if stat.state == "Z" and stat.parent == os.getpid()]
 
 
 def _waited_for(pid: int) -> bool:

@@ -13,9 +13,9 @@ from pathlib import Path
 from agentd import log
 from agentd.clock import Clock
 from agentd.hooks.directory import HookDirUnusable, listing, why_distrusted
-from agentd.hooks.process import Process
 from agentd.hooks.run import HookRun, HookSurvived, environment
 from agentd.metrics import Registry
+from agentd.proc import ProcessIdentity
 
 __all__ = ["Occasion", "OccasionHooks"]
 
@@ -155,5 +155,5 @@ class OccasionHooks:
             self._log.warning(f"hook.{ended.outcome}", **facts, reason=ended.why)
 
 
-async def _unrecorded(_process: Process | None) -> None:
+async def _unrecorded(_process: ProcessIdentity | None) -> None:
     """No ledger knows of these runs."""

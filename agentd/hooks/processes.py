@@ -9,45 +9,34 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
 
 from agentd.clock import Clock
-from agentd.hooks.process import Process
+from agentd.proc import PROC, ProcessIdentity, ProcessStat, all_stats, boot_id
 
 RUN_ID = "AGENTD_RUN_ID"
 KILL_S = 5.0  # after SIGKILL a process is gone in microseconds, unless it hangs in the kernel
 _LOOK_S = 0.05
 
 
-class _Stat(NamedTuple):
-    pid: int
-    state: str
-    session: int
-    ticks: int
-
-
-def identify(pid: int) -> Process | None:
-    """The process that has `pid` now, or None when there is none."""
-    stat = _stat(pid)
-    return None if stat is None else Process(pid, stat.ticks, _boot())
-
-
-def living(run_id: str, leader: Process | None, *, leader_was_ours: bool = False) -> list[int]:
+def living(run_id: str, leader: ProcessIdentity | None, *, leader_was_ours: bool = False) -> list[int]:
     """Pids of the run that are alive (zombies are not). Reads /proc; some milliseconds on a busy machine.
 
     `leader_was_ours` says that we have just seen `leader` exit ourselves, so its session is still its own; otherwise
     the session counts only while its leader lives.
     """
     marker = f"{RUN_ID}={run_id}".encode()
-    stats = [stat for stat in _all_stats() if stat.state not in "ZX" and stat.pid != os.getpid()]
+    stats = [stat for stat in all_stats() if stat.state not in "ZX" and stat.pid != os.getpid()]
     session = _session(stats, leader, leader_was_ours=leader_was_ours)
     return [stat.pid for stat in stats if stat.session == session or marker in _environ(stat.pid)]
 
 
 async def end_run(
-    run_id: str, leader: Process | None, *, clock: Clock, grace_s: float, leader_was_ours: bool = False
+    run_id: str,
+    leader: ProcessIdentity | None,
+    *,
+    clock: Clock,
+    grace_s: float,
+    leader_was_ours: bool = False,
 ) -> bool:
     """TERM to every process of the run, KILL to what is left after `grace_s`; True once none is left.
 
@@ -68,17 +57,19 @@ async def end_run(
     return not await asyncio.to_thread(living, run_id, leader, leader_was_ours=leader_was_ours)
 
 
-def kill_now(run_id: str, leader: Process | None) -> None:
+def kill_now(run_id: str, leader: ProcessIdentity | None) -> None:
     """One round of SIGKILL, without waiting."""
     for pid in living(run_id, leader, leader_was_ours=True):
         _send(pid, signal.SIGKILL)
 
 
-def _session(stats: list[_Stat], leader: Process | None, *, leader_was_ours: bool) -> int | None:
-    if leader is None or leader.boot != _boot():
+def _session(
+    stats: list[ProcessStat], leader: ProcessIdentity | None, *, leader_was_ours: bool
+) -> int | None:
+    if leader is None or leader.boot != boot_id():
         return None
     now = next((stat for stat in stats if stat.pid == leader.pid), None)
-    still_its_own = leader_was_ours if now is None else now.ticks == leader.ticks
+    still_its_own = leader_was_ours if now is None else now.start_ticks == leader.ticks
     return leader.pid if still_its_own else None
 
 
@@ -88,33 +79,8 @@ def _send(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _all_stats() -> Iterator[_Stat]:
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            stat = _stat(int(entry.name))
-            if stat is not None:
-                yield stat
-
-
-def _stat(pid: int) -> _Stat | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name in parentheses may hold spaces and parentheses itself; proc(5) counts fields from 1, `state` is the third.
-    fields = text.rpartition(")")[2].split()
-    return _Stat(pid=pid, state=fields[0], session=int(fields[3]), ticks=int(fields[19]))
-
-
 def _environ(pid: int) -> list[bytes]:
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
         return []  # another user's, or gone
-
-
-def _boot() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return ""  # a sandbox that hides it: pid and start time have to do

@@ -20,8 +20,8 @@ from typing import NamedTuple, TypeVar
 from agentd import log
 from agentd.clock import Clock
 from agentd.errors import AgentdError
-from agentd.hooks.process import Process
-from agentd.hooks.processes import RUN_ID, end_run, identify, kill_now
+from agentd.hooks.processes import RUN_ID, end_run, kill_now
+from agentd.proc import ProcessIdentity, identify
 
 T = TypeVar("T")
 
@@ -123,7 +123,7 @@ class HookRun:
         """The last `TAIL_BYTES` of output so far, secrets masked."""
         return self._output.tail()
 
-    async def execute(self, on_spawn: Callable[[Process | None], Awaitable[None]]) -> Ended:
+    async def execute(self, on_spawn: Callable[[ProcessIdentity | None], Awaitable[None]]) -> Ended:
         """Run it to its end. `on_spawn` is awaited as soon as the process is there.
 
         Cancelled: ends the session within `stop_grace_s` and a moment, and passes the cancellation on. Raises
@@ -167,12 +167,14 @@ class HookRun:
     async def _exit_within_timeout(self, child: asyncio.subprocess.Process) -> int | None:
         return await _within(child.wait(), self._timeout_s, self._clock)
 
-    async def _end(self, child: asyncio.subprocess.Process, leader: Process | None, grace_s: float) -> None:
+    async def _end(
+        self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None, grace_s: float
+    ) -> None:
         if not await end_run(self._run_id, leader, clock=self._clock, grace_s=grace_s, leader_was_ours=True):
             raise HookSurvived(f"hook {self._path.name} (pid {child.pid}) survived SIGKILL")
         await _within(child.wait(), DRAIN_S, self._clock)
 
-    async def _end_for_stop(self, child: asyncio.subprocess.Process, leader: Process | None) -> None:
+    async def _end_for_stop(self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None) -> None:
         try:
             await self._end(child, leader, self._stop_grace_s)
         except HookSurvived as exc:

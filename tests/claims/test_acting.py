@@ -16,8 +16,9 @@ from agentd.claims.ledger import Claim, Ledger
 from agentd.claims.lifecycle import ClaimState, HookState
 from agentd.clock import Clock
 from agentd.hooks.directory import ON_CLAIM
-from agentd.hooks.processes import identify, living
+from agentd.hooks.processes import living
 from agentd.metrics import Registry
+from agentd.proc import identify
 
 EVENT = ClaimEvent(
     "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222", "prebuild_claimed"

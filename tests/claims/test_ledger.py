@@ -25,7 +25,7 @@ from agentd.claims.ledger import (
 )
 from agentd.claims.lifecycle import SETTLED_HOOKS, ClaimState, ClaimStep, HookState, HookStep
 from agentd.clock import Clock
-from agentd.hooks.process import Process
+from agentd.proc import ProcessIdentity
 
 W = "11111111-1111-4111-8111-111111111111"
 OTHER = "33333333-3333-4333-8333-333333333333"
@@ -303,7 +303,7 @@ class LedgerModel(RuleBasedStateMachine):
         hook = self.known[claim].started_hook if claim in self.known else None
         if hook is None:
             return
-        self._try("spawned", claim, hook.name, hook.run_id, Process(7, 8, "boot"))
+        self._try("spawned", claim, hook.name, hook.run_id, ProcessIdentity(7, 8, "boot"))
         ended = self._try("end", claim, hook.name, hook.run_id, step, exit_code=1, why="why", tail="t" * 50)
         if ended is not None and step is HookStep.SUCCEED:
             self.succeeded.add((claim, hook.name))

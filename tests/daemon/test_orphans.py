@@ -44,7 +44,7 @@ def test_a_zombie_somebody_else_has_waited_for_meanwhile_is_no_fault() -> None:
 def test_a_process_whose_name_holds_parentheses_is_understood(tmp_path: Path) -> None:
     odd = tmp_path / "42"
     odd.mkdir()
-    (odd / "stat").write_text(f"42 (a) Z 9 b)) S {os.getpid()} 1")
+    (odd / "stat").write_text(f"42 (a) Z 9 b)) S {os.getpid()} " + "1 " * 20)
     (tmp_path / "43").mkdir()
     (tmp_path / "43" / "stat").write_text("torn")
     reaper = Reaper(Clock(), proc=tmp_path)

@@ -13,9 +13,9 @@ from agentd import log
 from agentd.clock import Clock
 from agentd.hooks import directory
 from agentd.hooks.directory import HookDirUnusable, listing, why_distrusted
-from agentd.hooks.process import Process
-from agentd.hooks.processes import end_run, identify, living
+from agentd.hooks.processes import end_run, living
 from agentd.hooks.run import LOGGED_LINES, TAIL_BYTES, Ended, HookRun, Outcome, environment
+from agentd.proc import ProcessIdentity, identify, read_stat
 
 W = "11111111-1111-4111-8111-111111111111"
 RUN = "run-under-test"
@@ -33,7 +33,7 @@ def hook_run(path: Path, *, run_id: str = RUN, clock: Clock | None = None, **opt
     return HookRun(path, env=env, run_id=run_id, clock=clock or Clock(), **times)
 
 
-async def not_recorded(_process: Process | None) -> None:
+async def not_recorded(_process: ProcessIdentity | None) -> None:
     pass
 
 
@@ -50,15 +50,8 @@ async def there(path: Path) -> str:
 
 
 async def gone(*pids: int) -> None:
-    while any((found := identify(pid)) is not None and not _zombie(found.pid) for pid in pids):
+    while any((stat := read_stat(pid)) is not None and stat.state != "Z" for pid in pids):
         await asyncio.sleep(0.005)
-
-
-def _zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 @pytest.mark.parametrize(
@@ -305,8 +298,8 @@ async def test_a_pid_that_is_somebody_elses_by_now_is_left_alone() -> None:
     assert now is not None
     try:
         for stranger in (
-            Process(now.pid, now.ticks - 1, now.boot),
-            Process(now.pid, now.ticks, "another-boot"),
+            ProcessIdentity(now.pid, now.ticks - 1, now.boot),
+            ProcessIdentity(now.pid, now.ticks, "another-boot"),
         ):
             assert living("some-run", stranger) == []
             assert await end_run("some-run", stranger, clock=Clock(), grace_s=5.0)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from agentd.errors import PeerError
+from agentd.proc import PROC, read_stat
 
 __all__ = ["Ending", "NotTheAgent", "end_agent"]
 
@@ -26,7 +27,6 @@ _NAME: Final = "agentapi"
 _PID_FILE_MAX_BYTES: Final = 32
 # The kernel tells when it booted in whole seconds, and the start of a process in ticks since.
 _START_SLACK_S: Final = 2.0
-_PROC: Final = Path("/proc")
 
 
 class Ending(enum.StrEnum):
@@ -126,12 +126,15 @@ async def _within(ended: "set[asyncio.Future[None]]", timeout_s: float) -> bool:
 
 def _prove(written: _Written) -> None:
     """Raises `NotTheAgent` unless the process, which is held and lives, is the one that the file was written by."""
-    place = _PROC / str(written.pid)
+    place = PROC / str(written.pid)
+    stat = read_stat(written.pid)
+    if stat is None:
+        raise NotTheAgent(f"pid {written.pid}: cannot read {place}/stat")
     try:
         uid = place.stat().st_uid
-        started_at = _boot_at() + _start_ticks(place) / os.sysconf("SC_CLK_TCK")
+        started_at = _boot_at() + stat.start_ticks / os.sysconf("SC_CLK_TCK")
         names = _names(place)
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError) as error:
         raise NotTheAgent(f"pid {written.pid}: the kernel does not tell what it is ({error})") from error
     if uid != written.uid:
         raise NotTheAgent(f"pid {written.pid} belongs to user {uid}, its pid file to user {written.uid}")
@@ -142,15 +145,10 @@ def _prove(written: _Written) -> None:
 
 
 def _boot_at() -> float:
-    for line in (_PROC / "stat").read_bytes().splitlines():
+    for line in (PROC / "stat").read_bytes().splitlines():
         if line.startswith(b"btime "):
             return float(line.split()[1])
     raise ValueError("no time of boot")
-
-
-def _start_ticks(place: Path) -> int:
-    # The name in parentheses may hold anything, so fields are counted from its end; the start is the 22nd of all.
-    return int((place / "stat").read_bytes().rpartition(b")")[2].split()[19])
 
 
 def _names(place: Path) -> list[str]:

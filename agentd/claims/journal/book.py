@@ -37,7 +37,7 @@ from agentd.claims.lifecycle import (
     advance,
 )
 from agentd.errors import AgentdError
-from agentd.hooks.process import Process
+from agentd.proc import ProcessIdentity
 
 Record = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ class Hook(NamedTuple):
     failures: int = 0
     interruptions: int = 0
     run_id: str = ""
-    process: Process | None = None
+    process: ProcessIdentity | None = None
     exit_code: int | None = None
     why: str = ""
     tail: str = ""
@@ -239,7 +239,7 @@ def _started(claim: Claim, record: Record) -> Claim:
 
 def _spawned(claim: Claim, record: Record) -> Claim:
     hook = _running(claim, record)
-    process = Process(int(record["pid"]), int(record["ticks"]), str(record["boot"]))
+    process = ProcessIdentity(int(record["pid"]), int(record["ticks"]), str(record["boot"]))
     return _with(claim, hook._replace(process=process))
 
 
@@ -317,8 +317,8 @@ def _with(claim: Claim, hook: Hook) -> Claim:
     return claim._replace(hooks=hooks)
 
 
-def _process(packed: Mapping[str, Any] | None) -> Process | None:
-    return None if packed is None else Process(**packed)
+def _process(packed: Mapping[str, Any] | None) -> ProcessIdentity | None:
+    return None if packed is None else ProcessIdentity(**packed)
 
 
 def _text_or_none(value: object) -> str | None:

@@ -20,6 +20,7 @@ from agentd.claims.journal.book import Book, fold, pack
 from agentd.claims.journal.records import encode, scan
 from agentd.claims.journal.salvage import UNFOLDABLE, salvage
 from agentd.clock import rfc3339
+from agentd.durable import sync_directory
 from agentd.errors import StateError
 
 NAME = "claims.jsonl"
@@ -98,7 +99,7 @@ class Journal:
             created = not self._path.exists()
             self._fd = os.open(self._path, _FLAGS, 0o600)
             if created:
-                _sync_dir(self._path.parent)
+                sync_directory(self._path.parent)
         return self._fd
 
     def _compact(self) -> None:
@@ -125,7 +126,7 @@ class Journal:
         except OSError:
             os.close(fd)
             raise
-        _sync_dir(self._path.parent)
+        sync_directory(self._path.parent)
         if self._fd is not None:
             os.close(self._fd)
         self._fd, self._end, self._seq = fd, len(body), body.count(b"\n")
@@ -186,11 +187,3 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written
-
-
-def _sync_dir(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,0 +1,62 @@
+"""Reads `/proc/PID/stat`: state, parent, session and start time of a process; and identifies a process across pid reuse."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+PROC: Final = Path("/proc")
+
+
+class ProcessStat(NamedTuple):
+    """One line of `/proc/PID/stat` (proc(5)).
+
+    `state` is one letter (`R`, `S`, `Z` for a zombie, …); `start_ticks` is the start time in clock ticks since boot.
+    """
+
+    pid: int
+    state: str
+    parent: int
+    session: int
+    start_ticks: int
+
+
+class ProcessIdentity(NamedTuple):
+    """Identifies one process. The kernel reuses a pid, but not the same pid and start time within one boot.
+
+    `ticks` is the start time in clock ticks since boot, `boot` the boot id ("" where the sandbox hides it).
+    """
+
+    pid: int
+    ticks: int
+    boot: str
+
+
+def read_stat(pid: int, *, proc: Path = PROC) -> ProcessStat | None:
+    """The process that has `pid` now; None if there is none or the kernel does not let this user read it."""
+    try:
+        line = (proc / str(pid) / "stat").read_bytes()
+        # The second field is the name in parentheses. It can contain spaces and parentheses, so the fields are counted
+        # from its end: proc(5) numbers the state 3, the parent 4, the session 6 and the start time 22.
+        fields = line.rpartition(b")")[2].split()
+        return ProcessStat(pid, fields[0].decode("ascii"), int(fields[1]), int(fields[3]), int(fields[19]))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def all_stats(*, proc: Path = PROC) -> list[ProcessStat]:
+    """Every process that this user can read. Takes some milliseconds on a machine with many processes."""
+    pids = [int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()]
+    return [stat for pid in pids if (stat := read_stat(pid, proc=proc)) is not None]
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """The identity of the process that has `pid` now; None if there is none."""
+    stat = read_stat(pid)
+    return None if stat is None else ProcessIdentity(pid, stat.start_ticks, boot_id())
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot; "" in a sandbox that hides it, where pid and start time must be enough."""
+    try:
+        return (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
