@@ -50,7 +50,9 @@ def test_a_json_line_starts_with_when_how_bad_and_what():
 
 def test_a_console_line_is_for_reading():
     line = logged(lambda to: to.info("stream.lost", reason="idle 45s"), fmt="console")
-    assert re.match(r"\d\d:\d\d:\d\d\.\d{3} \[info +\] stream\.lost +component=claims reason='idle 45s'\n", line)
+    assert re.match(
+        r"\d\d:\d\d:\d\d\.\d{3} \[info +\] stream\.lost +component=claims reason='idle 45s'\n", line
+    )
 
 
 def test_auto_is_json_where_nobody_looks_and_console_on_a_terminal():
