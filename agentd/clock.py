@@ -47,29 +47,32 @@ class Clock(NamedTuple):
 
 
 class SameMoment:
-    """Says a monotonic moment as RFC 3339, the same one always alike, though the two clocks drift apart and are stepped."""
+    """Converts a monotonic time to RFC 3339; consecutive calls for the same moment return the same text.
+
+    Without it the text would change with each call, because the two clocks drift and the wall clock is stepped.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._at = clock.monotonic()
-        self._said = rfc3339(clock.wall())
+        self._text = rfc3339(clock.wall())
 
-    def said(self, at: float | None) -> str:
-        """`at` in monotonic seconds; None is the moment asked for last, or that of our making."""
+    def to_rfc3339(self, at: float | None) -> str:
+        """Convert `at` (monotonic seconds). None repeats the last result, at first the time of construction."""
         if at is not None and at != self._at:
             self._at = at
-            self._said = rfc3339(self._clock.wall() - (self._clock.monotonic() - at))
-        return self._said
+            self._text = rfc3339(self._clock.wall() - (self._clock.monotonic() - at))
+        return self._text
 
 
 def rfc3339(unix_s: float) -> str:
     """`unix_s` as RFC 3339 in UTC with microseconds: `2026-03-02T09:00:00.000000Z`.
 
-    Raises `ValueError` for a moment outside the years 1 to 9999.
+    Raises `ValueError` for a time outside the years 1 to 9999.
     """
     try:
         moment = datetime.fromtimestamp(unix_s, UTC)
     except (OverflowError, OSError) as exc:
-        raise ValueError(f"{unix_s!r} is no moment of the calendar") from exc
+        raise ValueError(f"{unix_s!r} is not a calendar time") from exc
     # Not strftime: glibc does not pad years below 1000.
     return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -1,8 +1,7 @@
-"""How long whoever stops us waits before it kills.
+"""The stop timeout: the time between SIGTERM and SIGKILL.
 
-systemd tells (`TimeoutStopSec` of the unit a process runs in), an operator may tell (`shutdown.grace_s`), a container's
-runtime never does: `docker stop` gives 10 s unless told otherwise, Kubernetes 30 s, and neither lets the container see
-its own number.
+systemd reports it (`TimeoutStopSec` of the unit that a process runs in). An operator can configure it
+(`shutdown.grace_s`). A container cannot read its own: `docker stop` waits 10 s and Kubernetes 30 s by default.
 """
 
 import os
@@ -15,9 +14,10 @@ from typing import Final, NamedTuple
 from agentd.config import Config
 
 MARGIN_S: Final = 1.0
-"""What the process itself needs after its shutdown: interpreter's end, a busy machine."""
+"""Time that the process needs after its shutdown, for the interpreter's exit on a busy machine."""
 
-_ASK_TIMEOUT_S: Final = 2.0
+_BUDGET_MIN_S: Final = 0.5
+_SYSTEMCTL_TIMEOUT_S: Final = 2.0
 _UNIT: Final = re.compile(r"/(?P<unit>[^/]+\.service)$")
 _USER_MANAGER: Final = re.compile(r"/user@\d+\.service/")
 _SPAN: Final = re.compile(r"([0-9.]+) ?(us|ms|s|min|h|d|w|month|y)?")
@@ -26,52 +26,54 @@ _SECONDS: Final = {
     "month": 2_629_800.0, "y": 31_557_600.0,
 }  # fmt: skip
 
-Ask = Callable[[list[str]], str]
+Systemctl = Callable[[list[str]], str]
+"""Runs systemctl with these arguments and returns its output."""
 
 
-class Grace(NamedTuple):
-    """`seconds` between the wish to stop us and the kill: None when nobody tells, infinity when it never comes.
+class StopTimeout(NamedTuple):
+    """Seconds between SIGTERM and SIGKILL: None if unknown, infinity if SIGKILL is never sent.
 
-    `told_by` names who told. `extensible` is whether agentd can ask for more when it stops (a notify unit).
+    `source` names the unit or the configuration key that the value comes from. `extensible` is True if agentd can
+    request more time while it stops (a unit of type notify).
     """
 
     seconds: float | None = None
-    told_by: str = ""
+    source: str = ""
     extensible: bool = False
 
     def is_enough_for(self, budget_s: float) -> bool | None:
-        """Whether a shutdown of `budget_s` ends before the kill; None when nobody knows."""
+        """Whether a shutdown of `budget_s` ends before SIGKILL; None if the timeout is unknown."""
         if self.extensible:
             return True
         return None if self.seconds is None else budget_s + MARGIN_S <= self.seconds
 
 
-UNKNOWN: Final = Grace()
+UNKNOWN: Final = StopTimeout()
 
 
-def _systemctl(arguments: list[str]) -> str:
+def _run_systemctl(arguments: list[str]) -> str:
     done = subprocess.run(  # noqa: S603 - the unit's name comes from the kernel
-        ["systemctl", *arguments],  # noqa: S607 - where it is differs by distribution
+        ["systemctl", *arguments],  # noqa: S607 - its directory differs by distribution
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=_ASK_TIMEOUT_S,
+        timeout=_SYSTEMCTL_TIMEOUT_S,
         check=True,
         text=True,
     )
     return done.stdout
 
 
-def of(config: Config, unit: Grace) -> Grace:
-    """What the operator says, else what `unit`'s systemd says, which may be nothing."""
+def configured_or(config: Config, unit: StopTimeout) -> StopTimeout:
+    """The timeout from `shutdown.grace_s`, or `unit` if that is not set."""
     if not config.shutdown.grace_s:
         return unit
-    return Grace(config.shutdown.grace_s, config.origins.get("shutdown.grace_s", "shutdown.grace_s"))
+    return StopTimeout(config.shutdown.grace_s, config.origins.get("shutdown.grace_s", "shutdown.grace_s"))
 
 
-def of_unit(pid: int, *, ask: Ask = _systemctl, proc: Path = Path("/proc")) -> Grace:
-    """The grace of the systemd service process `pid` runs in, `UNKNOWN` where it runs in none.
+def of_unit(pid: int, *, systemctl: Systemctl = _run_systemctl, proc: Path = Path("/proc")) -> StopTimeout:
+    """The timeout of the systemd service that process `pid` runs in, or `UNKNOWN` outside a service.
 
-    Blocks for the time of one `systemctl show`: 10 ms, 2 s at most.
+    Blocks for one `systemctl show`: about 10 ms, at most 2 s.
     """
     try:
         cgroup = (proc / str(pid) / "cgroup").read_text()
@@ -82,44 +84,48 @@ def of_unit(pid: int, *, ask: Ask = _systemctl, proc: Path = Path("/proc")) -> G
         return UNKNOWN
     manager = ["--user"] if _USER_MANAGER.search(cgroup) else []
     try:
-        said = ask([*manager, "show", "--property=TimeoutStopUSec,Type,MainPID", found["unit"]])
+        output = systemctl([*manager, "show", "--property=TimeoutStopUSec,Type,MainPID", found["unit"]])
     except (OSError, subprocess.SubprocessError):
         return UNKNOWN
-    facts = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-    return Grace(
-        _seconds(facts.get("TimeoutStopUSec", "")),
+    properties = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+    return StopTimeout(
+        _seconds(properties.get("TimeoutStopUSec", "")),
         f"TimeoutStopSec of {found['unit']}",
-        # Another unit's script may have started us; then systemd does not listen to what we ask for.
-        extensible=facts.get("Type", "").startswith("notify") and facts.get("MainPID") == str(pid),
+        # systemd accepts EXTEND_TIMEOUT_USEC only from the main process (NotifyAccess=main).
+        extensible=properties.get("Type", "").startswith("notify") and properties.get("MainPID") == str(pid),
     )
 
 
-def fitted(config: Config, grace: Grace) -> Config:
-    """`config` with a budget that ends before the kill, where the operator has not chosen one."""
+def fit_budget(config: Config, timeout: StopTimeout) -> Config:
+    """Reduce a default `shutdown.budget_s` so that it ends before SIGKILL. A configured budget stays."""
     if config.origins.get("shutdown.budget_s") != "default":
         return config
-    if grace.seconds is None or grace.is_enough_for(config.shutdown.budget_s):
+    if timeout.seconds is None or timeout.is_enough_for(config.shutdown.budget_s):
         return config
-    budget_s = max(0.5, grace.seconds - MARGIN_S)
+    budget_s = max(_BUDGET_MIN_S, timeout.seconds - MARGIN_S)
     return config._replace(
         shutdown=config.shutdown.with_values(budget_s=budget_s),
-        origins={**config.origins, "shutdown.budget_s": grace.told_by},
+        origins={**config.origins, "shutdown.budget_s": timeout.source},
     )
 
 
-def container(environ: Mapping[str, str] = os.environ, *, root: Path = Path("/")) -> str:
-    """What kind of container this is and what such a one gives by default, "" when it looks like none."""
+def container_default(environ: Mapping[str, str] = os.environ, *, root: Path = Path("/")) -> str:
+    """A sentence about the default timeout of the container runtime, "" outside a container."""
     if environ.get("KUBERNETES_SERVICE_HOST"):
-        return "Kubernetes gives 30 s unless the pod says terminationGracePeriodSeconds"
+        return "the Kubernetes default is 30 s, unless the pod sets terminationGracePeriodSeconds"
     if (root / ".dockerenv").exists():
-        return "Docker gives 10 s unless the container has a StopTimeout or `docker stop -t` is used"
+        return (
+            "the Docker default is 10 s, unless the container has a StopTimeout or `docker stop -t` is used"
+        )
     if (root / "run/.containerenv").exists():
-        return "Podman gives 10 s unless the container has a StopTimeout or `podman stop -t` is used"
+        return (
+            "the Podman default is 10 s, unless the container has a StopTimeout or `podman stop -t` is used"
+        )
     return ""
 
 
 def _seconds(span: str) -> float | None:
-    """A time as systemd writes it (`1min 30s`, `infinity`) in seconds, None for anything else."""
+    """Parse a time span as systemd prints it (`1min 30s`, `infinity`) to seconds; None for anything else."""
     if span == "infinity":
         return float("inf")
     parts = [_SPAN.fullmatch(part) for part in span.split()]

@@ -1,12 +1,11 @@
-"""How long we are given, as systemd, an operator or nobody tells."""
+"""The stop timeout, from systemd, from the configuration, or unknown."""
 
 import subprocess
 
 import pytest
 
-from agentd import config
-from agentd import stop_timeout as grace
-from agentd.stop_timeout import UNKNOWN, Grace
+from agentd import config, stop_timeout
+from agentd.stop_timeout import UNKNOWN, StopTimeout
 
 SYSTEM = "0::/system.slice/agentd.service\n"
 USER = "0::/user.slice/user-1000.slice/user@1000.service/app.slice/agentd.service\n"
@@ -19,14 +18,14 @@ def process(tmp_path, cgroup):
     return tmp_path
 
 
-def systemd(stop="20s", kind="notify", main=42):
-    asked = []
+def fake_systemctl(stop="20s", kind="notify", main=42):
+    calls = []
 
-    def ask(arguments):
-        asked.append(arguments)
+    def systemctl(arguments):
+        calls.append(arguments)
         return f"TimeoutStopUSec={stop}\nType={kind}\nMainPID={main}\n"
 
-    return ask, asked
+    return systemctl, calls
 
 
 def settings(**environ):
@@ -45,35 +44,35 @@ def settings(**environ):
         ("a while", None),
     ],
 )
-def test_systemds_time_is_read_as_it_writes_it(tmp_path, span, seconds):
-    ask, _ = systemd(stop=span)
-    assert grace.of_unit(42, ask=ask, proc=process(tmp_path, SYSTEM)).seconds == seconds
+def test_a_systemd_time_span_is_parsed(tmp_path, span, seconds):
+    systemctl, _ = fake_systemctl(stop=span)
+    assert stop_timeout.of_unit(42, systemctl=systemctl, proc=process(tmp_path, SYSTEM)).seconds == seconds
 
 
-def test_the_unit_is_the_one_the_process_runs_in(tmp_path):
-    ask, asked = systemd()
-    found = grace.of_unit(42, ask=ask, proc=process(tmp_path, SYSTEM))
-    assert found == Grace(20, "TimeoutStopSec of agentd.service", extensible=True)
-    assert asked[0][-1] == "agentd.service"
-    assert "--user" not in asked[0]
+def test_the_unit_is_read_from_the_process(tmp_path):
+    systemctl, calls = fake_systemctl()
+    found = stop_timeout.of_unit(42, systemctl=systemctl, proc=process(tmp_path, SYSTEM))
+    assert found == StopTimeout(20, "TimeoutStopSec of agentd.service", extensible=True)
+    assert calls[0][-1] == "agentd.service"
+    assert "--user" not in calls[0]
 
 
-def test_a_users_service_is_asked_of_the_users_manager(tmp_path):
-    ask, asked = systemd()
-    grace.of_unit(42, ask=ask, proc=process(tmp_path, USER))
-    assert asked[0][0] == "--user"
+def test_a_user_service_is_queried_at_the_user_manager(tmp_path):
+    systemctl, calls = fake_systemctl()
+    stop_timeout.of_unit(42, systemctl=systemctl, proc=process(tmp_path, USER))
+    assert calls[0][0] == "--user"
 
 
-def test_a_process_in_another_units_service_cannot_ask_for_more(tmp_path):
-    ask, _ = systemd(kind="notify", main=7)
-    assert not grace.of_unit(42, ask=ask, proc=process(tmp_path, SYSTEM)).extensible
+def test_a_process_that_is_not_the_main_process_cannot_extend_the_timeout(tmp_path):
+    systemctl, _ = fake_systemctl(kind="notify", main=7)
+    assert not stop_timeout.of_unit(42, systemctl=systemctl, proc=process(tmp_path, SYSTEM)).extensible
 
 
 @pytest.mark.parametrize("cgroup", [SHELL, "0::/\n", "0::/docker/abc\n", "", "\0"])
-def test_outside_a_service_nobody_is_asked(tmp_path, cgroup):
-    ask, asked = systemd()
-    assert grace.of_unit(42, ask=ask, proc=process(tmp_path, cgroup)) == UNKNOWN
-    assert asked == []
+def test_outside_a_service_systemctl_is_not_run(tmp_path, cgroup):
+    systemctl, calls = fake_systemctl()
+    assert stop_timeout.of_unit(42, systemctl=systemctl, proc=process(tmp_path, cgroup)) == UNKNOWN
+    assert calls == []
 
 
 @pytest.mark.parametrize(
@@ -84,48 +83,49 @@ def test_outside_a_service_nobody_is_asked(tmp_path, cgroup):
         subprocess.CalledProcessError(1, "systemctl"),
     ],
 )
-def test_a_systemd_that_does_not_answer_tells_nothing(tmp_path, failure):
-    def ask(_arguments):
+def test_the_timeout_is_unknown_if_systemctl_fails(tmp_path, failure):
+    def systemctl(_arguments):
         raise failure
 
-    assert grace.of_unit(42, ask=ask, proc=process(tmp_path, SYSTEM)) == UNKNOWN
+    assert stop_timeout.of_unit(42, systemctl=systemctl, proc=process(tmp_path, SYSTEM)) == UNKNOWN
 
 
-def test_a_process_that_has_gone_tells_nothing(tmp_path):
-    ask, _ = systemd()
-    assert grace.of_unit(43, ask=ask, proc=tmp_path) == UNKNOWN
+def test_the_timeout_is_unknown_if_the_process_is_gone(tmp_path):
+    systemctl, _ = fake_systemctl()
+    assert stop_timeout.of_unit(43, systemctl=systemctl, proc=tmp_path) == UNKNOWN
 
 
-def test_the_operators_word_is_stronger_than_systemds():
-    unit = Grace(20, "TimeoutStopSec of agentd.service")
-    assert grace.of(settings(), unit) == unit
-    told = grace.of(settings(AGENTD_SHUTDOWN_GRACE_S="30"), unit)
-    assert (told.seconds, told.told_by) == (30, "environment AGENTD_SHUTDOWN_GRACE_S")
+def test_the_configured_timeout_overrides_the_units():
+    unit = StopTimeout(20, "TimeoutStopSec of agentd.service")
+    assert stop_timeout.configured_or(settings(), unit) == unit
+    configured = stop_timeout.configured_or(settings(AGENTD_SHUTDOWN_GRACE_S="30"), unit)
+    assert (configured.seconds, configured.source) == (30, "environment AGENTD_SHUTDOWN_GRACE_S")
 
 
-def test_a_budget_nobody_chose_shrinks_into_the_grace():
-    fitted = grace.fitted(settings(), Grace(5, "the container"))
-    assert fitted.shutdown.budget_s == 5 - grace.MARGIN_S
-    assert fitted.origins["shutdown.budget_s"] == "the container"
+def test_a_default_budget_is_reduced_to_fit_the_timeout():
+    fitted = stop_timeout.fit_budget(settings(), StopTimeout(5, "docker"))
+    assert fitted.shutdown.budget_s == 5 - stop_timeout.MARGIN_S
+    assert fitted.origins["shutdown.budget_s"] == "docker"
 
 
 @pytest.mark.parametrize(
-    "given", [UNKNOWN, Grace(30, "x"), Grace(float("inf"), "x"), Grace(5, "x", extensible=True)]
+    "given",
+    [UNKNOWN, StopTimeout(30, "x"), StopTimeout(float("inf"), "x"), StopTimeout(5, "x", extensible=True)],
 )
-def test_a_budget_that_fits_stays(given):
-    assert grace.fitted(settings(), given).shutdown.budget_s == 8
+def test_a_budget_that_fits_is_kept(given):
+    assert stop_timeout.fit_budget(settings(), given).shutdown.budget_s == 8
 
 
-def test_a_budget_that_was_chosen_stays_and_is_known_not_to_fit():
+def test_a_configured_budget_is_kept_and_reported_as_too_long():
     chosen = settings(AGENTD_SHUTDOWN_BUDGET_S="8")
-    short = Grace(5, "x")
-    assert grace.fitted(chosen, short) is chosen
+    short = StopTimeout(5, "x")
+    assert stop_timeout.fit_budget(chosen, short) is chosen
     assert short.is_enough_for(8) is False
     assert UNKNOWN.is_enough_for(8) is None
 
 
-def test_a_container_is_told_what_its_kind_gives(tmp_path):
-    assert grace.container({}, root=tmp_path) == ""
-    assert "30 s" in grace.container({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, root=tmp_path)
+def test_the_default_of_the_container_runtime_is_named(tmp_path):
+    assert stop_timeout.container_default({}, root=tmp_path) == ""
+    assert "30 s" in stop_timeout.container_default({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, root=tmp_path)
     (tmp_path / ".dockerenv").touch()
-    assert "10 s" in grace.container({}, root=tmp_path)
+    assert "10 s" in stop_timeout.container_default({}, root=tmp_path)

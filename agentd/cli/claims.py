@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from agentd import config
 from agentd.cli import add_config_options
-from agentd.cli.local_client import RefusedError, call, daemon_socket
+from agentd.cli.local_client import DaemonError, call, daemon_socket
 from agentd.errors import ExitCode, UnavailableError, UsageError
 
 
@@ -61,7 +61,7 @@ def _change(settings: config.Config, args: argparse.Namespace) -> int:
             from agentd.cli import takeover  # noqa: PLC0415 - the ledger itself, only when no daemon answers
 
             answer = takeover.change_claim(settings, args.action, claim["id"])
-    except RefusedError as exc:
+    except DaemonError as exc:
         print(f"agentd: {exc}", file=sys.stderr)
         return ExitCode.FAILED
     print(json.dumps(answer, ensure_ascii=False, indent=2) if args.json else answer["message"])

@@ -5,8 +5,7 @@ import asyncio
 import json
 from typing import Any
 
-from agentd import config, log
-from agentd import stop_timeout as grace
+from agentd import config, log, stop_timeout
 from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.cli.stop import ANSWER_MARGIN_S
@@ -27,11 +26,11 @@ def run(args: argparse.Namespace) -> int:
         report = call(daemon_socket(settings), "POST", "/v1/drill", timeout_s=timeout_s)
     except UnavailableError:
         report = asyncio.run(_alone(settings))
-    given = grace.of(settings, grace.of_unit(holder_pid(settings.state.dir) or 0))
+    given = stop_timeout.configured_or(settings, stop_timeout.of_unit(holder_pid(settings.state.dir) or 0))
     report = {
         **report,
         "grace_s": given.seconds if given.seconds != float("inf") else None,
-        "grace_told_by": given.told_by,
+        "grace_told_by": given.source,
     }
     enough = given.is_enough_for(report["budget_s"])
     print(json.dumps(report, ensure_ascii=False, indent=2) if args.json else story(report, enough=enough))

@@ -14,7 +14,7 @@ from agentd.errors import AgentdError, UnavailableError
 _WHOSE = "check local_api.socket (AGENTD_LOCAL_API_SOCKET)"
 
 
-class RefusedError(AgentdError):
+class DaemonError(AgentdError):
     """The daemon answered with an error. `status` is the HTTP status."""
 
     def __init__(self, status: int, message: str, *, hint: str = "") -> None:
@@ -56,7 +56,7 @@ def call(path: Path, method: str, route: str, *, body: object = None, timeout_s:
 def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> bytes:
     """One request to the daemon at socket `path`; returns the answer's bytes.
 
-    Raises `UnavailableError` when no daemon listens there or it does not answer within `timeout_s`, and `RefusedError`
+    Raises `UnavailableError` when no daemon listens there or it does not answer within `timeout_s`, and `DaemonError`
     when it answers with an error.
     """
     try:
@@ -113,11 +113,11 @@ def _exchange(path: Path, request: bytes, timeout_s: float) -> tuple[int, str, b
     return int(code), reason, body
 
 
-def _refusal(status: int, reason: str, text: bytes) -> RefusedError:
+def _refusal(status: int, reason: str, text: bytes) -> DaemonError:
     try:
         said = json.loads(text)
     except ValueError:
         said = None
     if not isinstance(said, dict) or not isinstance(said.get("message"), str):
-        return RefusedError(status, f"{status} {reason}", hint=_WHOSE)
-    return RefusedError(status, said["message"], hint=str(said.get("detail", "")))
+        return DaemonError(status, f"{status} {reason}", hint=_WHOSE)
+    return DaemonError(status, said["message"], hint=str(said.get("detail", "")))

@@ -24,7 +24,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises `UnavailableError` (69) when no daemon listens, `RefusedError` (1) when the task is finished."""
+    """Raises `UnavailableError` (69) when no daemon listens, `DaemonError` (1) when the task is finished."""
     socket = daemon_socket(config.load(file=args.config, flags=args.flags))
     said = {"state": args.state, "message": args.message, "uri": args.uri}
     answer = call(socket, "POST", "/v1/reports", body=said)

@@ -8,8 +8,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from agentd import config, log
-from agentd import stop_timeout as grace
+from agentd import config, log, stop_timeout
 from agentd.cli import add_config_options
 from agentd.clock import Clock
 from agentd.config import Config
@@ -31,11 +30,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 clean stop, 1 a task failed, 73 state directory, 75 a snapshot is kept undelivered, 78 configuration."""
-    unit = grace.of_unit(os.getpid())
+    unit = stop_timeout.of_unit(os.getpid())
 
     def read_config() -> Config:
         loaded = config.load(file=args.config, flags=args.flags)
-        return grace.fitted(loaded, grace.of(loaded, unit))
+        return stop_timeout.fit_budget(loaded, stop_timeout.configured_or(loaded, unit))
 
     settings = read_config()
     settings.require_coder()
@@ -43,17 +42,17 @@ def run(args: argparse.Namespace) -> int:
         log.configure(level="debug", fmt="console")
     else:
         log.configure(level=settings.log.level, fmt=settings.log.format)
-    _warn_of_short_grace(settings, grace.of(settings, unit))
+    _warn_of_short_grace(settings, stop_timeout.configured_or(settings, unit))
     return asyncio.run(_serve(settings, read_config, Notifier({} if args.foreground else os.environ)))
 
 
-def _warn_of_short_grace(settings: Config, given: grace.Grace) -> None:
+def _warn_of_short_grace(settings: Config, given: stop_timeout.StopTimeout) -> None:
     if given.is_enough_for(settings.shutdown.budget_s) is False:
         log.get("daemon").warning(
             "shutdown.grace_short",
             budget_s=settings.shutdown.budget_s,
             grace_s=given.seconds,
-            told_by=given.told_by,
+            told_by=given.source,
             hint="a stop may be cut off: raise the grace or lower shutdown.budget_s",
         )
 

@@ -5,7 +5,7 @@ import sys
 
 from agentd import config
 from agentd.cli import add_config_options, receipt
-from agentd.cli.local_client import RefusedError, call, daemon_socket, fetch
+from agentd.cli.local_client import DaemonError, call, daemon_socket, fetch
 from agentd.cli.stop import ANSWER_MARGIN_S, NOTHING
 from agentd.errors import ExitCode, UnavailableError
 
@@ -53,7 +53,7 @@ def _show(settings: config.Config) -> int:
     payload: bytes | None
     try:
         payload = fetch(daemon_socket(settings), "GET", "/v1/snapshot")
-    except RefusedError:
+    except DaemonError:
         payload = None
     except UnavailableError:
         from agentd.cli import takeover  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon

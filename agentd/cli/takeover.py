@@ -7,7 +7,7 @@ from typing import Any
 from agentd import log
 from agentd.claims.ledger import Ledger, UnknownClaim, describe
 from agentd.claims.lifecycle import IllegalStep
-from agentd.cli.local_client import RefusedError
+from agentd.cli.local_client import DaemonError
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.daemon.budget import REFRESH_MAX_S, refresh_s
@@ -50,7 +50,7 @@ def claims(config: Config) -> list[dict[str, Any]]:
 
 
 def change_claim(config: Config, action: str, claim_id: str) -> dict[str, Any]:
-    """`retry` or `forget`. Raises `RefusedError` where the ledger does not allow it."""
+    """`retry` or `forget`. Raises `DaemonError` where the ledger does not allow it."""
     with StateDir.open(config.state.dir):
         ledger = open_ledger(config, Clock())
         try:
@@ -60,7 +60,7 @@ def change_claim(config: Config, action: str, claim_id: str) -> dict[str, Any]:
             ledger.forget(claim_id)
             return {"message": f"claim {claim_id} is forgotten; if its event comes again it acts again"}
         except (UnknownClaim, IllegalStep) as exc:
-            raise RefusedError(409, exc.message, hint=exc.hint) from exc
+            raise DaemonError(409, exc.message, hint=exc.hint) from exc
         finally:
             ledger.close()
 

@@ -62,7 +62,7 @@ def status(rooms: Rooms) -> dict[str, Any]:
         "claims": rooms.listener.view().as_json() if rooms.listener else _CLAIMS_OFF,
         "agent": {
             "status": facts.status.value,
-            "since": rooms.agent_since.said(facts.since),
+            "since": rooms.agent_since.to_rfc3339(facts.since),
             "evidence": str(facts),
         },
         **conversation.described(rooms),

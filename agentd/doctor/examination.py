@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentd import stop_timeout as grace
+from agentd import stop_timeout
 from agentd.agents.agentapi.client import AgentApi
 from agentd.coderd.client import Coderd
 from agentd.coderd.reinit_stream import ReinitStream
@@ -76,11 +76,11 @@ async def _daemon(subject: Subject) -> list[Finding]:
     last_ended = subject.last_ended if status is None else _last_ended(status)
 
     def look() -> list[Finding]:
-        given = grace.of(config, grace.of_unit(daemon.pid(config.state.dir, status)))
-        fitted = grace.fitted(config, given)
+        given = stop_timeout.configured_or(config, stop_timeout.of_unit(daemon.pid(config.state.dir, status)))
+        fitted = stop_timeout.fit_budget(config, given)
         return [
             *daemon.examine(config.state.dir, subject.socket, config.local_api.listen, status),
-            *stop_time.examine(fitted.shutdown.budget_s, given, grace.container(), last_ended),
+            *stop_time.examine(fitted.shutdown.budget_s, given, stop_timeout.container_default(), last_ended),
         ]
 
     return await asyncio.to_thread(look)

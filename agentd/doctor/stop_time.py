@@ -1,12 +1,12 @@
 """Is there time for a shutdown before the kill, and was there at the last one."""
 
 from agentd.doctor.finding import Finding, fail, ok, warn
-from agentd.stop_timeout import MARGIN_S, Grace
+from agentd.stop_timeout import MARGIN_S, StopTimeout
 
 _REHEARSE = "`agentd drill` measures a stop"
 
 
-def examine(budget_s: float, given: Grace, container: str, last_ended: str) -> list[Finding]:
+def examine(budget_s: float, given: StopTimeout, container: str, last_ended: str) -> list[Finding]:
     """One finding.
 
     `container` says what this kind of container gives by default, "" when it looks like none; `last_ended` is how the
@@ -16,7 +16,7 @@ def examine(budget_s: float, given: Grace, container: str, last_ended: str) -> l
         return [
             fail(
                 "grace",
-                f"a stop may take {budget_s:g} s, and the kill comes after {given.seconds:g} s ({given.told_by})",
+                f"a stop may take {budget_s:g} s, and the kill comes after {given.seconds:g} s ({given.source})",
                 f"lower shutdown.budget_s (AGENTD_SHUTDOWN_BUDGET_S) to {max(0.5, (given.seconds or 0) - MARGIN_S):g}"
                 " or raise that time",
             )
@@ -46,5 +46,5 @@ def examine(budget_s: float, given: Grace, container: str, last_ended: str) -> l
                 f"set shutdown.grace_s (AGENTD_SHUTDOWN_GRACE_S) to what the container gives; {_REHEARSE}",
             )
         ]
-    told = given.told_by if given.seconds is None else f"{given.told_by}: {given.seconds:g} s"
+    told = given.source if given.seconds is None else f"{given.source}: {given.seconds:g} s"
     return [ok("grace", f"a stop of {budget_s:g} s fits ({told})")]

@@ -13,7 +13,7 @@ import pytest
 
 from agentd import __version__, cli, config
 from agentd.cli import local_client, receipt
-from agentd.cli.local_client import RefusedError, call
+from agentd.cli.local_client import DaemonError, call
 from agentd.errors import AgentdError, ExitCode, UnavailableError
 
 TOKEN = "hunter2-hunter2"
@@ -255,7 +255,7 @@ def test_an_answer_is_what_the_daemon_said(answering):
     ],
 )
 def test_a_refusal_of_the_daemon_is_in_its_own_words(answering, raw, said):
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(DaemonError) as caught:
         call(answering(raw), "GET", "/v1/status")
     assert str(caught.value) == said
     assert caught.value.status == int(raw.split()[1])
