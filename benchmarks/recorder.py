@@ -82,7 +82,7 @@ async def be_the_watcher(url: str, follow: bool) -> None:
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         watcher = Watcher(
             agent=AgentApi(url, session=session), tracker=Tracker(5.0), clock=Clock(), poll_interval_s=1.0,
-            checkpoint_s=5, keep_messages=10, on_messages=recorder.offer, on_transition=lambda _: None, follow=follow,
+            checkpoint_s=5, keep_messages=10, on_messages=recorder.record_messages, on_transition=lambda _: None, follow=follow,
         )  # fmt: skip
         group.create_task(watcher.run())
         group.create_task(recorder.run())

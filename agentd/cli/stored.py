@@ -16,7 +16,7 @@ from agentd.snapshots.destinations.place import Place
 
 def show(args: argparse.Namespace, settings: Config) -> int:
     """Print it in the form that was asked for. Raises `AgentdError` when there is none or it is something else."""
-    stored = _last(settings) if args.last else reading.parse(*_document(args.url, settings))
+    stored = _last(settings) if args.last else reading.parse_document(*_document(args.url, settings))
     if stored.skipped:
         print(f"agentd: {stored.skipped} entries are no messages and are left out", file=sys.stderr)
     if args.raw:
@@ -27,8 +27,8 @@ def show(args: argparse.Namespace, settings: Config) -> int:
     return ExitCode.OK
 
 
-def _last(settings: Config) -> reading.Stored:
-    return reading.last(settings.state.dir / SPOOL_DIR)
+def _last(settings: Config) -> reading.StoredConversation:
+    return reading.newest_in_spool(settings.state.dir / SPOOL_DIR)
 
 
 def _document(url: str, settings: Config) -> tuple[bytes, str]:

@@ -6,14 +6,14 @@ from typing import Final
 
 from agentd.conversation.message import Message
 from agentd.conversation.sanitize import FALLBACK_TIME
-from agentd.snapshots.reading import Stored
+from agentd.snapshots.reading import StoredConversation
 
 # C0 but tab and line feed, DEL, C1 (one of which begins a sequence as ESC [ does), and what turns text around.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _INDENT: Final = "  "
 
 
-def readable(stored: Stored) -> str:
+def readable(stored: StoredConversation) -> str:
     """Who said what, oldest first; every line that somebody said is indented, so that none can pass for a heading."""
     task = f"task {_neutral(stored.task_id)}, " if stored.task_id else ""
     captured = f", captured {_neutral(stored.captured_at)}" if stored.captured_at else ""
@@ -23,7 +23,7 @@ def readable(stored: Stored) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def as_json(stored: Stored) -> str:
+def as_json(stored: StoredConversation) -> str:
     """`{"source", "task_id", "captured_at", "messages": [{"id", "role", "content", "time"}]}`; unknown ones are ""."""
     value = {
         "source": stored.source,

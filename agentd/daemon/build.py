@@ -112,8 +112,8 @@ class Rooms:
             self.quiet.clear()
             if self.tracker.state is AgentStatus.UNREACHABLE:
                 await self.saved.recall()
-            await self.recorder.settle()
-            self.delivery.offer()
+            await self.recorder.flush_to_disk()
+            self.delivery.request_upload()
 
     async def last_look(self, timeout_s: float) -> bool:
         """Read the conversation once more, from the agent or else from what it saved. False when it did not answer."""
@@ -129,7 +129,7 @@ class Rooms:
             await self.token.renew(await self.token.current())
             self.listener.reconnect()
         if "snapshots.task_id" in changed:
-            self.recorder.retarget(fresh.snapshots.task_id)
+            self.recorder.set_task(fresh.snapshots.task_id)
         if changed & {"log.level", "log.format"}:
             log.configure(level=fresh.log.level, fmt=fresh.log.format)
         self.config = fresh if changed <= LIVE_KEYS else self.config
@@ -194,7 +194,7 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             changed()
 
         def on_messages(window: Sequence[Message]) -> None:
-            recorder.offer(window)
+            recorder.record_messages(window)
             desk.hear_messages(window)
 
         agent = AgentApi(config.agentapi.url, session=session, tls=client_context(config.agentapi.url))
@@ -244,7 +244,7 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             saved=SavedState(
                 config.agentapi.state_file,
                 keep=config.snapshots.max_messages,
-                offer=recorder.offer_saved,
+                offer=recorder.merge_state_file,
             ),
             delivery=delivery,
             ledger=ledger,

@@ -7,7 +7,7 @@ from agentd import log
 from agentd.agents.agentapi.client import AgentError
 from agentd.daemon.build import Rooms
 from agentd.snapshots.entry import SpoolEntry
-from agentd.snapshots.receipts import Overall
+from agentd.snapshots.receipts import SnapshotOutcome
 
 # To learn which version it is. It hangs while a message is being delivered, and then is better not asked to save.
 STATUS_TIMEOUT_S: Final = 1.0
@@ -23,7 +23,11 @@ async def deliver_and_end_agent(rooms: Rooms, entry: SpoolEntry | None, deadline
         delivering = group.create_task(rooms.delivery.flush(deadline), name="last delivery")
         if not rooms.config.shutdown.stop_agent:
             return
-        if entry is not None and not entry.durable and (await delivering).outcome is not Overall.DELIVERED:
+        if (
+            entry is not None
+            and not entry.durable
+            and (await delivering).outcome is not SnapshotOutcome.DELIVERED
+        ):
             log.get("daemon").warning("agent.left_running", reason="the snapshot is in memory only")
             return
         await _end_agent(rooms, deadline)

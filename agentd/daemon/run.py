@@ -163,7 +163,7 @@ class Daemon:
             self._unless_hurried(self._on_stop_hooks(_named(tasks, OCCASION_HOOKS))), name="on-stop hooks"
         )
         await self._unless_hurried(rooms.last_look(refresh_s(left_s)))
-        entry = await rooms.recorder.capture()
+        entry = await rooms.recorder.flush_to_disk()
         rooms.phase = Phase.DELIVERING
         kept_back_s = last_word_s(left_s) if rooms.telling is not None else 0.0
         delivered_by = self._deadline - CLOSING_S - kept_back_s
@@ -213,12 +213,12 @@ class Daemon:
         budget_s = self._rooms.config.shutdown.budget_s
         deadline = self._clock.monotonic() + budget_s
         await self._rooms.last_look(refresh_s(budget_s))
-        await self._rooms.recorder.capture()
+        await self._rooms.recorder.flush_to_disk()
         return (await self._rooms.delivery.flush(deadline)).as_json()
 
     async def _payload_now(self) -> bytes | None:
         await self._rooms.last_look(REFRESH_MAX_S)
-        entry = await self._rooms.recorder.capture()
+        entry = await self._rooms.recorder.flush_to_disk()
         return entry.payload if entry else None
 
     async def _feed_watchdog(self) -> None:

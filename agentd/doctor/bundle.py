@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd.clock import rfc3339
-from agentd.snapshots.entry import FILE_MAX_BYTES, DamagedError, NewerSchemaError, SpoolEntry, decode
+from agentd.snapshots.entry import FILE_MAX_BYTES, DamagedError, NewerSpoolSchemaError, SpoolEntry, decode
 
 LISTED_MAX: Final = 1000
 
@@ -90,7 +90,7 @@ def read_entry(file: Path) -> SpoolEntry | str:
     try:
         with file.open("rb") as opened:
             return decode(opened.read(FILE_MAX_BYTES + 1))
-    except (DamagedError, NewerSchemaError, OSError) as error:
+    except (DamagedError, NewerSpoolSchemaError, OSError) as error:
         return str(error)
 
 

@@ -11,7 +11,7 @@ from agentd.claims.journal.records import NewerSchema
 from agentd.claims.ledger import Ledger
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import StateError
-from agentd.snapshots.entry import FILE_MAX_BYTES, DamagedError, NewerSchemaError, decode
+from agentd.snapshots.entry import FILE_MAX_BYTES, DamagedError, NewerSpoolSchemaError, decode
 
 # A snapshot and the ledger, each written beside the old one, and as much again for what a hook may leave.
 NEEDED_BYTES = 1 << 20
@@ -166,7 +166,7 @@ def _of_snapshot(file: Path) -> Finding | None:
             decode(opened.read(FILE_MAX_BYTES + 1))
     except FileNotFoundError:
         return None  # replaced by the daemon while we looked
-    except NewerSchemaError as error:
+    except NewerSpoolSchemaError as error:
         return fail("spool", f"{file} was written by a newer agentd ({error})", _UPGRADE)
     except DamagedError as error:
         return fail(

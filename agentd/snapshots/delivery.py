@@ -1,6 +1,6 @@
 """Gets the newest snapshot to every destination: as it settles while the daemon runs, and against a deadline at stop.
 
-Each destination has its own courier, receipt and pace; none waits for another.
+Each destination has its own uploader, receipt and pace; none waits for another.
 """
 
 import asyncio
@@ -9,16 +9,16 @@ from typing import Literal
 
 from agentd.clock import Clock
 from agentd.metrics import Registry
-from agentd.snapshots.courier import Courier
 from agentd.snapshots.destinations import Destination
-from agentd.snapshots.receipts import Overall, Receipt, overall
+from agentd.snapshots.receipts import Receipt, SnapshotOutcome, combined_outcome
 from agentd.snapshots.spool import Spool
+from agentd.snapshots.uploader import DestinationUploader
 
 Upload = Literal["settle", "stop"]
 
 
 class Delivery:
-    """All couriers. `upload` is the policy: `settle` sends what is offered, `stop` leaves it to the flush."""
+    """All uploaders. `upload` is the policy: `settle` sends what is offered, `stop` leaves it to the flush."""
 
     def __init__(
         self,
@@ -34,20 +34,20 @@ class Delivery:
         )
         self._spool = spool
         self._upload = upload
-        self._couriers = [
-            Courier(destination, spool=spool, clock=clock, deliveries=deliveries)
+        self._uploaders = [
+            DestinationUploader(destination, spool=spool, clock=clock, deliveries=deliveries)
             for destination in destinations
         ]
         metrics.gauge("agentd_snapshot_pending", "Snapshots that a destination has yet to take.").read_from(
-            lambda: sum(len(courier.pending()) for courier in self._couriers)
+            lambda: sum(len(uploader.pending()) for uploader in self._uploaders)
         )
 
     @property
     def names(self) -> tuple[str, ...]:
         """The destinations, in the order of the configuration; without secrets."""
-        return tuple(courier.name for courier in self._couriers)
+        return tuple(uploader.name for uploader in self._uploaders)
 
-    def offer(self) -> None:
+    def request_upload(self) -> None:
         """The agent has settled and its snapshot is in the spool."""
         if self._upload == "settle":
             self._wake()
@@ -56,16 +56,16 @@ class Delivery:
         """Deliver what an earlier run left, then what is offered. Runs until cancelled."""
         self._wake()
         async with asyncio.TaskGroup() as group:
-            for courier in self._couriers:
-                group.create_task(courier.run(), name=f"snapshot courier {courier.name}")
+            for uploader in self._uploaders:
+                group.create_task(uploader.run(), name=f"snapshot uploader {uploader.name}")
             # Without destinations there is nothing to do, and a forever-task that returns is a fault.
             await asyncio.get_running_loop().create_future()
 
     async def flush(self, deadline: float) -> Receipt:
         """Try everything at once and again until `deadline` (monotonic seconds); returns by then at the latest."""
         async with asyncio.TaskGroup() as group:
-            for courier in self._couriers:
-                group.create_task(courier.flush(deadline), name=f"snapshot flush {courier.name}")
+            for uploader in self._uploaders:
+                group.create_task(uploader.flush(deadline), name=f"snapshot flush {uploader.name}")
         return self.receipt()
 
     def receipt(self) -> Receipt:
@@ -75,20 +75,20 @@ class Delivery:
         """
         newest = self._spool.newest()
         if newest is None:
-            return Receipt(Overall.NOTHING)
-        receipts = [courier.receipt(newest) for courier in self._couriers if courier.takes(newest)]
+            return Receipt(SnapshotOutcome.NOTHING)
+        receipts = [uploader.receipt(newest) for uploader in self._uploaders if uploader.takes(newest)]
         receipts += [
-            courier.receipt(entry)._replace(
-                detail=f"task {entry.task_id}: {courier.receipt(entry).detail}".rstrip(": "),
+            uploader.receipt(entry)._replace(
+                detail=f"task {entry.task_id}: {uploader.receipt(entry).detail}".rstrip(": "),
             )
-            for courier in self._couriers
-            for entry in courier.pending()
+            for uploader in self._uploaders
+            for entry in uploader.pending()
             if entry.serial != newest.serial
         ]
         return Receipt(
-            overall(receipts), len(newest.payload), newest.messages, newest.sha256, tuple(receipts)
+            combined_outcome(receipts), len(newest.payload), newest.messages, newest.sha256, tuple(receipts)
         )
 
     def _wake(self) -> None:
-        for courier in self._couriers:
-            courier.wake()
+        for uploader in self._uploaders:
+            uploader.wake()

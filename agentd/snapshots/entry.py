@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
-from agentd.snapshots.receipts import DestinationReceipt, Outcome
+from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 
 SCHEMA: Final = 1
 FILE_MAX_BYTES: Final = 512 * 1024
@@ -30,7 +30,7 @@ class DamagedError(ValueError):
     """The bytes are no whole snapshot file. The message says what is wrong with them."""
 
 
-class NewerSchemaError(ValueError):
+class NewerSpoolSchemaError(ValueError):
     """The file was written by a newer agentd."""
 
     def __init__(self, schema: int) -> None:
@@ -63,7 +63,7 @@ class SpoolEntry:
     def delivered_to(self, destination: str) -> bool:
         """Whether `destination` has taken exactly this snapshot."""
         receipt = self.receipts.get(destination)
-        return receipt is not None and receipt.outcome is Outcome.DELIVERED
+        return receipt is not None and receipt.outcome is DestinationOutcome.DELIVERED
 
     def with_receipt(self, receipt: DestinationReceipt) -> "SpoolEntry":
         """The entry with `receipt` in place of that destination's last one."""
@@ -92,7 +92,7 @@ def encode(entry: SpoolEntry) -> bytes:
 
 
 def decode(data: bytes) -> SpoolEntry:
-    """The entry that `encode` wrote. Raises `DamagedError` or `NewerSchemaError`."""
+    """The entry that `encode` wrote. Raises `DamagedError` or `NewerSpoolSchemaError`."""
     head = _HEAD.match(data)
     if head is None:
         raise DamagedError("no header line")
@@ -100,7 +100,7 @@ def decode(data: bytes) -> SpoolEntry:
     if int(head[2], 16) != _crc(schema, header):
         raise DamagedError("header checksum does not match")
     if schema > SCHEMA:
-        raise NewerSchemaError(schema)
+        raise NewerSpoolSchemaError(schema)
     try:
         fields = json.loads(header)
         receipts = [DestinationReceipt.from_json(receipt) for receipt in fields["receipts"]]

@@ -16,9 +16,8 @@ from typing import Any, Final
 from agentd.conversation.message import Message, NotAMessage, parse_message
 from agentd.conversation.sanitize import FALLBACK_TIME
 from agentd.errors import AgentdError, UnavailableError
-from agentd.snapshots import entry as format_
-from agentd.snapshots.entry import DamagedError, NewerSchemaError, SpoolEntry
-from agentd.snapshots.spool import look
+from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEntry, decode
+from agentd.snapshots.spool import read_without_lock
 
 DOCUMENT_MAX_BYTES: Final = 1 << 20
 """More than any of the three forms takes: coderd writes one byte of a payload in at most six."""
@@ -31,7 +30,7 @@ class NoConversationError(AgentdError):
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredConversation:
     """A conversation as it was found at `source`; `document` are its bytes, of a spool file those that are delivered.
 
     `task_id` and `captured_at` are "" where the form does not tell them. `skipped` counts entries that are no messages.
@@ -45,30 +44,28 @@ class Stored:
     skipped: int = 0
 
 
-def last(folder: Path, *, task_id: str = "") -> Stored:
-    """The newest snapshot in the spool at `folder`; with `task_id`, that task's.
+def newest_in_spool(folder: Path) -> StoredConversation:
+    """Read the newest snapshot in the spool at `folder`.
 
     Raises `UnavailableError` when there is none that can be read; the message names what cannot.
     """
-    entries, wrong = look(folder)
-    chosen = [entry for entry in entries if task_id in ("", entry.task_id)]
-    if not chosen:
-        whose = f" of task {task_id}" if task_id else ""
+    entries, wrong = read_without_lock(folder)
+    if not entries:
         raise UnavailableError(
-            f"no snapshot{whose} in {folder}" + (f" ({'; '.join(wrong)})" if wrong else ""),
+            f"no snapshot in {folder}" + (f" ({'; '.join(wrong)})" if wrong else ""),
             hint="name the state directory with AGENTD_STATE_DIR or --set state.dir=…",
         )
-    return _of_entry(chosen[-1], str(folder))
+    return _of_entry(entries[-1], str(folder))
 
 
-def parse(document: bytes, source: str) -> Stored:
+def parse_document(document: bytes, source: str) -> StoredConversation:
     """What `document` holds. Raises `NoConversationError`."""
     if len(document) > DOCUMENT_MAX_BYTES:
         raise NoConversationError(f"{source}: larger than {DOCUMENT_MAX_BYTES:,} bytes, so no snapshot")
     if document.startswith(_SPOOL_MAGIC):
         try:
-            return _of_entry(format_.decode(document), source)
-        except (DamagedError, NewerSchemaError) as error:
+            return _of_entry(decode(document), source)
+        except (DamagedError, NewerSpoolSchemaError) as error:
             raise NoConversationError(f"{source}: a spool file that cannot be read: {error}") from error
     try:
         value = json.loads(document)
@@ -80,9 +77,9 @@ def parse(document: bytes, source: str) -> Stored:
     return _of_entries(_message_list(value, source), document, source)
 
 
-def _of_entry(entry: SpoolEntry, source: str) -> Stored:
-    found = parse(entry.payload, source)
-    return Stored(
+def _of_entry(entry: SpoolEntry, source: str) -> StoredConversation:
+    found = parse_document(entry.payload, source)
+    return StoredConversation(
         source, entry.payload, found.messages, entry.task_id, entry.captured_at, skipped=found.skipped
     )
 
@@ -102,7 +99,7 @@ def _message_list(value: object, source: str) -> list[Any]:
     return found
 
 
-def _of_entries(entries: list[Any], document: bytes, source: str) -> Stored:
+def _of_entries(entries: list[Any], document: bytes, source: str) -> StoredConversation:
     messages: list[Message] = []
     for entry in entries:
         if isinstance(entry, Mapping):
@@ -111,4 +108,4 @@ def _of_entries(entries: list[Any], document: bytes, source: str) -> Stored:
                 messages.append(parse_message({"id": 0, "content": "", "time": FALLBACK_TIME, **entry}))
             except NotAMessage:
                 continue
-    return Stored(source, document, tuple(messages), skipped=len(entries) - len(messages))
+    return StoredConversation(source, document, tuple(messages), skipped=len(entries) - len(messages))

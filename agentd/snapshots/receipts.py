@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
-class Outcome(enum.StrEnum):
+class DestinationOutcome(enum.StrEnum):
     """What became of a snapshot at one destination."""
 
     DELIVERED = "delivered"
@@ -17,7 +17,7 @@ class Outcome(enum.StrEnum):
     """The destination does not offer this at all: a Coder release without Tasks."""
 
 
-class Overall(enum.StrEnum):
+class SnapshotOutcome(enum.StrEnum):
     """What became of a snapshot altogether; `agentd stop` exits 75 for `PENDING` and 0 otherwise."""
 
     DELIVERED = "delivered"
@@ -29,7 +29,7 @@ class DestinationReceipt(NamedTuple):
     """One destination's. `status` is the HTTP status or exit code of the last try, `at` when it ended (RFC 3339)."""
 
     name: str
-    outcome: Outcome
+    outcome: DestinationOutcome
     status: int | None = None
     detail: str = ""
     attempts: int = 0
@@ -41,13 +41,13 @@ class DestinationReceipt(NamedTuple):
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "DestinationReceipt":
         """Raises `ValueError`, `TypeError` or `KeyError` when `value` is no receipt."""
-        return cls(**{**value, "outcome": Outcome(value["outcome"])})
+        return cls(**{**value, "outcome": DestinationOutcome(value["outcome"])})
 
 
 class Receipt(NamedTuple):
     """The newest snapshot's. `bytes`, `messages` and `sha256` describe the payload; 0 and "" when there is none."""
 
-    outcome: Overall
+    outcome: SnapshotOutcome
     bytes: int = 0
     messages: int = 0
     sha256: str = ""
@@ -57,7 +57,7 @@ class Receipt(NamedTuple):
         return {**self._asdict(), "destinations": [receipt.as_json() for receipt in self.destinations]}
 
 
-def overall(destinations: Sequence[DestinationReceipt]) -> Overall:
+def combined_outcome(destinations: Sequence[DestinationReceipt]) -> SnapshotOutcome:
     """One word for all destinations of a snapshot.
 
     `PENDING` as soon as one that could have it has it not: also a refusal, because then the user will not find the
@@ -65,6 +65,6 @@ def overall(destinations: Sequence[DestinationReceipt]) -> Overall:
     Coder release without Tasks every stop would otherwise look like a loss.
     """
     outcomes = {receipt.outcome for receipt in destinations}
-    if outcomes & {Outcome.PENDING, Outcome.REFUSED}:
-        return Overall.PENDING
-    return Overall.DELIVERED if Outcome.DELIVERED in outcomes else Overall.NOTHING
+    if outcomes & {DestinationOutcome.PENDING, DestinationOutcome.REFUSED}:
+        return SnapshotOutcome.PENDING
+    return SnapshotOutcome.DELIVERED if DestinationOutcome.DELIVERED in outcomes else SnapshotOutcome.NOTHING

@@ -52,7 +52,7 @@ class Recorder:
             "agentd_snapshot_writes_total", "Snapshots written to disk.", "outcome"
         )
         self._log = log.get("snapshots")
-        held = spool.load(task_id)
+        held = spool.get(task_id)
         # A cut snapshot may hold no word of the user's any more: it comes out of a conversation nevertheless.
         self._window = Window(
             max_messages,
@@ -71,35 +71,27 @@ class Recorder:
         """The window, oldest first: what a user last saw."""
         return self._window.messages
 
-    def offer(self, messages: Sequence[Message]) -> bool:
-        """The newest messages as just read. True when the window changed."""
-        return self._note(self._window.offer(messages))
+    def record_messages(self, messages: Sequence[Message]) -> None:
+        """Record the newest messages, oldest first, as just read from the agent."""
+        self._note(self._window.offer(messages))
 
-    def offer_saved(self, messages: Sequence[Message]) -> bool:
+    def merge_state_file(self, messages: Sequence[Message]) -> bool:
         """What AgentAPI saved before it went; counts only where it is later. True when the window changed."""
         return self._note(self._window.offer_saved(messages))
 
-    def update(self, message: Message) -> bool:
-        """One message as `/events` told it. True when the window changed."""
-        return self._note(self._window.update(message))
-
-    def retarget(self, task_id: str) -> None:
+    def set_task(self, task_id: str) -> None:
         """The conversation belongs to another task from now on: a claim gave the workspace its task, say."""
         if task_id != self._task_id:
             self._task_id = task_id
             self._changed.set()
 
-    async def settle(self) -> SpoolEntry | None:
+    async def flush_to_disk(self) -> SpoolEntry | None:
         """The agent has settled: have the window on disk now.
 
         Returns the task's snapshot, None when nobody has said anything. `durable` is False on it when the disk did
         not take it; that is logged, counted and tried again at the next checkpoint.
         """
         return await self._write()
-
-    async def capture(self) -> SpoolEntry | None:
-        """The snapshot to deliver now: the window where it is newer than the spool, else what the spool holds."""
-        return await self.settle()
 
     async def run(self) -> None:
         """Write while the window changes, at most every `checkpoint_s`. Runs until cancelled."""
@@ -119,7 +111,7 @@ class Recorder:
     async def _write(self) -> SpoolEntry | None:
         async with self._one_at_a_time:
             task_id, window = self._task_id, self._window.messages
-            before = self._spool.load(task_id)
+            before = self._spool.get(task_id)
             self._changed.clear()
             if not window or (self._written == (task_id, window) and (before is None or before.durable)):
                 return before
@@ -132,7 +124,7 @@ class Recorder:
             else:
                 self._written = (task_id, window)
                 self._succeeded()
-            entry = self._spool.load(task_id)
+            entry = self._spool.get(task_id)
             if entry is not None and (before is None or entry.serial != before.serial):
                 self._on_spooled(entry)
             return entry

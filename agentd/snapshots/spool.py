@@ -24,8 +24,14 @@ from agentd import log
 from agentd.conversation.fit import Fitted
 from agentd.durable import TMP_PREFIX, replace_file
 from agentd.errors import StateError
-from agentd.snapshots import entry as format_
-from agentd.snapshots.entry import DamagedError, NewerSchemaError, SpoolEntry
+from agentd.snapshots.entry import (
+    FILE_MAX_BYTES,
+    DamagedError,
+    NewerSpoolSchemaError,
+    SpoolEntry,
+    decode,
+    encode,
+)
 from agentd.snapshots.receipts import DestinationReceipt
 
 MAX_TASKS: Final = 16
@@ -87,7 +93,7 @@ class Spool:
 
     # --- reading, from memory ---
 
-    def load(self, task_id: str) -> SpoolEntry | None:
+    def get(self, task_id: str) -> SpoolEntry | None:
         """The newest snapshot of a task."""
         return self._entries.get(task_id)
 
@@ -108,7 +114,7 @@ class Spool:
         one with `durable=False`, so that it can be delivered nevertheless.
         """
         with self._writing:
-            current, newest = self.load(task_id), self.newest()
+            current, newest = self.get(task_id), self.newest()
             if current is not None and current.payload == fitted.payload:
                 return current if current.durable else self._store(current)
             entry = SpoolEntry(
@@ -134,8 +140,8 @@ class Spool:
 
     def _store(self, entry: SpoolEntry) -> SpoolEntry:
         try:
-            self._make_way(entry.task_id)
-            replace_file(self.path / _name(entry.task_id), format_.encode(entry))
+            self._evict_one_task(entry.task_id)
+            replace_file(self.path / _name(entry.task_id), encode(entry))
         except OSError:
             self._entries = {**self._entries, entry.task_id: replace(entry, durable=False)}
             raise
@@ -143,7 +149,7 @@ class Spool:
         self._entries = {**self._entries, entry.task_id: entry}
         return entry
 
-    def _make_way(self, task_id: str) -> None:
+    def _evict_one_task(self, task_id: str) -> None:
         """Set aside a newer agentd's file of that name, and drop the least useful task when there are too many."""
         name = _name(task_id)
         if name in self._newer:
@@ -168,7 +174,7 @@ class Spool:
             entry = _read_entry(self.path / name)
         except DamagedError as error:
             self._quarantine(name, str(error))
-        except NewerSchemaError as error:
+        except NewerSpoolSchemaError as error:
             self._newer[name] = error.schema
             self._log.warning("spool.newer_schema", file=str(self.path / name), reason=str(error))
         except OSError as error:
@@ -197,7 +203,7 @@ class Spool:
         self._log.error("spool.quarantined", file=str(kept_as), reason=reason)
 
 
-def look(path: Path) -> tuple[list[SpoolEntry], list[str]]:
+def read_without_lock(path: Path) -> tuple[list[SpoolEntry], list[str]]:
     """What lies in a spool, oldest first, and what is wrong with files that cannot be read. Changes and locks nothing.
 
     The daemon that owns it may write meanwhile: a file is then the old one or the new one, whole.
@@ -214,7 +220,7 @@ def look(path: Path) -> tuple[list[SpoolEntry], list[str]]:
             entries.append(_read_entry(path / name))
         except FileNotFoundError:
             continue  # a task that has just been dropped
-        except (DamagedError, NewerSchemaError) as error:
+        except (DamagedError, NewerSpoolSchemaError) as error:
             wrong.append(f"{name}: {error}")
         except OSError as error:
             wrong.append(f"{name}: {error.strerror}")
@@ -222,16 +228,16 @@ def look(path: Path) -> tuple[list[SpoolEntry], list[str]]:
 
 
 def _read_entry(path: Path) -> SpoolEntry:
-    """Raises `DamagedError`, `NewerSchemaError` or `OSError`."""
+    """Raises `DamagedError`, `NewerSpoolSchemaError` or `OSError`."""
     # O_NONBLOCK so that a pipe put there by someone cannot hold up the start.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(fd, "rb") as file:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise DamagedError("is no regular file")
-        if info.st_size > format_.FILE_MAX_BYTES:
+        if info.st_size > FILE_MAX_BYTES:
             raise DamagedError(f"has {info.st_size} bytes")
-        entry = format_.decode(file.read(format_.FILE_MAX_BYTES + 1))
+        entry = decode(file.read(FILE_MAX_BYTES + 1))
     if _name(entry.task_id) != path.name:
         raise DamagedError(f"holds the snapshot of task {entry.task_id[:64]!r}")
     return entry

@@ -11,7 +11,7 @@ from agentd.cli import transcript
 from agentd.cli.stored import _headers_for
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
-from agentd.snapshots.reading import Stored
+from agentd.snapshots.reading import StoredConversation
 from agentd.snapshots.spool import Spool
 
 TASK = "11111111-1111-4111-8111-111111111111"
@@ -120,5 +120,5 @@ def test_headers_go_only_to_the_servers_they_were_written_for(monkeypatch, tmp_p
 
 
 def test_a_message_whose_time_is_not_known_is_shown_without():
-    stored = Stored("here", b"", (Message(0, "user", "hi", "0001-01-01T00:00:00Z"),), skipped=0)
+    stored = StoredConversation("here", b"", (Message(0, "user", "hi", "0001-01-01T00:00:00Z"),), skipped=0)
     assert transcript.readable(stored) == "1 message, from here\n\nuser:\n  hi\n"

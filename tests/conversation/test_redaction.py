@@ -116,7 +116,7 @@ async def test_nothing_redacted_reaches_the_disk(tmp_path):
         on_spooled=lambda _entry: None,
         redact=Redactor(values=lambda: [TOKEN]),
     )
-    recorder.offer([said(f"export CODER_AGENT_TOKEN={TOKEN}")])
-    await recorder.settle()
+    recorder.record_messages([said(f"export CODER_AGENT_TOKEN={TOKEN}")])
+    await recorder.flush_to_disk()
     assert TOKEN.encode() not in b"".join(path.read_bytes() for path in spool.path.iterdir())
     spool.close()

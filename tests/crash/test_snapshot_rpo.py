@@ -23,7 +23,7 @@ import pytest
 from agentd.conversation.fit import messages_of
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
-from agentd.snapshots.spool import look
+from agentd.snapshots.spool import read_without_lock
 
 pytestmark = pytest.mark.crash
 
@@ -97,7 +97,7 @@ class Lane:
 
     def held(self) -> tuple[int, list[str]]:
         """The number of the last word on the disk, and what cannot be read there."""
-        entries, wrong = look(self.state / "spool")
+        entries, wrong = read_without_lock(self.state / "spool")
         text = messages_of(entries[-1].payload)[-1].content if entries else ""
         found = re.search(r"#(\d+)$", text)
         return (int(found[1]) if found else 0), [one for one in wrong if "No such file" not in one]

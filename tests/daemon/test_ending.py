@@ -54,7 +54,7 @@ def full_disk(*_args, **_kwargs):
 
 
 async def ended_after(rooms, process):
-    entry = await rooms.recorder.capture()
+    entry = await rooms.recorder.flush_to_disk()
     with capture_logs() as logs:
         await deliver_and_end_agent(rooms, entry, rooms.clock.monotonic() + 1.0)
     return [line["event"] for line in logs if line["event"].startswith("agent.")]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
-from agentd.snapshots.receipts import DestinationReceipt, Outcome
+from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 from agentd.snapshots.spool import Spool
 
 TASK = "11111111-1111-4111-8111-111111111111"
@@ -66,7 +66,9 @@ def main() -> None:
             if pid == 0:
                 arm(deadly, moment)
                 entry = victim.put(TASK, fitted("new " * 6000), captured_at=WHEN)
-                victim.mark(entry, DestinationReceipt("coder", Outcome.DELIVERED, 204, "", 1, WHEN))
+                victim.mark(
+                    entry, DestinationReceipt("coder", DestinationOutcome.DELIVERED, 204, "", 1, WHEN)
+                )
                 os._exit(0)
             _, status = os.waitpid(pid, 0)
             died = os.WIFSIGNALED(status)

@@ -15,7 +15,7 @@ from agentd.metrics import Registry
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import Accepted, CoderDestination, RefusedError, RetryableError
-from agentd.snapshots.receipts import Outcome, Overall
+from agentd.snapshots.receipts import DestinationOutcome, SnapshotOutcome
 from agentd.snapshots.spool import Spool
 
 ROUTE = "log-snapshot"
@@ -70,7 +70,12 @@ async def test_what_is_spooled_arrives_and_the_receipt_says_so(delivery, spool, 
     receipt = await delivery.flush(soon())
     assert server.snapshots[task_id].body == entry.payload
     [coder] = receipt.destinations
-    assert (coder.name, coder.outcome, coder.status, coder.attempts) == ("coder", Outcome.DELIVERED, 204, 1)
+    assert (coder.name, coder.outcome, coder.status, coder.attempts) == (
+        "coder",
+        DestinationOutcome.DELIVERED,
+        204,
+        1,
+    )
     assert json.loads(json.dumps(receipt.as_json())) == {
         "outcome": "delivered",
         "bytes": len(entry.payload),
@@ -87,7 +92,7 @@ async def test_what_is_spooled_arrives_and_the_receipt_says_so(delivery, spool, 
             }
         ],
     }
-    assert spool.load(task_id).payload == entry.payload, "still there to be read"
+    assert spool.get(task_id).payload == entry.payload, "still there to be read"
 
 
 async def test_a_delivered_snapshot_is_not_delivered_again_also_after_a_restart(
@@ -97,7 +102,7 @@ async def test_a_delivered_snapshot_is_not_delivered_again_also_after_a_restart(
     await delivery.flush(soon())
     await delivery.flush(soon())
     again = delivery_of(Spool.open(spool.path), CoderDestination(coderd))
-    assert (await again.flush(soon())).outcome is Overall.DELIVERED
+    assert (await again.flush(soon())).outcome is SnapshotOutcome.DELIVERED
     assert len(server.calls(ROUTE)) == 1
 
 
@@ -110,7 +115,7 @@ async def test_an_empty_spool_or_no_task_is_nothing_to_deliver(delivery, spool, 
         "destinations": [],
     }
     put(spool, "")
-    assert (await delivery.flush(soon())).outcome is Overall.NOTHING
+    assert (await delivery.flush(soon())).outcome is SnapshotOutcome.NOTHING
     assert server.requests == []
 
 
@@ -122,7 +127,7 @@ async def test_the_newest_snapshot_wins_when_it_changes_between_two_tries(delive
     newer = put(spool, task_id, "newer")
     receipt = await flushing
     assert receipt.sha256 == newer.sha256
-    assert receipt.outcome is Overall.DELIVERED
+    assert receipt.outcome is SnapshotOutcome.DELIVERED
     assert server.snapshots[task_id].body == newer.payload
 
 
@@ -136,7 +141,7 @@ async def test_a_snapshot_that_comes_while_one_is_on_its_way_goes_out_as_well(
     await server.until(lambda: len(server.calls(ROUTE)) == 1)
     newer = put(spool, task_id, "newer")
     release.set()
-    assert (await flushing).outcome is Overall.DELIVERED
+    assert (await flushing).outcome is SnapshotOutcome.DELIVERED
     assert server.snapshots[task_id].body == newer.payload
 
 
@@ -156,15 +161,15 @@ async def test_a_flush_never_overruns_its_deadline(spool, server, task_id, coder
     started = time.monotonic()
     receipt = await delivery_of(spool, CoderDestination(coderd)).flush(started + budget_s)
     assert time.monotonic() - started < budget_s + 0.5
-    assert receipt.outcome is Overall.PENDING
-    assert not Spool.open(spool.path).load(task_id).delivered_to("coder")
+    assert receipt.outcome is SnapshotOutcome.PENDING
+    assert not Spool.open(spool.path).get(task_id).delivered_to("coder")
 
 
 async def test_a_request_that_hangs_leaves_time_for_another(delivery, spool, server, task_id):
     server.fault(ROUTE, "no_headers")
     put(spool, task_id)
     receipt = await delivery.flush(soon(3.0))
-    assert receipt.outcome is Overall.DELIVERED
+    assert receipt.outcome is SnapshotOutcome.DELIVERED
     assert receipt.destinations[0].attempts == 2
 
 
@@ -173,7 +178,7 @@ async def test_a_server_that_asks_for_too_much_patience_gets_a_last_try_in_time(
 ):
     server.fail_next(ROUTE, 429, headers={"Retry-After": "60"})
     put(spool, task_id)
-    assert (await delivery.flush(soon(2.0))).outcome is Overall.DELIVERED
+    assert (await delivery.flush(soon(2.0))).outcome is SnapshotOutcome.DELIVERED
 
 
 async def test_a_flush_cuts_a_running_try_short_and_starts_at_once(delivery, spool, server, task_id):
@@ -182,7 +187,7 @@ async def test_a_flush_cuts_a_running_try_short_and_starts_at_once(delivery, spo
     running = asyncio.create_task(delivery.run())
     await server.until(lambda: len(server.calls(ROUTE)) == 1)
     started = time.monotonic()
-    assert (await delivery.flush(soon())).outcome is Overall.DELIVERED
+    assert (await delivery.flush(soon())).outcome is SnapshotOutcome.DELIVERED
     assert time.monotonic() - started < 2.0
     running.cancel()
 
@@ -195,7 +200,7 @@ async def test_a_flush_does_not_wait_for_a_background_retry(
     put(spool, task_id)
     running = asyncio.create_task(delivery.run())
     await server.until(lambda: server.calls(ROUTE) and server.calls(ROUTE)[0].status == 503)
-    assert (await delivery.flush(fake_clock.now + 8)).outcome is Overall.DELIVERED, (
+    assert (await delivery.flush(fake_clock.now + 8)).outcome is SnapshotOutcome.DELIVERED, (
         "though no time has passed"
     )
     running.cancel()
@@ -211,8 +216,8 @@ async def test_an_unknown_task_is_refused_told_once_and_counts_as_undelivered(de
         receipt = await delivery.flush(soon())
         again = await delivery.flush(soon())
     assert receipt == again
-    assert receipt.outcome is Overall.PENDING
-    assert receipt.destinations[0].outcome is Outcome.REFUSED
+    assert receipt.outcome is SnapshotOutcome.PENDING
+    assert receipt.destinations[0].outcome is DestinationOutcome.REFUSED
     assert "snapshots.task_id" in receipt.destinations[0].detail
     assert len(server.calls(ROUTE)) == 1
     assert [line["event"] for line in logs] == ["snapshot.refused"]
@@ -226,9 +231,9 @@ async def test_after_a_refusal_the_next_snapshot_is_tried_and_so_is_the_same_aft
     await delivery.flush(soon())
     server.add_task(workspace, task_id)
     restarted = delivery_of(Spool.open(spool.path), CoderDestination(coderd))
-    assert (await restarted.flush(soon())).outcome is Overall.DELIVERED
+    assert (await restarted.flush(soon())).outcome is SnapshotOutcome.DELIVERED
     put(spool, task_id, "more")
-    assert (await delivery.flush(soon())).outcome is Overall.DELIVERED
+    assert (await delivery.flush(soon())).outcome is SnapshotOutcome.DELIVERED
 
 
 async def test_a_release_without_tasks_is_unsupported_quiet_and_no_loss(spool, session):
@@ -238,8 +243,8 @@ async def test_a_release_without_tasks_is_unsupported_quiet_and_no_loss(spool, s
         put(spool, str(uuid.uuid4()))
         with capture_logs() as logs:
             receipt = await delivery.flush(soon())
-        assert receipt.outcome is Overall.NOTHING
-        assert receipt.destinations[0].outcome is Outcome.UNSUPPORTED
+        assert receipt.outcome is SnapshotOutcome.NOTHING
+        assert receipt.destinations[0].outcome is DestinationOutcome.UNSUPPORTED
         assert [(line["event"], line["log_level"]) for line in logs] == [("snapshot.unsupported", "info")]
 
 
@@ -254,14 +259,14 @@ async def test_a_server_without_the_feature_is_not_asked_for_every_snapshot(
         task_id = str(uuid.uuid4())
         for number in range(5):
             put(spool, task_id, str(number))
-            delivery.offer()
+            delivery.request_upload()
             await server.until(lambda: len(server.calls(ROUTE)) == 1)
             await fake_clock.advance(60)
         assert len(server.calls(ROUTE)) == 1
-        assert delivery.receipt().destinations[0].outcome is Outcome.UNSUPPORTED
+        assert delivery.receipt().destinations[0].outcome is DestinationOutcome.UNSUPPORTED
         assert metrics.gauge("agentd_snapshot_pending", "").value() == 0
         await fake_clock.advance(3600)
-        delivery.offer()
+        delivery.request_upload()
         await server.until(lambda: len(server.calls(ROUTE)) == 2)
         running.cancel()
 
@@ -285,7 +290,7 @@ async def test_a_snapshot_that_is_too_large_is_cut_until_it_is_taken_and_the_siz
         server.fail_next(ROUTE, *bodies[era], times=2)
         put(spool, task_id, "x" * 70_000 + "the end")
         receipt = await delivery.flush(soon())
-        assert receipt.outcome is Overall.DELIVERED
+        assert receipt.outcome is SnapshotOutcome.DELIVERED
         stored = server.snapshots[task_id]
         assert 36_000 < len(stored.body) <= 36_864
         assert stored.envelope["data"]["messages"][0]["content"].endswith("the end")
@@ -301,7 +306,7 @@ async def test_a_server_that_finds_everything_too_large_is_tried_again_and_not_s
     server.fail_next(ROUTE, 413, times=1000)
     put(spool, task_id, "x" * 70_000)
     receipt = await delivery.flush(soon(0.5))
-    assert receipt.outcome is Overall.PENDING
+    assert receipt.outcome is SnapshotOutcome.PENDING
     assert "though it has only" in receipt.destinations[0].detail
     assert min(len(call.body) for call in server.calls(ROUTE)) > 1000
 
@@ -326,13 +331,13 @@ async def test_settles_are_delivered_at_most_every_30_seconds(
     delivery = delivery_of(spool, CoderDestination(coderd), clock=clock)
     running = asyncio.create_task(delivery.run())
     put(spool, task_id, "settle 0")
-    delivery.offer()
+    delivery.request_upload()
     async with asyncio.timeout(10):
-        while not spool.load(task_id).delivered_to("coder"):
+        while not spool.get(task_id).delivered_to("coder"):
             await asyncio.sleep(0)
     for second in range(1, 30):
         put(spool, task_id, f"settle {second}")
-        delivery.offer()
+        delivery.request_upload()
         await fake_clock.advance(1.0)
     assert len(server.calls(ROUTE)) == 1
     await fake_clock.advance(5.0)
@@ -346,10 +351,10 @@ async def test_under_the_stop_policy_only_a_flush_sends(spool, server, task_id, 
     running = asyncio.create_task(delivery.run())
     await fake_clock.settle()
     put(spool, task_id)
-    delivery.offer()
+    delivery.request_upload()
     await fake_clock.advance(120)
     assert server.requests == []
-    assert (await delivery.flush(fake_clock.now + 8)).outcome is Overall.DELIVERED
+    assert (await delivery.flush(fake_clock.now + 8)).outcome is SnapshotOutcome.DELIVERED
     running.cancel()
 
 
@@ -362,11 +367,11 @@ async def test_background_tries_go_on_for_ever_and_are_told_once(
     with capture_logs() as logs:
         running = asyncio.create_task(delivery.run())
         async with asyncio.timeout(10):
-            while not spool.load(task_id).delivered_to("coder"):
+            while not spool.get(task_id).delivered_to("coder"):
                 await fake_clock.advance(1.0)
         running.cancel()
     assert [line["event"] for line in logs] == ["snapshot.delivery_failed", "snapshot.delivered"]
-    assert spool.load(task_id).receipts["coder"].attempts == 13
+    assert spool.get(task_id).receipts["coder"].attempts == 13
     assert 10 < max(fake_clock.slept) <= 60.0
 
 
@@ -392,16 +397,16 @@ async def test_each_destination_has_its_own_receipt_and_none_waits_for_another(
     delivery = delivery_of(spool, CoderDestination(coderd), shelf, stubborn)
     entry = put(spool, task_id)
     receipt = await delivery.flush(soon(1.0))
-    assert receipt.outcome is Overall.PENDING
+    assert receipt.outcome is SnapshotOutcome.PENDING
     assert [(one.name, one.outcome) for one in receipt.destinations] == [
-        ("coder", Outcome.DELIVERED),
-        ("shelf", Outcome.DELIVERED),
-        ("stubborn", Outcome.PENDING),
+        ("coder", DestinationOutcome.DELIVERED),
+        ("shelf", DestinationOutcome.DELIVERED),
+        ("stubborn", DestinationOutcome.PENDING),
     ]
     assert receipt.destinations[2].detail == "not now"
     assert shelf.taken == [entry.payload]
     again = delivery_of(Spool.open(spool.path), CoderDestination(coderd), shelf, Shelf("stubborn"))
-    assert (await again.flush(soon())).outcome is Overall.DELIVERED
+    assert (await again.flush(soon())).outcome is SnapshotOutcome.DELIVERED
     assert len(shelf.taken) == len(server.calls(ROUTE)) == 1
 
 
@@ -409,7 +414,9 @@ async def test_without_a_task_other_destinations_still_get_the_snapshot(spool, s
     shelf = Shelf()
     put(spool, "")
     receipt = await delivery_of(spool, CoderDestination(coderd), shelf).flush(soon())
-    assert [(one.name, one.outcome) for one in receipt.destinations] == [("shelf", Outcome.DELIVERED)]
+    assert [(one.name, one.outcome) for one in receipt.destinations] == [
+        ("shelf", DestinationOutcome.DELIVERED)
+    ]
 
 
 async def test_an_older_tasks_snapshot_goes_out_too_and_is_told_while_it_cannot(spool, task_id):
@@ -420,11 +427,11 @@ async def test_an_older_tasks_snapshot_goes_out_too_and_is_told_while_it_cannot(
     delivery = delivery_of(spool, shelf)
     receipt = await delivery.flush(soon(0.3))
     assert [(one.outcome, one.detail) for one in receipt.destinations] == [
-        (Outcome.PENDING, "busy"),
-        (Outcome.PENDING, "task older task"),
+        (DestinationOutcome.PENDING, "busy"),
+        (DestinationOutcome.PENDING, "task older task"),
     ]
     shelf.failures = []
-    assert (await delivery.flush(soon())).outcome is Overall.DELIVERED
+    assert (await delivery.flush(soon())).outcome is SnapshotOutcome.DELIVERED
     assert len(shelf.taken) == 2
 
 
@@ -441,7 +448,7 @@ async def test_a_refusal_of_an_older_task_does_not_spoil_the_outcome(spool, task
         return await real(entry, timeout_s=timeout_s)
 
     shelf.deliver = deliver
-    assert (await delivery.flush(soon())).outcome is Overall.DELIVERED
+    assert (await delivery.flush(soon())).outcome is SnapshotOutcome.DELIVERED
 
 
 async def test_tries_and_what_is_pending_are_counted(spool, server, task_id, coderd):

@@ -13,7 +13,7 @@ from agentd.conversation.message import Message
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import CoderDestination
-from agentd.snapshots.receipts import Overall
+from agentd.snapshots.receipts import SnapshotOutcome
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
 
@@ -33,7 +33,7 @@ class Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 2
-    outcome: Overall = Overall.DELIVERED
+    outcome: SnapshotOutcome = SnapshotOutcome.DELIVERED
 
     def play(self, server):
         server.fail_next(ROUTE, self.status, self.body, self.headers, self.times)
@@ -46,7 +46,7 @@ class Break:
     kind: str
     params: dict[str, Any] = field(default_factory=dict)
     times: int = 2
-    outcome: Overall = Overall.DELIVERED
+    outcome: SnapshotOutcome = SnapshotOutcome.DELIVERED
 
     def play(self, server):
         server.fault(ROUTE, self.kind, times=self.times, **self.params)
@@ -66,17 +66,23 @@ NETWORK = {
     "redirect": Answer(302, b"", {"Location": "http://127.0.0.1:9/login"}),
     "400 too large": Answer(400, TOO_LARGE, times=2),
     "413": Answer(413, times=2),
-    "404 unknown task": Answer(404, LOST, times=1, outcome=Overall.PENDING),
-    "400 invalid": Answer(400, b'{"message":"Request body must be valid JSON."}', outcome=Overall.PENDING),
-    "500 for ever": Answer(500, times=FOR_EVER, outcome=Overall.PENDING),
-    "401 for ever": Answer(401, UNAUTHORIZED, times=FOR_EVER, outcome=Overall.PENDING),
-    "404 route not found": Answer(404, b'{"message":"Route not found."}\n', times=1, outcome=Overall.NOTHING),
+    "404 unknown task": Answer(404, LOST, times=1, outcome=SnapshotOutcome.PENDING),
+    "400 invalid": Answer(
+        400, b'{"message":"Request body must be valid JSON."}', outcome=SnapshotOutcome.PENDING
+    ),
+    "500 for ever": Answer(500, times=FOR_EVER, outcome=SnapshotOutcome.PENDING),
+    "401 for ever": Answer(401, UNAUTHORIZED, times=FOR_EVER, outcome=SnapshotOutcome.PENDING),
+    "404 route not found": Answer(
+        404, b'{"message":"Route not found."}\n', times=1, outcome=SnapshotOutcome.NOTHING
+    ),
     "reset before the body": Break("reset_before_body"),
     "reset after the body": Break("reset_after_body"),
     "closed without an answer": Break("eof"),
     "slow 204": Break("slow", {"seconds": 0.3}, times=1),
-    "204 that comes too late": Break("slow", {"seconds": 30.0}, times=FOR_EVER, outcome=Overall.PENDING),
-    "never an answer": Break("no_headers", times=FOR_EVER, outcome=Overall.PENDING),
+    "204 that comes too late": Break(
+        "slow", {"seconds": 30.0}, times=FOR_EVER, outcome=SnapshotOutcome.PENDING
+    ),
+    "never an answer": Break("no_headers", times=FOR_EVER, outcome=SnapshotOutcome.PENDING),
 }
 
 
@@ -105,8 +111,10 @@ class Daemon:
         )
 
     async def hears(self, text):
-        self.recorder.offer([Message(0, "user", "go", "2026-03-02T09:00:00Z"), Message(1, "agent", text, "")])
-        return await self.recorder.capture()
+        self.recorder.record_messages(
+            [Message(0, "user", "go", "2026-03-02T09:00:00Z"), Message(1, "agent", text, "")]
+        )
+        return await self.recorder.flush_to_disk()
 
     async def flush(self, seconds=2.5):
         return await self.delivery.flush(self.clock.monotonic() + seconds)
@@ -138,14 +146,14 @@ async def test_no_answer_of_the_network_loses_a_conversation(daemon, server, tas
     fault.play(server)
     receipt = await first.flush(0.6 if fault.times >= FOR_EVER else 2.5)
     assert receipt.outcome is fault.outcome
-    if receipt.outcome is Overall.DELIVERED:
+    if receipt.outcome is SnapshotOutcome.DELIVERED:
         assert shown(server, task_id) == "the answer"
     server.clear_faults()
     later = daemon()
-    assert (await later.flush()).outcome is Overall.DELIVERED
+    assert (await later.flush()).outcome is SnapshotOutcome.DELIVERED
     assert shown(server, task_id) == "the answer"
     await later.hears("and more")
-    assert (await later.flush()).outcome is Overall.DELIVERED
+    assert (await later.flush()).outcome is SnapshotOutcome.DELIVERED
     assert shown(server, task_id) == "and more"
 
 
@@ -160,7 +168,7 @@ async def test_a_server_that_is_away_and_comes_back_gets_it(daemon, server, task
     one = daemon(Clock(sleep=sleep))
     await one.hears("the answer")
     await server.stop()
-    assert (await one.flush(8.0)).outcome is Overall.DELIVERED
+    assert (await one.flush(8.0)).outcome is SnapshotOutcome.DELIVERED
     assert shown(server, task_id) == "the answer"
 
 
@@ -176,9 +184,9 @@ async def test_a_disk_that_takes_nothing_does_not_keep_the_conversation_from_cod
             os, call, lambda *_args, **_kwargs: (_ for _ in ()).throw(OSError(code, os.strerror(code)))
         )
         assert not (await one.hears("the answer")).durable
-        assert (await one.flush()).outcome is Overall.DELIVERED
+        assert (await one.flush()).outcome is SnapshotOutcome.DELIVERED
     assert shown(server, task_id) == "the answer"
-    assert "before" in Spool.open(one.spool.path).load(task_id).payload.decode()
+    assert "before" in Spool.open(one.spool.path).get(task_id).payload.decode()
 
 
 def torn(data):
@@ -200,12 +208,12 @@ async def test_a_damaged_spool_is_no_crash_loop_and_the_next_snapshot_is_deliver
     damaged = file.read_bytes()
     for _ in range(2):
         later = daemon()
-        assert (await later.flush()).outcome is Overall.NOTHING
+        assert (await later.flush()).outcome is SnapshotOutcome.NOTHING
     assert (one.spool.path / "quarantine" / file.name).read_bytes() == damaged, (
         "kept for whoever wants to look"
     )
     await later.hears("the answer")
-    assert (await later.flush()).outcome is Overall.DELIVERED
+    assert (await later.flush()).outcome is SnapshotOutcome.DELIVERED
     assert shown(server, task_id) == "the answer"
 
 
@@ -222,7 +230,7 @@ async def test_a_stepped_clock_changes_neither_order_nor_deadline(
     await server.until(lambda: len(server.calls(ROUTE)) == 1)
     fake_clock.wall_now += step_s
     await one.hears("after the step")
-    assert (await flushing).outcome is Overall.DELIVERED
+    assert (await flushing).outcome is SnapshotOutcome.DELIVERED
     await one.flush()
     assert shown(server, task_id) == "after the step"
     assert "after the step" in Spool.open(one.spool.path).newest().payload.decode()
@@ -232,7 +240,7 @@ async def test_an_answer_that_got_lost_is_asked_for_again_and_stored_once_more(d
     one = daemon()
     await one.hears("the answer")
     server.fault(ROUTE, "reset_after_body")
-    assert (await one.flush()).outcome is Overall.DELIVERED
+    assert (await one.flush()).outcome is SnapshotOutcome.DELIVERED
     bodies = [call.body for call in server.calls(ROUTE)]
     assert len(bodies) == 2
     assert bodies[0] == bodies[1]

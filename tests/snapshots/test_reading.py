@@ -10,11 +10,11 @@ from aiohttp import web
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.errors import AgentdError, ConfigError, ExitCode, UnavailableError
-from agentd.snapshots import entry as format_
+from agentd.snapshots import entry as entry_format
 from agentd.snapshots import fetching, reading
 from agentd.snapshots.destinations.place import Place
 from agentd.snapshots.entry import SpoolEntry
-from agentd.snapshots.spool import Spool, look
+from agentd.snapshots.spool import Spool, read_without_lock
 
 TASK = "11111111-1111-4111-8111-111111111111"
 OTHER = "22222222-2222-4222-8222-222222222222"
@@ -29,14 +29,16 @@ ENVELOPE = json.dumps({"format": "agentapi", "data": json.loads(FITTED.payload)}
 
 
 @pytest.mark.parametrize(
-    "document", [FITTED.payload, ENVELOPE, format_.encode(ENTRY)], ids=["payload", "envelope", "spool file"]
+    "document",
+    [FITTED.payload, ENVELOPE, entry_format.encode(ENTRY)],
+    ids=["payload", "envelope", "spool file"],
 )
 def test_each_form_gives_the_same_messages(document):
-    assert reading.parse(document, "here").messages == TALK
+    assert reading.parse_document(document, "here").messages == TALK
 
 
 def test_a_spool_file_tells_task_and_time_and_its_document_is_what_is_delivered():
-    found = reading.parse(format_.encode(ENTRY), "here")
+    found = reading.parse_document(entry_format.encode(ENTRY), "here")
     assert (found.task_id, found.captured_at, found.document) == (TASK, WHEN, FITTED.payload)
 
 
@@ -44,11 +46,11 @@ def test_what_agentapi_answers_can_be_read_too():
     body = (
         b'{"$schema":"http://localhost/x.json","messages":[{"id":7,"content":"a","role":"agent","time":"t"}]}'
     )
-    assert reading.parse(body, "here").messages == (Message(7, "agent", "a", "t"),)
+    assert reading.parse_document(body, "here").messages == (Message(7, "agent", "a", "t"),)
 
 
 def test_what_is_missing_is_zero_as_for_coderd_and_what_is_no_message_is_counted():
-    found = reading.parse(
+    found = reading.parse_document(
         b'{"messages":[{"role":"user"},{"role":"system"},7,null,{"role":"user","id":"1"}]}', "here"
     )
     assert (len(found.messages), found.skipped) == (1, 4)
@@ -67,14 +69,14 @@ def test_what_is_missing_is_zero_as_for_coderd_and_what_is_no_message_is_counted
         (b'{"logs":[]}', 'without a list of "messages"'),
         (b'{"format":"agentapi"}', 'without a list of "messages"'),
         (b'{"format":"tty\\u001b[2J","data":{"messages":[]}}', r'expected format "agentapi", got "tty\u001b'),
-        (format_.encode(ENTRY)[:-1], "payload has"),
-        (format_.encode(ENTRY).replace(b"ready", b"reaby"), "checksum"),
+        (entry_format.encode(ENTRY)[:-1], "payload has"),
+        (entry_format.encode(ENTRY).replace(b"ready", b"reaby"), "checksum"),
         (b'{"messages":[' + b" " * (1 << 20) + b"]}", "larger than"),
     ],
 )
 def test_what_is_no_conversation_is_refused_by_name(document, said):
     with pytest.raises(reading.NoConversationError) as caught:
-        reading.parse(document, "s3://b/k")
+        reading.parse_document(document, "s3://b/k")
     assert str(caught.value).startswith("s3://b/k: ")
     assert said in str(caught.value)
     assert str(caught.value).isprintable()
@@ -87,11 +89,10 @@ def put(spool, task_id, text):
     spool.put(task_id, fit([Message(0, "agent", text, WHEN)], max_messages=1), captured_at=WHEN)
 
 
-def test_the_last_is_the_newest_of_all_or_of_a_task_while_a_daemon_holds_the_spool(spool):
+def test_the_newest_snapshot_of_all_tasks_is_read_while_a_daemon_holds_the_spool(spool):
     for task_id, text in ((TASK, "one"), (OTHER, "two"), (TASK, "three")):
         put(spool, task_id, text)
-    assert reading.last(spool.path).messages[0].content == "three"
-    assert reading.last(spool.path, task_id=OTHER).messages[0].content == "two"
+    assert reading.newest_in_spool(spool.path).messages[0].content == "three"
 
 
 def test_reading_the_spool_changes_nothing(spool):
@@ -99,18 +100,18 @@ def test_reading_the_spool_changes_nothing(spool):
     (spool.path / "damaged.snapshot").write_bytes(b"agentd-snapshot 1 00000000 {}\n")
     (spool.path / f".tmp-{TASK}.snapshot").write_bytes(b"agentd-snap")
     before = {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in spool.path.iterdir()}
-    assert reading.last(spool.path).messages[0].content == "kept"
+    assert reading.newest_in_spool(spool.path).messages[0].content == "kept"
     assert {
         path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in spool.path.iterdir()
     } == before
 
 
 def test_a_spool_without_anything_readable_says_what_is_wrong_with_it(tmp_path):
-    (tmp_path / f"{TASK}.snapshot").write_bytes(format_.encode(ENTRY)[:-1])
-    (tmp_path / f"{OTHER}.snapshot").write_bytes(format_.encode(ENTRY))
+    (tmp_path / f"{TASK}.snapshot").write_bytes(entry_format.encode(ENTRY)[:-1])
+    (tmp_path / f"{OTHER}.snapshot").write_bytes(entry_format.encode(ENTRY))
     os.mkfifo(tmp_path / "no-task.snapshot")
     with pytest.raises(UnavailableError) as caught:
-        reading.last(tmp_path)
+        reading.newest_in_spool(tmp_path)
     assert caught.value.exit_code == ExitCode.UNAVAILABLE
     assert f"{TASK}.snapshot: payload has" in str(caught.value)
     assert f"{OTHER}.snapshot: holds the snapshot of task '{TASK}'" in str(caught.value)
@@ -119,14 +120,14 @@ def test_a_spool_without_anything_readable_says_what_is_wrong_with_it(tmp_path):
 
 def test_what_a_crash_left_half_written_is_no_damage(spool):
     put(spool, TASK, "kept")
-    (spool.path / f".tmp-{TASK}.snapshot").write_bytes(format_.encode(ENTRY)[:40])
-    entries, wrong = look(spool.path)
+    (spool.path / f".tmp-{TASK}.snapshot").write_bytes(entry_format.encode(ENTRY)[:40])
+    entries, wrong = read_without_lock(spool.path)
     assert ([entry.task_id for entry in entries], wrong) == ([TASK], [])
 
 
 def test_no_spool_is_nothing_to_read(tmp_path):
     with pytest.raises(UnavailableError, match="No such file"):
-        reading.last(tmp_path / "nowhere")
+        reading.newest_in_spool(tmp_path / "nowhere")
 
 
 def test_what_a_newer_agentd_wrote_is_told_from_damage(tmp_path):
@@ -135,10 +136,10 @@ def test_what_a_newer_agentd_wrote_is_told_from_damage(tmp_path):
     spool.close()
     path = next(spool.path.glob("*.snapshot"))
     header = path.read_bytes().partition(b"{")[2].partition(b"\n")[0]
-    newer = format_.zlib.crc32(b"2 {" + header)
+    newer = entry_format.zlib.crc32(b"2 {" + header)
     path.write_bytes(b"agentd-snapshot 2 %08x {%b\n" % (newer, header))
     with pytest.raises(UnavailableError, match="schema 2, this agentd reads 1"):
-        reading.last(spool.path)
+        reading.newest_in_spool(spool.path)
 
 
 # --- places ---
@@ -240,5 +241,5 @@ async def test_without_the_library_an_object_store_is_a_config_error(monkeypatch
 def test_the_newest_is_told_by_its_serial_and_not_by_a_clock(tmp_path):
     for task_id, serial, when in ((TASK, 2, "1999-01-01T00:00:00Z"), (OTHER, 1, "2030-01-01T00:00:00Z")):
         entry = replace(ENTRY, task_id=task_id, serial=serial, captured_at=when)
-        (tmp_path / f"{task_id}.snapshot").write_bytes(format_.encode(entry))
-    assert reading.last(tmp_path).task_id == TASK
+        (tmp_path / f"{task_id}.snapshot").write_bytes(entry_format.encode(entry))
+    assert reading.newest_in_spool(tmp_path).task_id == TASK

@@ -11,7 +11,7 @@ from agentd.conversation.message import CUT_MARK, Message
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import CoderDestination
-from agentd.snapshots.receipts import Overall
+from agentd.snapshots.receipts import SnapshotOutcome
 from agentd.snapshots.recorder import Recorder
 
 WHEN = "2026-03-02T09:00:00.123456789Z"
@@ -44,9 +44,9 @@ def arrive(spool, coderd, server, workspace, task_id, session):
             clock=clock,
             metrics=metrics,
         )
-        recorder.offer(messages)
-        await recorder.capture()
-        assert (await delivery.flush(clock.monotonic() + 8)).outcome is Overall.DELIVERED
+        recorder.record_messages(messages)
+        await recorder.flush_to_disk()
+        assert (await delivery.flush(clock.monotonic() + 8)).outcome is SnapshotOutcome.DELIVERED
         assert len(server.snapshots[task_id].body) <= MAX_BYTES
         server.stop_start(workspace)
         server.stop_finish(workspace)

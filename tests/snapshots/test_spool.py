@@ -14,13 +14,13 @@ from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.errors import StateError
 from agentd.snapshots import entry as entry_format
-from agentd.snapshots.entry import DamagedError, NewerSchemaError, SpoolEntry
-from agentd.snapshots.receipts import DestinationReceipt, Outcome
+from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEntry
+from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 from agentd.snapshots.spool import MAX_QUARANTINED, MAX_TASKS, Spool
 
 TASK = "11111111-1111-4111-8111-111111111111"
 WHEN = "2026-03-02T09:00:00.000000Z"
-DELIVERED = DestinationReceipt("coder", Outcome.DELIVERED, 204, "", 1, WHEN)
+DELIVERED = DestinationReceipt("coder", DestinationOutcome.DELIVERED, 204, "", 1, WHEN)
 
 
 def fitted(text="hello"):
@@ -46,8 +46,8 @@ def files(spool):
 
 def test_a_snapshot_survives_a_restart_byte_for_byte(spool):
     put(spool, "漢字 😀")
-    assert reopened(spool).load(TASK) == spool.load(TASK)
-    assert spool.load(TASK).payload == fitted("漢字 😀").payload
+    assert reopened(spool).get(TASK) == spool.get(TASK)
+    assert spool.get(TASK).payload == fitted("漢字 😀").payload
     assert (spool.path / f"{TASK}.snapshot").read_bytes().split(b"\n", 1)[1] == fitted("漢字 😀").payload
 
 
@@ -56,7 +56,7 @@ def test_the_newest_wins_per_task_and_overall(spool):
     put(spool, "other", task_id="")
     put(spool, "two")
     again = reopened(spool)
-    assert again.load(TASK).payload == fitted("two").payload
+    assert again.get(TASK).payload == fitted("two").payload
     assert [entry.task_id for entry in again.entries()] == ["", TASK]
     assert again.newest().task_id == TASK
 
@@ -86,7 +86,7 @@ def test_the_same_snapshot_again_is_not_written_again(spool):
 def test_whatever_the_task_id_is_made_of_its_file_is_in_the_spool(spool, task_id):
     put(spool, task_id=task_id)
     assert len(files(spool)) == 1
-    assert reopened(spool).load(task_id).payload == fitted().payload
+    assert reopened(spool).get(task_id).payload == fitted().payload
 
 
 # --- receipts ---
@@ -95,8 +95,8 @@ def test_whatever_the_task_id_is_made_of_its_file_is_in_the_spool(spool, task_id
 def test_a_receipt_stays_with_its_snapshot_and_not_with_the_next(spool):
     assert spool.mark(put(spool), DELIVERED).delivered_to("coder")
     again = reopened(spool)
-    assert again.load(TASK).receipts == {"coder": DELIVERED}
-    assert again.load(TASK).payload == fitted().payload, "still there to be read"
+    assert again.get(TASK).receipts == {"coder": DELIVERED}
+    assert again.get(TASK).payload == fitted().payload, "still there to be read"
     assert not put(again, "more").delivered_to("coder")
     assert not put(again).delivered_to("coder"), "the first text again is another snapshot"
 
@@ -105,13 +105,15 @@ def test_a_receipt_for_a_snapshot_that_was_replaced_meanwhile_is_not_kept(spool)
     old = put(spool)
     put(spool, "newer")
     assert spool.mark(old, DELIVERED) is None
-    assert not reopened(spool).load(TASK).delivered_to("coder")
+    assert not reopened(spool).get(TASK).delivered_to("coder")
 
 
 def test_receipts_of_several_destinations_stand_side_by_side(spool):
     spool.mark(put(spool), DELIVERED)
-    spool.mark(spool.load(TASK), DestinationReceipt("file", Outcome.PENDING, None, "disk full", 3, WHEN))
-    entry = reopened(spool).load(TASK)
+    spool.mark(
+        spool.get(TASK), DestinationReceipt("file", DestinationOutcome.PENDING, None, "disk full", 3, WHEN)
+    )
+    entry = reopened(spool).get(TASK)
     assert entry.delivered_to("coder")
     assert not entry.delivered_to("file")
     assert set(entry.receipts) == {"coder", "file"}
@@ -145,14 +147,14 @@ def test_a_damaged_file_is_set_aside_named_and_does_not_stop_the_others(spool):
     path.write_bytes(damaged)
     with capture_logs() as logs:
         again = reopened(spool)
-    assert again.load(TASK) is None
-    assert again.load("").payload == fitted("kept").payload
+    assert again.get(TASK) is None
+    assert again.get("").payload == fitted("kept").payload
     kept = spool.path / "quarantine" / path.name
     assert kept.read_bytes() == damaged
     assert [(line["event"], line["file"]) for line in logs] == [("spool.quarantined", str(kept))]
     assert again.quarantined == 1
     put(again, "anew")
-    assert reopened(spool).load(TASK).payload == fitted("anew").payload
+    assert reopened(spool).get(TASK).payload == fitted("anew").payload
 
 
 def test_quarantine_is_bounded(spool):
@@ -183,7 +185,7 @@ def test_a_file_that_may_not_be_read_is_left_alone_and_named(spool, monkeypatch)
         broken.setattr(os, "open", locked)
         assert reopened(spool).entries() == []
     assert [(line["event"], line["reason"]) for line in logs] == [("spool.unreadable", "Permission denied")]
-    assert reopened(spool).load(TASK).payload == fitted().payload
+    assert reopened(spool).get(TASK).payload == fitted().payload
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "symlink", "huge", "empty", "other task"])
@@ -218,29 +220,29 @@ def test_a_newer_agentds_file_is_left_alone_and_not_overwritten(spool, monkeypat
     monkeypatch.undo()
     path = spool.path / f"{TASK}.snapshot"
     newer = path.read_bytes()
-    with pytest.raises(NewerSchemaError, match="schema 2"):
+    with pytest.raises(NewerSpoolSchemaError, match="schema 2"):
         entry_format.decode(newer)
     with capture_logs() as logs:
         again = reopened(spool)
-    assert again.load(TASK) is None
+    assert again.get(TASK) is None
     assert path.read_bytes() == newer
     assert [line["event"] for line in logs] == ["spool.newer_schema"]
     put(again)
     assert (spool.path / f"{TASK}.snapshot.schema2").read_bytes() == newer
-    assert reopened(spool).load(TASK).payload == fitted().payload
+    assert reopened(spool).get(TASK).payload == fitted().payload
 
 
 def test_remains_of_an_interrupted_write_are_removed(spool):
     put(spool)
     (spool.path / f".tmp-{TASK}.snapshot").write_bytes(b"half")
-    assert reopened(spool).load(TASK).payload == fitted().payload
+    assert reopened(spool).get(TASK).payload == fitted().payload
     assert files(spool) == [f"{TASK}.snapshot"]
 
 
 def test_the_spool_is_bounded_and_drops_what_was_delivered_first(spool):
     for number in range(MAX_TASKS):
         put(spool, str(number), task_id=f"task {number}")
-    spool.mark(spool.load("task 5"), DELIVERED)
+    spool.mark(spool.get("task 5"), DELIVERED)
     with capture_logs() as logs:
         put(spool, "one more", task_id="task 16")
         put(spool, "and more", task_id="task 17")
@@ -275,11 +277,11 @@ def test_a_failed_write_keeps_the_old_snapshot_on_disk_and_the_new_one_in_memory
         broken.setattr(os, call, failing)
         with pytest.raises(OSError, match=os.strerror(code)):
             put(spool, "new")
-    assert (spool.load(TASK).payload, spool.load(TASK).durable) == (fitted("new").payload, False)
-    assert reopened(spool).load(TASK).payload == fitted("old").payload
+    assert (spool.get(TASK).payload, spool.get(TASK).durable) == (fitted("new").payload, False)
+    assert reopened(spool).get(TASK).payload == fitted("old").payload
     assert files(spool) == [f"{TASK}.snapshot"], "no remains that fill the disk"
     assert put(spool, "new").durable
-    assert reopened(spool).load(TASK).payload == fitted("new").payload
+    assert reopened(spool).get(TASK).payload == fitted("new").payload
 
 
 def test_a_receipt_outlives_a_disk_that_was_full_when_it_came(spool, monkeypatch):
@@ -288,19 +290,19 @@ def test_a_receipt_outlives_a_disk_that_was_full_when_it_came(spool, monkeypatch
         broken.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(OSError, match="full"):
             spool.mark(entry, DELIVERED)
-    assert spool.load(TASK).delivered_to("coder")
-    assert not reopened(spool).load(TASK).delivered_to("coder"), (
+    assert spool.get(TASK).delivered_to("coder")
+    assert not reopened(spool).get(TASK).delivered_to("coder"), (
         "delivered again after a restart, which is harmless"
     )
     put(spool)
-    assert reopened(spool).load(TASK).delivered_to("coder")
+    assert reopened(spool).get(TASK).delivered_to("coder")
 
 
 def test_short_writes_are_completed(spool, monkeypatch):
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
     put(spool)
-    assert reopened(spool).load(TASK).payload == fitted().payload
+    assert reopened(spool).get(TASK).payload == fitted().payload
 
 
 @pytest.mark.parametrize("blocked", ["file", "unlistable"])

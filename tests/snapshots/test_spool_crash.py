@@ -20,7 +20,7 @@ def test_a_kill_at_any_system_call_leaves_the_old_snapshot_or_the_new_one(tmp_pa
     found = []
     for run in runs:
         spool = Spool.open(Path(run["directory"]))
-        entry = spool.load(TASK)
+        entry = spool.get(TASK)
         assert entry is not None, run
         assert spool.quarantined == 0, run
         text = json.loads(entry.payload)["messages"][0]["content"]

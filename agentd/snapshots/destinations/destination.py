@@ -1,6 +1,6 @@
 """What every place that takes snapshots has in common.
 
-A destination makes one bounded try and says how it went; when to try again is the courier's business.
+A destination makes one bounded try and says how it went; when to try again is the uploader's business.
 """
 
 from typing import NamedTuple, Protocol

@@ -92,7 +92,7 @@ def _open(url: str) -> "ObjectStore":
     return from_url(
         f"{parts.scheme}://{parts.netloc}",
         client_options={"connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S), "allow_http": plain},
-        # Trying again is the courier's business, and so is the time for it.
+        # Trying again is the uploader's business, and so is the time for it.
         retry_config={"max_retries": 0},
     )
 

@@ -1,6 +1,6 @@
 """Takes what is in the spool to one destination: tries, waits, tries again, and writes down what became of it.
 
-Two callers share a courier: the daemon, which tries for ever at a gentle pace, and a flush, which tries at once and
+Two callers share a uploader: the daemon, which tries for ever at a gentle pace, and a flush, which tries at once and
 hard until a deadline. They never send at the same time; a flush cuts a running try short, for repeating is harmless.
 """
 
@@ -20,7 +20,7 @@ from agentd.snapshots.destinations import (
     UnsupportedError,
 )
 from agentd.snapshots.entry import SpoolEntry
-from agentd.snapshots.receipts import DestinationReceipt, Outcome
+from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 from agentd.snapshots.spool import Spool
 
 ATTEMPT_TIMEOUT_S: Final = 15.0
@@ -38,7 +38,7 @@ _PATIENCE_MAX_S: Final = 300.0
 _DETAIL_MAX_CHARS: Final = 400
 
 
-class Courier:
+class DestinationUploader:
     """One destination's way out of the spool. `deliveries` counts tries by destination and outcome."""
 
     def __init__(self, destination: Destination, *, spool: Spool, clock: Clock, deliveries: Metric) -> None:
@@ -57,7 +57,7 @@ class Courier:
         self._cut_short = False
         # The last receipt in this process, by task; it is the entry's only while the serial is.
         self._receipts: dict[str, tuple[int, DestinationReceipt]] = {}
-        self._failing_with: tuple[Outcome, int | None, str] | None = None
+        self._failing_with: tuple[DestinationOutcome, int | None, str] | None = None
 
     def wake(self) -> None:
         """There may be something to deliver."""
@@ -74,7 +74,7 @@ class Courier:
             for entry in reversed(self._spool.entries())
             if self.takes(entry)
             and not entry.delivered_to(self.name)
-            and self.receipt(entry).outcome is Outcome.PENDING
+            and self.receipt(entry).outcome is DestinationOutcome.PENDING
         ]
 
     def takes(self, entry: SpoolEntry) -> bool:
@@ -89,8 +89,8 @@ class Courier:
         if entry.delivered_to(self.name):
             return entry.receipts[self.name]
         if self._clock.monotonic() < self._unsupported_until:
-            return DestinationReceipt(self.name, Outcome.UNSUPPORTED)
-        return DestinationReceipt(self.name, Outcome.PENDING)
+            return DestinationReceipt(self.name, DestinationOutcome.UNSUPPORTED)
+        return DestinationReceipt(self.name, DestinationOutcome.PENDING)
 
     async def run(self) -> None:
         """Deliver whenever woken, at most every `SPACING_S`, and keep trying what may work later. For ever."""
@@ -145,15 +145,15 @@ class Courier:
             accepted = await self._try(entry, timeout_s)
         except RetryableError as error:
             if not self._cut_short:
-                await self._note(entry, Outcome.PENDING, error.status, error)
+                await self._note(entry, DestinationOutcome.PENDING, error.status, error)
             raise
         except UnsupportedError as error:
             self._unsupported_until = self._clock.monotonic() + UNSUPPORTED_PAUSE_S
-            await self._note(entry, Outcome.UNSUPPORTED, error.status, error)
+            await self._note(entry, DestinationOutcome.UNSUPPORTED, error.status, error)
         except RefusedError as error:
-            await self._note(entry, Outcome.REFUSED, error.status, error)
+            await self._note(entry, DestinationOutcome.REFUSED, error.status, error)
         else:
-            await self._note(entry, Outcome.DELIVERED, accepted.status, accepted.detail)
+            await self._note(entry, DestinationOutcome.DELIVERED, accepted.status, accepted.detail)
 
     async def _try(self, entry: SpoolEntry, timeout_s: float) -> Accepted:
         """The destination's answer within `timeout_s`, or until a flush cuts it short."""
@@ -167,7 +167,7 @@ class Courier:
             self._attempt = None
 
     async def _note(
-        self, entry: SpoolEntry, outcome: Outcome, status: int | None, why: DeliveryError | str
+        self, entry: SpoolEntry, outcome: DestinationOutcome, status: int | None, why: DeliveryError | str
     ) -> None:
         """Count, say and keep what became of a try. Only what is settled goes to the disk."""
         before = self.receipt(entry)
@@ -177,7 +177,7 @@ class Courier:
         self._receipts[entry.task_id] = (entry.serial, receipt)
         self._deliveries.inc(destination=self.name, outcome=str(outcome))
         self._say(entry, receipt)
-        if outcome is not Outcome.PENDING:
+        if outcome is not DestinationOutcome.PENDING:
             try:
                 await self._spool.in_thread(self._spool.mark, entry, receipt)
             except OSError as error:
@@ -186,7 +186,7 @@ class Courier:
 
     def _say(self, entry: SpoolEntry, receipt: DestinationReceipt) -> None:
         """Every delivery, and every change of what keeps one from happening."""
-        if receipt.outcome is Outcome.DELIVERED:
+        if receipt.outcome is DestinationOutcome.DELIVERED:
             self._log.info(
                 "snapshot.delivered",
                 task_id=entry.task_id,
@@ -201,9 +201,9 @@ class Courier:
         if kind == self._failing_with:
             return
         self._failing_with = kind
-        tell = self._log.info if receipt.outcome is Outcome.UNSUPPORTED else self._log.warning
+        tell = self._log.info if receipt.outcome is DestinationOutcome.UNSUPPORTED else self._log.warning
         tell(
-            f"snapshot.{'delivery_failed' if receipt.outcome is Outcome.PENDING else receipt.outcome}",
+            f"snapshot.{'delivery_failed' if receipt.outcome is DestinationOutcome.PENDING else receipt.outcome}",
             task_id=entry.task_id,
             status=receipt.status,
             reason=receipt.detail,
