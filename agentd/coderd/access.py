@@ -43,5 +43,5 @@ def proxy_headers(config: Config) -> dict[str, str]:
     """`coder.headers` by name; from now on their values are masked in every log line."""
     headers = dict(header.split("=", 1) for header in config.coder.headers)
     for value in headers.values():
-        log.conceal(value)
+        log.register_secret(value)
     return headers

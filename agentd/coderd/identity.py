@@ -94,7 +94,7 @@ class InstanceIdentityToken:
         if self._agent_name:
             proof["agent_name"] = self._agent_name
         token = await _bounded(lambda: self._exchange(proof), "coderd", IdentityError, "check coder.url")
-        log.conceal(token)
+        log.register_secret(token)
         self._failure = ""
         self._log.info("identity.exchanged", kind=self._kind)
         return token

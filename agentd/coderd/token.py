@@ -35,7 +35,7 @@ class StaticToken:
     """A token given in the environment. It cannot change while the process lives."""
 
     def __init__(self, token: str) -> None:
-        log.conceal(token)
+        log.register_secret(token)
         self._token = token
 
     async def current(self) -> str:
@@ -92,7 +92,7 @@ def _read(path: Path) -> str:
             f"coder.token_file: {path} holds characters that cannot stand in a header",
             hint="it should hold the session token on one line and nothing else",
         )
-    log.conceal(token)
+    log.register_secret(token)
     return token
 
 

@@ -353,8 +353,8 @@ def _redactor(config: Config) -> Redactor | None:
     if not config.snapshots.redact:
         return None
     for name in config.snapshots.redact_env:
-        log.conceal(os.environ.get(name, ""))
-    return Redactor(values=log.concealed, patterns=config.snapshots.redact_patterns)
+        log.register_secret(os.environ.get(name, ""))
+    return Redactor(values=log.registered_secrets, patterns=config.snapshots.redact_patterns)
 
 
 def _say_spooled(entry: SpoolEntry) -> None:

@@ -164,7 +164,7 @@ async def test_a_flood_of_output_is_read_in_bounded_memory_and_logged_in_part(
 
 
 async def test_the_token_is_masked_in_what_is_kept(tmp_path: Path) -> None:
-    log.conceal("a-token-to-hide")
+    log.register_secret("a-token-to-hide")
     _, tail = await run(script(tmp_path / "hook", "echo token=a-token-to-hide"))
     assert "a-token-to-hide" not in tail
 
