@@ -28,91 +28,97 @@ class ClaimsState(enum.StrEnum):
     UNAUTHORIZED = "unauthorized"
 
 
-class Pace(enum.StrEnum):
+class RetryClass(enum.StrEnum):
     """When to connect again. All but `NEVER` are full-jitter backoff (`retry.Backoff`)."""
 
     SOON = "soon"
     """A network's fault or a restart: within a second or so at first, 30 s at most."""
     SLOW = "slow"
     """An answer that will not change by itself within a second."""
-    RARE = "rare"
+    EVERY_TEN_MINUTES = "rare"
     """A server without this endpoint: look again every ten minutes, in case it is upgraded."""
     NEVER = "never"
     """Terminal until agentd is started again or told to reconnect."""
 
 
-class Meaning(NamedTuple):
+class AnswerClass(NamedTuple):
     """What an answer means. `why` goes before the error's own words in the reason."""
 
     state: ClaimsState
-    pace: Pace
+    pace: RetryClass
     why: str = ""
 
 
-_LOST = Meaning(ClaimsState.CONNECTING, Pace.SOON)
-_ODD = Meaning(ClaimsState.CONNECTING, Pace.SLOW)
+_RETRY_SOON = AnswerClass(ClaimsState.CONNECTING, RetryClass.SOON)
+_RETRY_SLOW = AnswerClass(ClaimsState.CONNECTING, RetryClass.SLOW)
 
-MEANINGS: Mapping[type[AgentdError], Meaning] = {
-    faults.Unauthorized: Meaning(
+ANSWER_CLASSES: Mapping[type[AgentdError], AnswerClass] = {
+    faults.Unauthorized: AnswerClass(
         ClaimsState.UNAUTHORIZED,
-        Pace.SLOW,
+        RetryClass.SLOW,
         "coderd does not accept the agent token now (normal while a claim or a build runs)",
     ),
-    ConfigError: Meaning(ClaimsState.UNAUTHORIZED, Pace.SLOW, "there is no agent token"),
-    faults.RouteAbsent: Meaning(ClaimsState.UNSUPPORTED, Pace.RARE, "this server has no claim stream"),
-    faults.StopAsked: Meaning(ClaimsState.UNSUPPORTED, Pace.RARE, "the server asks not to come back"),
-    faults.NotFound: _ODD,
-    faults.RateLimited: _ODD,
-    faults.ServerFailed: _LOST,
-    faults.Redirected: _ODD,
-    faults.UnexpectedStatus: _ODD,
-    faults.HtmlPage: _ODD,
-    faults.WrongContentType: _ODD,
-    faults.ContentEncoded: _ODD,
-    faults.DnsFailed: _LOST,
-    faults.ConnectionRefused: _LOST,
-    faults.ConnectFailed: _LOST,
-    faults.TlsFailed: _ODD,
-    faults.HeadersLate: _LOST,
-    faults.HeadersTooLarge: _ODD,
-    faults.StreamIdle: _LOST,
-    faults.EventLate: _LOST,
-    faults.StreamCut: _LOST,
-    faults.StreamEnded: _LOST,
-    faults.ProtocolBroken: _ODD,
-    faults.StreamTooLarge: _ODD,
+    ConfigError: AnswerClass(ClaimsState.UNAUTHORIZED, RetryClass.SLOW, "there is no agent token"),
+    faults.RouteAbsent: AnswerClass(
+        ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES, "this server has no claim stream"
+    ),
+    faults.StopAsked: AnswerClass(
+        ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES, "the server asks not to come back"
+    ),
+    faults.NotFound: _RETRY_SLOW,
+    faults.RateLimited: _RETRY_SLOW,
+    faults.ServerFailed: _RETRY_SOON,
+    faults.Redirected: _RETRY_SLOW,
+    faults.UnexpectedStatus: _RETRY_SLOW,
+    faults.HtmlPage: _RETRY_SLOW,
+    faults.WrongContentType: _RETRY_SLOW,
+    faults.ContentEncoded: _RETRY_SLOW,
+    faults.DnsFailed: _RETRY_SOON,
+    faults.ConnectionRefused: _RETRY_SOON,
+    faults.ConnectFailed: _RETRY_SOON,
+    faults.TlsFailed: _RETRY_SLOW,
+    faults.HeadersLate: _RETRY_SOON,
+    faults.HeadersTooLarge: _RETRY_SLOW,
+    faults.StreamIdle: _RETRY_SOON,
+    faults.EventLate: _RETRY_SOON,
+    faults.StreamCut: _RETRY_SOON,
+    faults.StreamEnded: _RETRY_SOON,
+    faults.ProtocolBroken: _RETRY_SLOW,
+    faults.StreamTooLarge: _RETRY_SLOW,
 }
 
 CLAIM_FAILED_WORDS = "Claim build failed permanently."
 HANDLED_WORDS = "already been handled by an earlier build"
 
 
-def meaning(error: AgentdError) -> Meaning:
+def classify(error: AgentdError) -> AnswerClass:
     """What `error`, raised by the stream or by the token's source, means."""
     if isinstance(error, faults.Conflict):
-        return _meaning_of_conflict(error)
+        return _classify_conflict(error)
     for kind in type(error).__mro__:
-        if kind in MEANINGS:
-            return MEANINGS[kind]
-    return _ODD
+        if kind in ANSWER_CLASSES:
+            return ANSWER_CLASSES[kind]
+    return _RETRY_SLOW
 
 
-def _meaning_of_conflict(error: faults.Conflict) -> Meaning:
+def _classify_conflict(error: faults.Conflict) -> AnswerClass:
     if error.body_message == CLAIM_FAILED_WORDS:
-        return Meaning(ClaimsState.CLAIM_FAILED, Pace.NEVER, "the claim's build failed")
+        return AnswerClass(ClaimsState.CLAIM_FAILED, RetryClass.NEVER, "the claim's build failed")
     if HANDLED_WORDS in error.detail:
-        return Meaning(ClaimsState.NOT_A_PREBUILD, Pace.NEVER, "an earlier build has handled the claim")
-    return Meaning(ClaimsState.NOT_A_PREBUILD, Pace.NEVER, "no claim is to be expected")
+        return AnswerClass(
+            ClaimsState.NOT_A_PREBUILD, RetryClass.NEVER, "an earlier build has handled the claim"
+        )
+    return AnswerClass(ClaimsState.NOT_A_PREBUILD, RetryClass.NEVER, "no claim is to be expected")
 
 
-class Pacing:
+class RetrySchedule:
     """How long to wait before the next connection: full jitter, never less than a floor, never more than the cap."""
 
     def __init__(self) -> None:
         self._backoffs = {
-            Pace.SOON: Backoff(first_s=1.0, cap_s=30.0, floor_s=0.25),
-            Pace.SLOW: Backoff(first_s=4.0, cap_s=30.0, floor_s=1.0),
-            Pace.RARE: Backoff(first_s=720.0, cap_s=720.0, floor_s=480.0),
+            RetryClass.SOON: Backoff(first_s=1.0, cap_s=30.0, floor_s=0.25),
+            RetryClass.SLOW: Backoff(first_s=4.0, cap_s=30.0, floor_s=1.0),
+            RetryClass.EVERY_TEN_MINUTES: Backoff(first_s=720.0, cap_s=720.0, floor_s=480.0),
         }
         # After the claim nothing is expected any more, and some servers repeat it on every connection for ever. The
         # first connection after a good one still comes soon; only those that never prove themselves become rare.
@@ -124,19 +130,19 @@ class Pacing:
             backoff.reset()
 
     def pause_s(
-        self, pace: Pace, *, claim_settled: bool, asked_s: float | None, least_s: float
+        self, pace: RetryClass, *, claim_settled: bool, asked_s: float | None, least_s: float
     ) -> float | None:
         """Seconds to wait, None for ever.
 
         `asked_s` is the answer's `Retry-After`, to which the jitter is added; `least_s` the stream's own `retry`.
         """
-        if pace is Pace.NEVER:
+        if pace is RetryClass.NEVER:
             return None
-        quiet = claim_settled and pace is Pace.SOON
+        quiet = claim_settled and pace is RetryClass.SOON
         pause_s = (self._after_claim if quiet else self._backoffs[pace]).next()
         return max(pause_s, least_s) if asked_s is None else asked_s + pause_s
 
 
-def place_in_fleet(name: str) -> float:
+def fleet_offset(name: str) -> float:
     """A fixed place in 0..1 for this workspace, even over a fleet."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32

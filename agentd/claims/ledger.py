@@ -16,23 +16,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentd.claims.events import ClaimEvent
-from agentd.claims.journal.book import Book, Claim, Hook, UnknownClaim
-from agentd.claims.journal.file import NAME, Journal, LedgerUnwritable, load
-from agentd.claims.lifecycle import ClaimState, ClaimStep, HookStep, IllegalStep
+from agentd.claims.ledger_file import NAME, Journal, LedgerWriteError, load
+from agentd.claims.ledger_state import Claim, Hook, LedgerState, UnknownClaimError
+from agentd.claims.lifecycle import ClaimState, ClaimStep, HookStep, IllegalClaimStepError
 from agentd.clock import Clock, rfc3339
 from agentd.errors import StateError
 from agentd.proc import ProcessIdentity
 
 __all__ = [
-    "Admitted", "Book", "Claim", "Hook", "IllegalStep", "Ledger", "LedgerFull", "LedgerUnwritable", "Replay",
-    "UnknownClaim", "claim_id", "describe", "fingerprint",
+    "Admitted",
+    "Claim",
+    "Hook",
+    "IllegalClaimStepError",
+    "Ledger",
+    "LedgerFullError",
+    "LedgerState",
+    "LedgerWriteError",
+    "Replay",
+    "UnknownClaimError",
+    "claim_id",
+    "describe",
+    "fingerprint",
 ]  # fmt: skip
 
 # A prebuild is claimed once; a server that names a thousand owners is not one to run hooks for.
 MAX_CLAIMS = 1000
 
 
-class LedgerFull(StateError):
+class LedgerFullError(StateError):
     """The ledger holds `MAX_CLAIMS` claims and takes no more."""
 
 
@@ -69,14 +80,14 @@ class Ledger:
     def __init__(
         self, directory: Path, *, workspace_id: str | None = None, clock: Clock | None = None
     ) -> None:
-        """Open or begin the ledger. Raises `StateError` when it cannot be read, `NewerSchema` when it is not ours to read."""
+        """Open or begin the ledger. Raises `StateError` when it cannot be read, `NewerLedgerError` when it is not ours to read."""
         self._journal = Journal(directory / NAME, wall=(clock or Clock()).wall)
         self._workspace_id = workspace_id.lower() if workspace_id else None
-        self.token: str | None = None
+        self.token_fingerprint: str | None = None
         self._admitting = threading.Lock()
 
     @staticmethod
-    def read(directory: Path) -> Book:
+    def read(directory: Path) -> LedgerState:
         """What the ledger of `directory` says, without lock and without changing anything. Raises as the constructor."""
         return load(directory / NAME, now=0.0)[0]
 
@@ -85,7 +96,9 @@ class Ledger:
         """This workspace: as configured, else as the newest claim that came with our token names it."""
         if self._workspace_id is not None:
             return self._workspace_id
-        known = (claim.workspace_id for claim in self._newest_first() if claim.token == self.token)
+        known = (
+            claim.workspace_id for claim in self._newest_first() if claim.token == self.token_fingerprint
+        )
         return next((workspace for workspace in known if workspace is not None), None)
 
     @property
@@ -99,26 +112,26 @@ class Ledger:
         return self._journal.book.waiting
 
     def note_unclaimed(self, workspace_id: str) -> None:
-        """This workspace belongs to nobody yet. Raises `LedgerUnwritable`."""
+        """This workspace belongs to nobody yet. Raises `LedgerWriteError`."""
         self._journal.record("waiting", workspace=workspace_id)
 
-    def claims(self) -> tuple[Claim, ...]:
+    def all_claims(self) -> tuple[Claim, ...]:
         """All claims in order of admission, those of other workspaces included."""
         return tuple(self._journal.book.claims.values())
 
     def claim(self, claim_id: str) -> Claim:
-        """Raises `UnknownClaim`."""
+        """Raises `UnknownClaimError`."""
         return self._journal.book.claim(claim_id)
 
     def is_ours(self, claim: Claim) -> bool:
         """Whether the claim is known to be this workspace's. False may only mean that nobody has said so yet."""
         if self._workspace_id is not None and claim.workspace_id is not None:
             return claim.workspace_id == self._workspace_id
-        return claim.token == self.token
+        return claim.token == self.token_fingerprint
 
     def unfinished(self) -> tuple[Claim, ...]:
         """Our claims that were admitted and not settled: what a start has to take up again."""
-        return tuple(claim for claim in self.claims() if not claim.settled and self.is_ours(claim))
+        return tuple(claim for claim in self.all_claims() if not claim.is_final and self.is_ours(claim))
 
     def latest(self) -> Claim | None:
         """Our newest claim."""
@@ -135,12 +148,12 @@ class Ledger:
         """Make the claim of `event` known, once.
 
         A replay that says more than is known (the owner, the workspace, our token for an unfinished claim) is recorded
-        as such. Raises `LedgerUnwritable` or `LedgerFull`; nothing may be done for the event then.
+        as such. Raises `LedgerWriteError` or `LedgerFullError`; nothing may be done for the event then.
         """
         with self._admitting:
-            return self._admit_or_bind(self._completed(event), self.token or "")
+            return self._admit_or_bind(self._completed(event), self.token_fingerprint or "")
 
-    def act(self, claim_id: str, hooks: Sequence[str]) -> Claim:
+    def plan_hooks(self, claim_id: str, hooks: Sequence[str]) -> Claim:
         """These hooks are to run; a planned one that is not among them is skipped unless it has succeeded."""
         return self._record("act", claim_id, hooks=list(hooks))
 
@@ -173,7 +186,7 @@ class Ledger:
         return self._record("settle", claim_id, step=step, why=why)
 
     def retry(self, claim_id: str) -> Claim:
-        """Let a held or failed claim act again, from its first hook that has not succeeded. Raises `IllegalStep` else."""
+        """Let a held or failed claim act again, from its first hook that has not succeeded. Raises `IllegalClaimStepError` else."""
         claim = self._record("retry", claim_id)
         self._trust_again()
         return claim
@@ -181,14 +194,14 @@ class Ledger:
     def forget(self, claim_id: str) -> None:
         """Drop a claim with all that is known of it: if its event comes again, it acts again.
 
-        Raises `IllegalStep` while one of its hooks may run.
+        Raises `IllegalClaimStepError` while one of its hooks may run.
         """
         self._journal.record("forget", claim=claim_id)
         self._trust_again()
 
     def as_json(self) -> list[dict[str, Any]]:
         """Every claim, oldest first, without output."""
-        return [describe(claim) for claim in self.claims()]
+        return [describe(claim) for claim in self.all_claims()]
 
     def close(self) -> None:
         self._journal.close()
@@ -208,7 +221,7 @@ class Ledger:
 
     def _admit(self, event: ClaimEvent, token: str) -> Claim:
         if len(self._journal.book.claims) >= MAX_CLAIMS:
-            raise LedgerFull(
+            raise LedgerFullError(
                 f"the claim ledger holds {MAX_CLAIMS} claims", hint="see `agentd claims list`, forget some"
             )
         return self._record(
@@ -227,7 +240,9 @@ class Ledger:
     def _trust_again(self) -> None:
         """Once nothing is held for the damage any more, a person has dealt with it."""
         held = (
-            claim for claim in self.claims() if claim.state is ClaimState.HELD and claim.why == self.damage
+            claim
+            for claim in self.all_claims()
+            if claim.state is ClaimState.HELD and claim.why == self.damage
         )
         if self.damage and next(held, None) is None:
             self._journal.record("trusted")
@@ -236,17 +251,17 @@ class Ledger:
         return ClaimEvent(event.workspace_id or self.workspace_id, event.owner_id, event.reason)
 
     def _matches(self, claim: Claim, event: ClaimEvent) -> bool:
-        if claim.id == claim_id(event, token=self.token):
+        if claim.id == claim_id(event, token=self.token_fingerprint):
             return True
         if claim.workspace_id is not None and event.workspace_id is not None:
             same_workspace = claim.workspace_id == event.workspace_id
         else:
-            same_workspace = claim.token == self.token
+            same_workspace = claim.token == self.token_fingerprint
         same_owner = None in (claim.owner_id, event.owner_id) or claim.owner_id == event.owner_id
         return claim.reason == event.reason and same_workspace and same_owner
 
     def _newest_first(self) -> Iterator[Claim]:
-        return reversed(self.claims())
+        return reversed(self.all_claims())
 
 
 def describe(claim: Claim, *, tails: bool = False) -> dict[str, Any]:

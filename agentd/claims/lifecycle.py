@@ -19,7 +19,7 @@ from typing import TypeVar
 from agentd.errors import AgentdError
 
 
-class IllegalStep(AgentdError):
+class IllegalClaimStepError(AgentdError):
     """A step that the tables do not know from this state. Nothing was changed."""
 
 
@@ -32,7 +32,7 @@ class ClaimState(enum.StrEnum):
 
 
 class ClaimStep(enum.StrEnum):
-    ACT = "act"
+    PLAN_HOOKS = "plan_hooks"
     FINISH = "finish"
     FAIL = "fail"
     HOLD = "hold"
@@ -59,12 +59,12 @@ class HookStep(enum.StrEnum):
 
 CLAIM_TRANSITIONS: Mapping[ClaimState, Mapping[ClaimStep, ClaimState]] = {
     ClaimState.ADMITTED: {
-        ClaimStep.ACT: ClaimState.ACTING,
+        ClaimStep.PLAN_HOOKS: ClaimState.ACTING,
         ClaimStep.HOLD: ClaimState.HELD,
     },
     ClaimState.ACTING: {
         # Listing the hooks again after a restart: one may have been added or removed meanwhile.
-        ClaimStep.ACT: ClaimState.ACTING,
+        ClaimStep.PLAN_HOOKS: ClaimState.ACTING,
         ClaimStep.FINISH: ClaimState.DONE,
         ClaimStep.FAIL: ClaimState.FAILED,
         ClaimStep.HOLD: ClaimState.HELD,
@@ -99,16 +99,16 @@ HOOK_TRANSITIONS: Mapping[HookState, Mapping[HookStep, HookState]] = {
     HookState.SKIPPED: {HookStep.PLAN: HookState.PENDING, HookStep.SKIP: HookState.SKIPPED},
 }
 
-SETTLED_CLAIMS = frozenset({ClaimState.DONE, ClaimState.FAILED, ClaimState.HELD})
-SETTLED_HOOKS = frozenset({HookState.SUCCEEDED, HookState.SKIPPED})
+FINAL_CLAIM_STATES = frozenset({ClaimState.DONE, ClaimState.FAILED, ClaimState.HELD})
+FINISHED_HOOK_STATES = frozenset({HookState.SUCCEEDED, HookState.SKIPPED})
 
 _State = TypeVar("_State", bound=enum.StrEnum)
 _Step = TypeVar("_Step", bound=enum.StrEnum)
 
 
 def advance(table: Mapping[_State, Mapping[_Step, _State]], state: _State, step: _Step, *, of: str) -> _State:
-    """The state after `step`. Raises `IllegalStep`, naming `of` (which claim or hook), when the table has no such step."""
+    """The state after `step`. Raises `IllegalClaimStepError`, naming `of` (which claim or hook), when the table has no such step."""
     try:
         return table[state][step]
     except KeyError:
-        raise IllegalStep(f"{of} is {state}: it cannot {step}") from None
+        raise IllegalClaimStepError(f"{of} is {state}: it cannot {step}") from None

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from agentd import log
 from agentd.backoff import Backoff
-from agentd.claims.acting import Actor
-from agentd.claims.answers import Meaning, Pace, Pacing, meaning, place_in_fleet
+from agentd.claims.answers import AnswerClass, RetryClass, RetrySchedule, classify, fleet_offset
 from agentd.claims.events import ClaimEvent, Ignored, parse
-from agentd.claims.ledger import Admitted, Claim, Ledger, LedgerFull, fingerprint
-from agentd.claims.standing import ClaimsView, Standing
+from agentd.claims.hook_runner import HookRunner
+from agentd.claims.ledger import Admitted, Claim, Ledger, LedgerFullError, fingerprint
+from agentd.claims.status import ClaimsStatus, ClaimsView
 from agentd.clock import Clock
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.stream_faults import StreamEnded, Unauthorized
@@ -30,7 +30,7 @@ from agentd.sse import Heartbeat, StreamItem
 
 Reconcile = Callable[[], Awaitable[ClaimEvent | None]]
 
-MAX_ARRIVED = 16  # distinct events waiting to be recorded; an honest server sends one
+MAX_QUEUED_EVENTS = 16  # distinct events waiting to be recorded; an honest server sends one
 MAX_SAID = 16  # distinct sentences about one connection's events that are logged
 LIVED_S = 60.0  # a connection this old was a good one, even if nothing came
 RECONCILE_S = 5.0
@@ -46,7 +46,7 @@ QUIET_AGAIN_S = 1.0
 class ClaimListener:
     """Listens for claims of one workspace.
 
-    `workspace_id` is the configured one. `reconcile` is asked at each connection, and every minute, whether a claim was
+    `workspace_id` is the configured one. `find_missed` is asked at each connection, and every minute, whether a claim was
     missed, for servers that do not repeat it. `spread_s` is the window over which a fleet comes back after a lost stream: each
     workspace has its fixed place in it, so that they do not come in step. `on_change` is told each new state.
     """
@@ -57,74 +57,74 @@ class ClaimListener:
         stream: ReinitStream,
         tokens: TokenSource,
         ledger: Ledger,
-        actor: Actor,
+        hook_runner: HookRunner,
         clock: Clock,
         metrics: Registry,
         workspace_id: str | None = None,
-        reconcile: Reconcile | None = None,
+        find_missed: Reconcile | None = None,
         spread_s: float = 5.0,
         on_change: Callable[[ClaimsView], None] = lambda _view: None,
     ) -> None:
         self._stream = stream
         self._tokens = tokens
         self._ledger = ledger
-        self._actor = actor
+        self._hook_runner = hook_runner
         self._clock = clock
         self._workspace_id = workspace_id
-        self._reconcile = reconcile
+        self._reconcile = find_missed
         self._spread_s = spread_s
         self._log = log.get("claims")
-        self._standing = Standing(
+        self._status = ClaimsStatus(
             clock=clock,
             log=self._log,
             metrics=metrics,
             claim=ledger.latest,
-            doing=lambda: actor.doing,
-            next_hook_at=lambda: actor.next_attempt_at,
+            doing=lambda: hook_runner.doing,
+            next_hook_at=lambda: hook_runner.next_attempt_at,
             on_change=on_change,
         )
-        actor.on_change = self._standing.update
+        hook_runner.on_change = self._status.update
         self._events = metrics.counter("agentd_claim_events_total", "Events of the claim stream.", "outcome")
         self._ends = metrics.counter(
             "agentd_claim_connections_total", "Connections by how they ended.", "end"
         )
-        self._pacing = Pacing()
+        self._retry_schedule = RetrySchedule()
         self._writing = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
-        self._arrived: dict[ClaimEvent, None] = {}
+        self._queued: dict[ClaimEvent, None] = {}
         self._said: set[str] = set()
-        self._work = asyncio.Event()
-        self._again = asyncio.Event()
-        self._reconnecting = asyncio.Event()
+        self._wake_runner = asyncio.Event()
+        self._reconnect_requested = asyncio.Event()
+        self._connect_started = asyncio.Event()
 
     async def run(self) -> None:
         """Listen and act until cancelled. A terminal answer parks the stream; it does not end this."""
-        self._work.set()  # what an earlier agentd left unfinished
+        self._wake_runner.set()  # what an earlier agentd left unfinished
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._act_for_ever(), name="claim actor")
+            tasks.create_task(self._act_for_ever(), name="claim hook_runner")
             tasks.create_task(self._listen_for_ever(), name="claim stream")
             if self._reconcile is not None:
                 tasks.create_task(self._reconcile_for_ever(self._reconcile), name="missed claims")
 
     def view(self) -> ClaimsView:
         """For `/v1/status`."""
-        return self._standing.view()
+        return self._status.view()
 
     def reconnect(self) -> None:
         """Ask again now, also after a terminal answer: the token or the configuration has changed."""
-        self._again.set()
+        self._reconnect_requested.set()
 
     async def retry(self, claim_id: str) -> Claim:
-        """`agentd claims retry`. Raises `UnknownClaim`, `IllegalStep` or `LedgerUnwritable`."""
+        """`agentd claims retry`. Raises `UnknownClaimError`, `IllegalClaimStepError` or `LedgerWriteError`."""
         claim = await asyncio.to_thread(self._ledger.retry, claim_id)
         self._log.info("claim.retried", claim=claim_id)
-        self._work.set()
+        self._wake_runner.set()
         return claim
 
     async def forget(self, claim_id: str) -> None:
         """`agentd claims forget`. Raises as `retry`."""
         await asyncio.to_thread(self._ledger.forget, claim_id)
         self._log.info("claim.forgotten", claim=claim_id)
-        self._standing.update()
+        self._status.update()
 
     async def _listen_for_ever(self) -> None:
         while True:
@@ -142,10 +142,10 @@ class ClaimListener:
 
     async def _listen_once(self) -> None:
         token = await self._tokens.current()
-        self._ledger.token = fingerprint(token)
-        self._work.set()  # with the token, an unfinished claim may be known as ours
-        self._reconnecting.set()
-        self._standing.connecting()
+        self._ledger.token_fingerprint = fingerprint(token)
+        self._wake_runner.set()  # with the token, an unfinished claim may be known as ours
+        self._connect_started.set()
+        self._status.connecting()
         try:
             async with self._listening_when_quiet() as on_sent:
                 items = self._stream.events(token, on_sent=on_sent, on_open=self._opened)
@@ -157,7 +157,7 @@ class ClaimListener:
             raise
 
     def _opened(self) -> None:
-        self._standing.listening("connected")
+        self._status.listening("connected")
 
     @contextlib.asynccontextmanager
     async def _listening_when_quiet(self) -> AsyncIterator[Callable[[], None]]:
@@ -166,8 +166,8 @@ class ClaimListener:
 
         async def wait_and_say() -> None:
             await sent.wait()
-            await self._clock.sleep(QUIET_AGAIN_S if self._standing.failures else QUIET_FIRST_S)
-            self._standing.listening("request sent and not refused; the first byte comes with the first ping")
+            await self._clock.sleep(QUIET_AGAIN_S if self._status.failures else QUIET_FIRST_S)
+            self._status.listening("request sent and not refused; the first byte comes with the first ping")
 
         waiting = asyncio.create_task(wait_and_say(), name="claim stream acceptance")
         try:
@@ -180,53 +180,53 @@ class ClaimListener:
             if item.event == "ping":
                 self._proven()
             return
-        self._standing.last_event_at = self._clock.wall()
+        self._status.last_event_at = self._clock.wall()
         match parse(item.event, item.data, workspace_id=self._workspace_id):
             case Ignored() as ignored:
-                self._standing.ignored += 1
+                self._status.ignored += 1
                 self._events.inc(outcome="faulty" if ignored.fault else "ignored")
                 self._say_once("event.ignored", reason=ignored.reason)
             case ClaimEvent() as event:
-                self._arrive(event)
+                self._enqueue(event)
 
-    def _arrive(self, event: ClaimEvent) -> None:
+    def _enqueue(self, event: ClaimEvent) -> None:
         known = self._ledger.find(event)
-        if known is not None and known.settled and not self._says_more(event, known):
+        if known is not None and known.is_final and not self._adds_information(event, known):
             self._replayed(known)
-        elif len(self._arrived) < MAX_ARRIVED or event in self._arrived:
+        elif len(self._queued) < MAX_QUEUED_EVENTS or event in self._queued:
             self._proven()
-            self._arrived[event] = None
-            self._work.set()
+            self._queued[event] = None
+            self._wake_runner.set()
         else:
-            self._say_once("event.dropped", reason=f"{MAX_ARRIVED} events wait to be recorded already")
+            self._say_once("event.dropped", reason=f"{MAX_QUEUED_EVENTS} events wait to be recorded already")
 
-    def _says_more(self, event: ClaimEvent, claim: Claim) -> bool:
+    def _adds_information(self, event: ClaimEvent, claim: Claim) -> bool:
         """Whether a replay has something for the ledger: a part it lacks, or that the claim goes with our token too."""
         names_owner = claim.owner_id is None and event.owner_id is not None
         names_workspace = claim.workspace_id is None and event.workspace_id is not None
-        return names_owner or names_workspace or claim.token != self._ledger.token
+        return names_owner or names_workspace or claim.token != self._ledger.token_fingerprint
 
     def _proven(self) -> None:
         self._delivered = True
-        self._standing.proven()
+        self._status.reset_failures()
 
-    async def _reconcile_for_ever(self, reconcile: Reconcile) -> None:
+    async def _reconcile_for_ever(self, find_missed: Reconcile) -> None:
         """Before each connection and now and then: has a claim been missed? Quiet once one is known."""
         while True:
-            self._reconnecting.clear()
+            self._connect_started.clear()
             # Without the token a claim could not be recorded as ours.
-            if self._ledger.token is not None and self._ledger.latest() is None:
-                await self._look_for_missed(reconcile)
-            waiting = asyncio.create_task(self._reconnecting.wait(), name="missed claims reconnect")
+            if self._ledger.token_fingerprint is not None and self._ledger.latest() is None:
+                await self._look_for_missed(find_missed)
+            waiting = asyncio.create_task(self._connect_started.wait(), name="missed claims reconnect")
             try:
                 await _first_of(waiting, self._clock.sleep(RECONCILE_EVERY_S))
             finally:
                 waiting.cancel()
 
-    async def _look_for_missed(self, reconcile: Reconcile) -> None:
+    async def _look_for_missed(self, find_missed: Reconcile) -> None:
         try:
             async with asyncio.timeout(RECONCILE_S):
-                missed = await reconcile()
+                missed = await find_missed()
         except (AgentdError, TimeoutError) as exc:
             self._log.debug("claim.reconcile_failed", error=str(exc))
             return
@@ -234,15 +234,15 @@ class ClaimListener:
             self._log.warning(
                 "claim.missed", reason="the workspace has an owner now, and no event has said so"
             )
-            self._arrive(missed)
+            self._enqueue(missed)
 
     async def _pause(self, error: AgentdError, *, lived: bool) -> None:
-        meant = meaning(error)
+        meant = classify(error)
         self._ends.inc(end=type(error).__name__)
         pause_s = self._pause_s(error, meant, lived=lived)
-        self._standing.lost(error, meant, retry_in_s=pause_s)
-        self._again.clear()  # what was asked for while we were connected has been answered by that connection
-        waiting = asyncio.create_task(self._again.wait(), name="claim stream reconnect")
+        self._status.connection_ended(error, meant, retry_in_s=pause_s)
+        self._reconnect_requested.clear()  # what was asked for while we were connected has been answered by that connection
+        waiting = asyncio.create_task(self._reconnect_requested.wait(), name="claim stream reconnect")
         try:
             if pause_s is None:
                 await waiting
@@ -251,49 +251,51 @@ class ClaimListener:
         finally:
             waiting.cancel()
 
-    def _pause_s(self, error: AgentdError, meant: Meaning, *, lived: bool) -> float | None:
+    def _pause_s(self, error: AgentdError, meant: AnswerClass, *, lived: bool) -> float | None:
         if lived:
-            self._standing.proven()
-            self._pacing.reset()
+            self._status.reset_failures()
+            self._retry_schedule.reset()
         latest = self._ledger.latest()
-        pause_s = self._pacing.pause_s(
-            Pace.SOON if self._renewed else meant.pace,
-            claim_settled=latest is not None and latest.settled,
+        pause_s = self._retry_schedule.pause_s(
+            RetryClass.SOON if self._renewed else meant.pace,
+            claim_settled=latest is not None and latest.is_final,
             asked_s=getattr(error, "retry_after_s", None),
             least_s=self._stream.retry_s or 0.0,
         )
         if pause_s is not None and lived:
             # A restarting coderd cuts every stream at once.
-            pause_s += self._spread_s * place_in_fleet(self._workspace_id or self._ledger.token or "")
+            pause_s += self._spread_s * fleet_offset(
+                self._workspace_id or self._ledger.token_fingerprint or ""
+            )
         return pause_s
 
     async def _act_for_ever(self) -> None:
         while True:
-            await self._work.wait()
-            self._work.clear()
+            await self._wake_runner.wait()
+            self._wake_runner.clear()
             try:
-                await self._admit_arrived()
+                await self._admit_queued()
                 for claim in self._ledger.unfinished():
-                    await self._actor.act(claim.id)
+                    await self._hook_runner.run_claim(claim.id)
             except (AgentdError, OSError) as exc:
                 # A full disk, no process to be had, a claim forgotten under our hands: nothing to end agentd for.
                 self._log.error("claim.waits", error=str(exc), failures=self._writing.failures)
                 await self._clock.sleep(self._writing.next())
-                self._work.set()
+                self._wake_runner.set()
             else:
                 self._writing.reset()
-            self._standing.update()
+            self._status.update()
 
-    async def _admit_arrived(self) -> None:
-        while self._arrived:
-            event = next(iter(self._arrived))
+    async def _admit_queued(self) -> None:
+        while self._queued:
+            event = next(iter(self._queued))
             try:
                 admission = await asyncio.to_thread(self._ledger.admit, event)
-            except LedgerFull as exc:
+            except LedgerFullError as exc:
                 self._log.error("event.dropped", reason=str(exc))
-                del self._arrived[event]
+                del self._queued[event]
                 continue
-            del self._arrived[event]
+            del self._queued[event]
             claim = admission.claim
             if isinstance(admission, Admitted):
                 self._events.inc(outcome="admitted")
@@ -304,7 +306,7 @@ class ClaimListener:
                 self._replayed(claim)
 
     def _replayed(self, claim: Claim) -> None:
-        self._standing.replays += 1
+        self._status.replays += 1
         self._events.inc(outcome="replayed")
         self._say_once("claim.replayed", claim=claim.id, state=claim.state.value)
 

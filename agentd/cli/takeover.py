@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from agentd import log
-from agentd.claims.ledger import Ledger, UnknownClaim, describe
-from agentd.claims.lifecycle import IllegalStep
+from agentd.claims.ledger import Ledger, UnknownClaimError, describe
+from agentd.claims.lifecycle import IllegalClaimStepError
 from agentd.cli.local_client import DaemonError
 from agentd.clock import Clock
 from agentd.config import Config
@@ -59,7 +59,7 @@ def change_claim(config: Config, action: str, claim_id: str) -> dict[str, Any]:
                 return {"message": f"claim {claim_id} acts again when agentd runs"}
             ledger.forget(claim_id)
             return {"message": f"claim {claim_id} is forgotten; if its event comes again it acts again"}
-        except (UnknownClaim, IllegalStep) as exc:
+        except (UnknownClaimError, IllegalClaimStepError) as exc:
             raise DaemonError(409, exc.message, hint=exc.hint) from exc
         finally:
             ledger.close()

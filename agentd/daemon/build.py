@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from agentd import __version__, log
 from agentd.agents.agentapi.client import AgentApi
 from agentd.agents.agentapi.saved_state import SavedState
-from agentd.claims.acting import Actor, HookPolicy
 from agentd.claims.answers import ClaimsState
+from agentd.claims.hook_runner import HookPolicy, HookRunner
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
-from agentd.claims.missed import OwnerChange
+from agentd.claims.missed_claim import MissedClaimFinder
 from agentd.clock import Clock, SameMoment
 from agentd.coderd.access import coderd_client, proxy_headers, token_source
 from agentd.coderd.debug_manifest import DebugManifest
@@ -29,7 +29,7 @@ from agentd.conversation.redaction import Redactor
 from agentd.daemon import gauges
 from agentd.daemon.last_stop import LastStop
 from agentd.daemon.phase import Phase
-from agentd.hooks.occasions import Occasion, OccasionHooks
+from agentd.hooks.event_hooks import EventHooks, HookEvent
 from agentd.http_session import client_session
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
@@ -54,7 +54,7 @@ HOOK_GRACE_MAX_S = 5.0
 # A notification has less to put in order than a claim.
 OCCASION_GRACE_MAX_S = 1.0
 
-_OCCASIONS = {AgentStatus.STABLE: Occasion.STABLE, AgentStatus.RUNNING: Occasion.BUSY}
+_OCCASIONS = {AgentStatus.STABLE: HookEvent.STABLE, AgentStatus.RUNNING: HookEvent.BUSY}
 _NOT_UP = (ClaimsState.CONNECTING, ClaimsState.UNAUTHORIZED, ClaimsState.ACTING)
 
 # What SIGHUP applies at once; anything else in the file needs a restart, which `reload` says by name.
@@ -86,7 +86,7 @@ class Rooms:
     reached: asyncio.Event
     """Set once the agent has answered in this run."""
     desk: TaskDesk
-    occasions: OccasionHooks
+    occasions: EventHooks
     telling: "Telling | None"
     """Tells coderd about the task; None unless `status.app_slug` is set."""
     on_change: list[Callable[[], None]]
@@ -189,7 +189,7 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             if transition.new in (AgentStatus.STABLE, AgentStatus.UNREACHABLE):
                 quiet.set()
             if transition.new in _OCCASIONS:
-                occasions.ring(_OCCASIONS[transition.new])
+                occasions.trigger(_OCCASIONS[transition.new])
             desk.hear_agent(transition)
             changed()
 
@@ -323,11 +323,13 @@ def _listener(
         ),
         tokens=token,
         ledger=ledger,
-        actor=Actor(ledger=ledger, policy=policy, clock=clock, metrics=metrics, environ=os.environ),
+        hook_runner=HookRunner(
+            ledger=ledger, policy=policy, clock=clock, metrics=metrics, environ=os.environ
+        ),
         clock=clock,
         metrics=metrics,
         workspace_id=workspace_id,
-        reconcile=OwnerChange(
+        find_missed=MissedClaimFinder(
             source=DebugManifest(session=session, url=f"http://{config.coder.debug_address}/debug/manifest"),
             ledger=ledger,
             workspace_id=workspace_id,
@@ -335,8 +337,8 @@ def _listener(
     )
 
 
-def _occasion_hooks(config: Config, ledger: Ledger, clock: Clock, metrics: Registry) -> OccasionHooks:
-    return OccasionHooks(
+def _occasion_hooks(config: Config, ledger: Ledger, clock: Clock, metrics: Registry) -> EventHooks:
+    return EventHooks(
         hooks_dir=config.claims.hooks_dir,
         state_dir=config.state.dir,
         timeout_s=config.stability.hook_timeout_s,

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from agentd import __version__
-from agentd.claims.ledger import Claim, IllegalStep, UnknownClaim, describe
+from agentd.claims.ledger import Claim, IllegalClaimStepError, UnknownClaimError, describe
 from agentd.clock import rfc3339
 from agentd.daemon import conversation
 from agentd.daemon.build import Rooms
@@ -36,7 +36,7 @@ def answers(
         ready=lambda: _ready(rooms),
         metrics=rooms.metrics.render,
         status=lambda: status(rooms),
-        claims=lambda: {"claims": [describe(claim, tails=True) for claim in rooms.ledger.claims()]},
+        claims=lambda: {"claims": [describe(claim, tails=True) for claim in rooms.ledger.all_claims()]},
         retry_claim=lambda claim_id: _retry(rooms, claim_id),
         forget_claim=lambda claim_id: _forget(rooms, claim_id),
         snapshot=snapshot,
@@ -130,7 +130,7 @@ def _claims_of(rooms: Rooms) -> Any:  # noqa: ANN401 - the listener
 async def _answered(work: Awaitable[Claim | None]) -> Any:  # noqa: ANN401 - what `work` gives
     try:
         return await work
-    except UnknownClaim as exc:
+    except UnknownClaimError as exc:
         raise RefusedError(404, exc.message, hint=exc.hint) from exc
-    except IllegalStep as exc:
+    except IllegalClaimStepError as exc:
         raise RefusedError(409, exc.message, hint=exc.hint) from exc

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from agentd.doctor.finding import Finding, Level, fail, ok, warn
-from agentd.hooks.directory import ON_CLAIM, HookDirUnusable, listing, why_distrusted
-from agentd.hooks.occasions import Occasion
+from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, listing, untrusted_reason
+from agentd.hooks.event_hooks import HookEvent
 
 
 def examine(hooks_dir: Path, *, enabled: bool) -> list[Finding]:
@@ -17,19 +17,19 @@ def examine(hooks_dir: Path, *, enabled: bool) -> list[Finding]:
         if enabled
         else ok("hooks", "claims.enabled is false: no claim runs one")
     )
-    others = [_folder(f"hooks on-{one}", hooks_dir / f"on-{one}.d") for one in Occasion]
+    others = [_folder(f"hooks on-{one}", hooks_dir / f"on-{one}.d") for one in HookEvent]
     return [claims, *(finding for finding in others if finding.level is not Level.OK)]
 
 
 def _folder(check: str, folder: Path) -> Finding:
     try:
         found = listing(folder)
-    except HookDirUnusable as error:
+    except HookDirectoryError as error:
         remedy = error.hint or f"only root or agentd's user may write {folder} and the way to it"
         return fail(check, error.message, remedy)
     if not found.exists:
         return ok(check, f"none: {folder} is not there")
-    distrusted = [why for name in found.names if (why := why_distrusted(folder / name))]
+    distrusted = [why for name in found.names if (why := untrusted_reason(folder / name))]
     if distrusted:
         remedy = "chown it to root or agentd's user, chmod 755"
         return fail(check, f"a hook would be refused: {distrusted[0]}", remedy)

@@ -7,8 +7,8 @@ import secrets
 import stat
 from pathlib import Path
 
-from agentd.claims.journal.records import NewerSchema
 from agentd.claims.ledger import Ledger
+from agentd.claims.ledger_format import NewerLedgerError
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import StateError
 from agentd.snapshots.entry import FILE_MAX_BYTES, DamagedError, NewerSpoolSchemaError, decode
@@ -125,7 +125,7 @@ def _unwritable(path: Path, error: OSError) -> Finding:
 def _ledger(path: Path) -> Finding:
     try:
         book = Ledger.read(path)
-    except NewerSchema as error:
+    except NewerLedgerError as error:
         return fail("ledger", f"written by a newer agentd: {error.message}", _UPGRADE)
     except StateError as error:
         return fail("ledger", error.message, error.hint)

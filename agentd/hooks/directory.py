@@ -16,7 +16,7 @@ ON_CLAIM = "on-claim.d"
 _LEFT_BY_EDITORS = ("~", ".bak", ".orig", ".rej", ".swp", ".tmp", ".dpkg-old", ".dpkg-new", ".dpkg-dist", ".rpmsave", ".rpmnew")  # fmt: skip
 
 
-class HookDirUnusable(AgentdError):
+class HookDirectoryError(AgentdError):
     """The directory is there and cannot be read, or another user may write it."""
 
 
@@ -32,18 +32,18 @@ class Listing(NamedTuple):
 
 
 def listing(directory: Path) -> Listing:
-    """The hooks of `directory` in name order. Raises `HookDirUnusable`."""
+    """The hooks of `directory` in name order. Raises `HookDirectoryError`."""
     try:
         entries = sorted(entry.name for entry in directory.iterdir())
     except FileNotFoundError:
         return Listing((), exists=False)
     except OSError as exc:
-        raise HookDirUnusable(
+        raise HookDirectoryError(
             f"hooks directory {directory} cannot be read: {exc.strerror}", hint="check claims.hooks_dir"
         ) from exc
-    distrust = why_distrusted(directory)
+    distrust = untrusted_reason(directory)
     if distrust:
-        raise HookDirUnusable(f"hooks directory {distrust}")
+        raise HookDirectoryError(f"hooks directory {distrust}")
     reasons = {name: _why_no_hook(directory / name) for name in entries}
     return Listing(
         names=tuple(name for name in entries if not reasons[name]),
@@ -51,7 +51,7 @@ def listing(directory: Path) -> Listing:
     )
 
 
-def why_distrusted(path: Path) -> str:
+def untrusted_reason(path: Path) -> str:
     """One sentence saying who else may write `path` or something on the way to it (links followed); "" when nobody."""
     chain = {*_prefixes(Path(os.path.abspath(path))), *_prefixes(Path(os.path.realpath(path)))}  # noqa: PTH100 - Path.resolve() has no form that leaves links alone
     for step in sorted(chain):

@@ -35,7 +35,7 @@ _TOKENS = ("CODER_AGENT_TOKEN", "AGENTD_CODER_TOKEN")
 _OURS_ALONE = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 
 
-class HookSurvived(AgentdError):
+class HookSurvivedError(AgentdError):
     """A process of the hook outlives SIGKILL (stuck in the kernel). Nothing may be started beside it."""
 
 
@@ -127,7 +127,7 @@ class HookRun:
         """Run it to its end. `on_spawn` is awaited as soon as the process is there.
 
         Cancelled: ends the session within `stop_grace_s` and a moment, and passes the cancellation on. Raises
-        `HookSurvived` when a failed or timed-out run cannot be ended.
+        `HookSurvivedError` when a failed or timed-out run cannot be ended.
         """
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write_fd, True)  # the hook's end blocks, as it expects of a pipe
@@ -171,13 +171,13 @@ class HookRun:
         self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None, grace_s: float
     ) -> None:
         if not await end_run(self._run_id, leader, clock=self._clock, grace_s=grace_s, leader_was_ours=True):
-            raise HookSurvived(f"hook {self._path.name} (pid {child.pid}) survived SIGKILL")
+            raise HookSurvivedError(f"hook {self._path.name} (pid {child.pid}) survived SIGKILL")
         await _within(child.wait(), DRAIN_S, self._clock)
 
     async def _end_for_stop(self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None) -> None:
         try:
             await self._end(child, leader, self._stop_grace_s)
-        except HookSurvived as exc:
+        except HookSurvivedError as exc:
             log.get("hooks").error("hook.survived_kill", error=str(exc))
         except asyncio.CancelledError:
             # A second signal: no grace any more, but nothing is left behind knowingly either. Its end is waited for, or

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from agentd.claims.acting import Actor, HookPolicy
+from agentd.claims.hook_runner import HookPolicy, HookRunner
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
-from agentd.claims.standing import ClaimsView
+from agentd.claims.status import ClaimsView
 from agentd.clock import Clock
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import StaticToken
@@ -106,7 +106,7 @@ def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
         ledger = Ledger(state_dir, workspace_id=workspace_id, clock=clock)
         policy = {name: options.pop(name) for name in HookPolicy._fields if name in options}
         # Hooks are real processes: their time is real whatever the listener's clock does.
-        actor = Actor(
+        hook_runner = HookRunner(
             ledger=ledger,
             policy=HookPolicy(
                 **{"hooks_dir": hooks.root, "state_dir": state_dir, "timeout_s": 30.0, **policy}
@@ -116,13 +116,13 @@ def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
             environ={"PATH": "/usr/bin:/bin"},
         )
         side = Side(ledger, metrics)
-        if (reconciling := options.pop("reconciling", None)) is not None:
-            options["reconcile"] = reconciling(ledger)
+        if (missed_claims_of := options.pop("missed_claims_of", None)) is not None:
+            options["find_missed"] = missed_claims_of(ledger)
         side.listener = ClaimListener(
             stream=ReinitStream(url, context=None, clock=options.pop("stream_clock", Clock())),
             tokens=options.pop("tokens", None) or StaticToken(token),
             ledger=ledger,
-            actor=actor,
+            hook_runner=hook_runner,
             clock=clock,
             metrics=metrics,
             workspace_id=workspace_id,

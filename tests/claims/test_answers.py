@@ -5,7 +5,14 @@ import inspect
 import pytest
 
 from agentd import sse as event_stream
-from agentd.claims.answers import MEANINGS, ClaimsState, Pace, Pacing, meaning, place_in_fleet
+from agentd.claims.answers import (
+    ANSWER_CLASSES,
+    ClaimsState,
+    RetryClass,
+    RetrySchedule,
+    classify,
+    fleet_offset,
+)
 from agentd.coderd import stream_faults
 from agentd.coderd.stream_faults import Broken, Conflict, Refused
 from agentd.errors import ConfigError, PeerError
@@ -30,8 +37,8 @@ FAILED = "Claim build failed permanently."
 def test_every_409_ends_the_wait_and_its_words_say_why(
     message: str, detail: str, state: ClaimsState, why: str
 ) -> None:
-    meant = meaning(Conflict("the server answered 409", status=409, body_message=message, detail=detail))
-    assert (meant.state, meant.pace, meant.why) == (state, Pace.NEVER, why)
+    meant = classify(Conflict("the server answered 409", status=409, body_message=message, detail=detail))
+    assert (meant.state, meant.pace, meant.why) == (state, RetryClass.NEVER, why)
 
 
 def test_every_fault_of_the_stream_has_a_meaning_of_its_own_choice() -> None:
@@ -43,29 +50,29 @@ def test_every_fault_of_the_stream_has_a_meaning_of_its_own_choice() -> None:
     }
     assert len(faults) >= 25
     for fault in faults:
-        assert any(kind in MEANINGS for kind in fault.__mro__[:3]), fault
+        assert any(kind in ANSWER_CLASSES for kind in fault.__mro__[:3]), fault
 
 
 @pytest.mark.parametrize(
     ("error", "state", "pace"),
     [
-        (stream_faults.Unauthorized("401", status=401), ClaimsState.UNAUTHORIZED, Pace.SLOW),
-        (ConfigError("coder.token_file: gone"), ClaimsState.UNAUTHORIZED, Pace.SLOW),
-        (stream_faults.RouteAbsent("404", status=404), ClaimsState.UNSUPPORTED, Pace.RARE),
-        (stream_faults.NotFound("404", status=404), ClaimsState.CONNECTING, Pace.SLOW),
-        (stream_faults.StopAsked("204", status=204), ClaimsState.UNSUPPORTED, Pace.RARE),
-        (stream_faults.ServerFailed("502", status=502), ClaimsState.CONNECTING, Pace.SOON),
-        (stream_faults.StreamEnded("end"), ClaimsState.CONNECTING, Pace.SOON),
-        (event_stream.LineTooLong("long"), ClaimsState.CONNECTING, Pace.SLOW),
-        (PeerError("a cloud's metadata service"), ClaimsState.CONNECTING, Pace.SLOW),
+        (stream_faults.Unauthorized("401", status=401), ClaimsState.UNAUTHORIZED, RetryClass.SLOW),
+        (ConfigError("coder.token_file: gone"), ClaimsState.UNAUTHORIZED, RetryClass.SLOW),
+        (stream_faults.RouteAbsent("404", status=404), ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES),
+        (stream_faults.NotFound("404", status=404), ClaimsState.CONNECTING, RetryClass.SLOW),
+        (stream_faults.StopAsked("204", status=204), ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES),
+        (stream_faults.ServerFailed("502", status=502), ClaimsState.CONNECTING, RetryClass.SOON),
+        (stream_faults.StreamEnded("end"), ClaimsState.CONNECTING, RetryClass.SOON),
+        (event_stream.LineTooLong("long"), ClaimsState.CONNECTING, RetryClass.SLOW),
+        (PeerError("a cloud's metadata service"), ClaimsState.CONNECTING, RetryClass.SLOW),
     ],
 )
-def test_answers_by_example(error: Exception, state: ClaimsState, pace: Pace) -> None:
-    meant = meaning(error)  # type: ignore[arg-type]  # each is an AgentdError
+def test_answers_by_example(error: Exception, state: ClaimsState, pace: RetryClass) -> None:
+    meant = classify(error)  # type: ignore[arg-type]  # each is an AgentdError
     assert (meant.state, meant.pace) == (state, pace)
 
 
-def pause(pacing: Pacing, pace: Pace = Pace.SOON, **options: object) -> float:
+def pause(pacing: RetrySchedule, pace: RetryClass = RetryClass.SOON, **options: object) -> float:
     wanted = {"claim_settled": False, "asked_s": None, "least_s": 0.0, **options}
     seconds = pacing.pause_s(pace, **wanted)  # type: ignore[arg-type]  # spelt out above
     assert seconds is not None
@@ -73,35 +80,39 @@ def pause(pacing: Pacing, pace: Pace = Pace.SOON, **options: object) -> float:
 
 
 def test_pauses_grow_are_jittered_and_have_a_floor_and_a_cap() -> None:
-    for pace, floor_s, cap_s in ((Pace.SOON, 0.25, 30), (Pace.SLOW, 1, 30), (Pace.RARE, 480, 720)):
-        pacing = Pacing()
+    for pace, floor_s, cap_s in (
+        (RetryClass.SOON, 0.25, 30),
+        (RetryClass.SLOW, 1, 30),
+        (RetryClass.EVERY_TEN_MINUTES, 480, 720),
+    ):
+        pacing = RetrySchedule()
         pauses = [pause(pacing, pace) for _ in range(300)]
         assert all(floor_s <= one <= cap_s for one in pauses)
         assert len(set(pauses)) > 290
-    early, late = Pacing(), Pacing()
+    early, late = RetrySchedule(), RetrySchedule()
     for _ in range(10):
         pause(late)
-    assert sum(pause(Pacing()) for _ in range(200)) / 200 < 1
+    assert sum(pause(RetrySchedule()) for _ in range(200)) / 200 < 1
     assert max(pause(early) for _ in range(3)) <= 4
     assert sum(pause(late) for _ in range(200)) / 200 > 10
 
 
 def test_after_a_claim_a_stream_that_never_proves_itself_is_opened_every_few_minutes() -> None:
-    pacing = Pacing()
+    pacing = RetrySchedule()
     pauses = [pause(pacing, claim_settled=True) for _ in range(300)]
     assert sum(pauses[20:]) / 280 > 100
     assert max(pauses) <= 300
-    assert pause(pacing, Pace.SLOW, claim_settled=True) <= 4, "a refusal keeps its own pace"
+    assert pause(pacing, RetryClass.SLOW, claim_settled=True) <= 4, "a refusal keeps its own pace"
 
 
 def test_what_the_server_asks_for_is_the_least() -> None:
-    assert 60.25 <= pause(Pacing(), asked_s=60.0) <= 61
-    assert 7 <= pause(Pacing(), least_s=7.0) <= 7
-    assert Pacing().pause_s(Pace.NEVER, claim_settled=False, asked_s=1.0, least_s=1.0) is None
+    assert 60.25 <= pause(RetrySchedule(), asked_s=60.0) <= 61
+    assert 7 <= pause(RetrySchedule(), least_s=7.0) <= 7
+    assert RetrySchedule().pause_s(RetryClass.NEVER, claim_settled=False, asked_s=1.0, least_s=1.0) is None
 
 
 def test_a_fleet_is_spread_evenly_and_each_workspace_keeps_its_place() -> None:
-    places = [place_in_fleet(f"workspace-{n}") for n in range(2000)]
-    assert places == [place_in_fleet(f"workspace-{n}") for n in range(2000)]
+    places = [fleet_offset(f"workspace-{n}") for n in range(2000)]
+    assert places == [fleet_offset(f"workspace-{n}") for n in range(2000)]
     for tenth in range(10):
         assert 140 < sum(tenth / 10 <= place < (tenth + 1) / 10 for place in places) < 260

@@ -10,20 +10,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from agentd.claims.events import ClaimEvent
-from agentd.claims.journal.file import NAME
-from agentd.claims.journal.records import scan
 from agentd.claims.ledger import (
     Admitted,
-    IllegalStep,
+    IllegalClaimStepError,
     Ledger,
-    LedgerFull,
+    LedgerFullError,
     Replay,
-    UnknownClaim,
+    UnknownClaimError,
     claim_id,
     describe,
     fingerprint,
 )
-from agentd.claims.lifecycle import SETTLED_HOOKS, ClaimState, ClaimStep, HookState, HookStep
+from agentd.claims.ledger_file import NAME
+from agentd.claims.ledger_format import scan
+from agentd.claims.lifecycle import FINISHED_HOOK_STATES, ClaimState, ClaimStep, HookState, HookStep
 from agentd.clock import Clock
 from agentd.proc import ProcessIdentity
 
@@ -37,7 +37,7 @@ REASON = "prebuild_claimed"
 def opened(directory: Path, *, workspace_id: str | None = None, token: str | None = "token-one") -> Ledger:
     # A standing clock: the same steps make the same bytes.
     ledger = Ledger(directory, workspace_id=workspace_id, clock=Clock(wall=lambda: 1_772_442_000.0))
-    ledger.token = token
+    ledger.token_fingerprint = token
     return ledger
 
 
@@ -70,7 +70,7 @@ def test_a_server_that_says_more_or_less_than_before_is_a_replay(
     assert replay.claim.id == admitted.claim.id
     assert replay.claim.owner_id == (first.owner_id or second.owner_id)
     assert isinstance(ledger.admit(first), Replay)
-    assert len(ledger.claims()) == 1
+    assert len(ledger.all_claims()) == 1
 
 
 def test_another_owner_is_another_claim(state_dir: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_replay_that_says_nothing_new_writes_nothing(state_dir: Path) -> None:
 
 
 def done(ledger: Ledger, claim: str) -> None:
-    ledger.act(claim, [])
+    ledger.plan_hooks(claim, [])
     ledger.settle(claim, ClaimStep.FINISH)
 
 
@@ -153,14 +153,14 @@ def test_the_claims_name_is_stable_and_the_token_cannot_be_read_from_the_file(st
 def test_retry_starts_at_the_first_hook_that_has_not_succeeded_and_counts_afresh(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
-    ledger.act(claim.id, ["10-a", "20-b"])
+    ledger.plan_hooks(claim.id, ["10-a", "20-b"])
     ledger.start(claim.id, "10-a", "r1")
     ledger.end(claim.id, "10-a", "r1", HookStep.SUCCEED, exit_code=0, why="", tail="")
     ledger.start(claim.id, "20-b", "r2")
     ledger.end(claim.id, "20-b", "r2", HookStep.FAIL, exit_code=2, why="exit code 2", tail="boo")
     ledger.settle(claim.id, ClaimStep.FAIL, "hook 20-b failed 1 times")
-    with pytest.raises(IllegalStep):
-        ledger.act(claim.id, ["10-a"])
+    with pytest.raises(IllegalClaimStepError):
+        ledger.plan_hooks(claim.id, ["10-a"])
     again = ledger.retry(claim.id)
     assert again.state is ClaimState.ADMITTED
     assert again.next_hook is not None
@@ -172,7 +172,7 @@ def test_done_is_final_forgotten_acts_again(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
     done(ledger, claim.id)
-    with pytest.raises(IllegalStep, match="is done"):
+    with pytest.raises(IllegalClaimStepError, match="is done"):
         ledger.retry(claim.id)
     ledger.forget(claim.id)
     assert isinstance(ledger.admit(claim_event()), Admitted)
@@ -181,47 +181,47 @@ def test_done_is_final_forgotten_acts_again(state_dir: Path) -> None:
 def test_a_claim_whose_hook_may_run_is_not_forgotten(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
-    ledger.act(claim.id, ["10-a"])
+    ledger.plan_hooks(claim.id, ["10-a"])
     ledger.start(claim.id, "10-a", "r1")
-    with pytest.raises(IllegalStep, match="may still run"):
+    with pytest.raises(IllegalClaimStepError, match="may still run"):
         ledger.forget(claim.id)
     assert ledger.claim(claim.id).started_hook is not None
 
 
 @pytest.mark.parametrize("verb", ["claim", "retry", "forget"])
 def test_an_unknown_id_has_its_own_error(state_dir: Path, verb: str) -> None:
-    with pytest.raises(UnknownClaim, match="'beef'"):
+    with pytest.raises(UnknownClaimError, match="'beef'"):
         getattr(opened(state_dir), verb)("beef")
 
 
 def test_hooks_start_in_name_order_one_at_a_time_and_never_after_success(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
-    ledger.act(claim.id, ["10-a", "20-b"])
-    with pytest.raises(IllegalStep, match="not the next"):
+    ledger.plan_hooks(claim.id, ["10-a", "20-b"])
+    with pytest.raises(IllegalClaimStepError, match="not the next"):
         ledger.start(claim.id, "20-b", "r")
     ledger.start(claim.id, "10-a", "r1")
     for refused in (("10-a", "r2"), ("20-b", "r2")):
-        with pytest.raises(IllegalStep):
+        with pytest.raises(IllegalClaimStepError):
             ledger.start(claim.id, *refused)
-    with pytest.raises(IllegalStep, match="not in run"):
+    with pytest.raises(IllegalClaimStepError, match="not in run"):
         ledger.end(claim.id, "10-a", "r0", HookStep.SUCCEED, exit_code=0, why="", tail="")
     ledger.end(claim.id, "10-a", "r1", HookStep.SUCCEED, exit_code=0, why="", tail="")
-    with pytest.raises(IllegalStep):
+    with pytest.raises(IllegalClaimStepError):
         ledger.start(claim.id, "10-a", "r3")
-    with pytest.raises(IllegalStep, match="cannot finish"):
+    with pytest.raises(IllegalClaimStepError, match="cannot finish"):
         ledger.settle(claim.id, ClaimStep.FINISH)
 
 
 def test_a_hook_removed_is_skipped_and_one_added_joins_while_the_claim_acts(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
-    ledger.act(claim.id, ["20-b", "30-c"])
-    after = ledger.act(claim.id, ["10-a", "30-c"])
+    ledger.plan_hooks(claim.id, ["20-b", "30-c"])
+    after = ledger.plan_hooks(claim.id, ["10-a", "30-c"])
     assert [(hook.name, hook.state.value) for hook in after.hooks] == [
         ("10-a", "pending"), ("20-b", "skipped"), ("30-c", "pending"),
     ]  # fmt: skip
-    back = ledger.act(claim.id, ["10-a", "20-b", "30-c"])
+    back = ledger.plan_hooks(claim.id, ["10-a", "20-b", "30-c"])
     assert back.hook("20-b").state is HookState.PENDING
 
 
@@ -233,7 +233,7 @@ def test_a_server_that_names_owners_without_end_is_stopped(
     owners = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(1, 5)]
     for owner in owners[:3]:
         ledger.admit(claim_event(owner_id=owner))
-    with pytest.raises(LedgerFull):
+    with pytest.raises(LedgerFullError):
         ledger.admit(claim_event(owner_id=owners[3]))
     assert isinstance(ledger.admit(claim_event(owner_id=owners[0])), Replay)
 
@@ -261,7 +261,7 @@ class LedgerModel(RuleBasedStateMachine):
         size = self._size()
         try:
             return getattr(self.ledger, verb)(*args, **kwargs)
-        except (IllegalStep, UnknownClaim):
+        except (IllegalClaimStepError, UnknownClaimError):
             assert self._size() == size
             return None
 
@@ -270,7 +270,7 @@ class LedgerModel(RuleBasedStateMachine):
         return path.stat().st_size if path.exists() else 0
 
     def _remember(self) -> None:
-        self.known = {claim.id: claim for claim in self.ledger.claims()}
+        self.known = {claim.id: claim for claim in self.ledger.all_claims()}
 
     @rule(
         target=claims,
@@ -287,7 +287,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(claim=claims, hooks=st.sets(st.sampled_from(["10-a", "20-b", "30-c"])))
     def act(self, claim: str, hooks: set[str]) -> None:
-        self._try("act", claim, sorted(hooks))
+        self._try("plan_hooks", claim, sorted(hooks))
         self._remember()
 
     @rule(claim=claims, hook=st.sampled_from(["10-a", "20-b", "30-c"]))
@@ -313,7 +313,7 @@ class LedgerModel(RuleBasedStateMachine):
     def settle(self, claim: str, step: ClaimStep) -> None:
         settled = self._try("settle", claim, step, "why")
         if settled is not None and step is ClaimStep.FINISH:
-            assert all(hook.state in SETTLED_HOOKS for hook in settled.hooks)
+            assert all(hook.state in FINISHED_HOOK_STATES for hook in settled.hooks)
         self._remember()
 
     @rule(claim=claims)
@@ -338,7 +338,7 @@ class LedgerModel(RuleBasedStateMachine):
     def crash_inside_a_record(self, data: st.DataObject, claim: str) -> None:
         """The record that was being written is not promised yet; every other one is."""
         before = scan((self.directory / NAME).read_bytes()).sound_bytes
-        if self._try("retry", claim) is None and self._try("act", claim, ["10-a"]) is None:
+        if self._try("retry", claim) is None and self._try("plan_hooks", claim, ["10-a"]) is None:
             return
         self.ledger.close()
         path = self.directory / NAME
@@ -348,7 +348,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     @invariant()
     def what_was_promised_is_known(self) -> None:
-        assert {claim.id: claim for claim in self.ledger.claims()} == self.known
+        assert {claim.id: claim for claim in self.ledger.all_claims()} == self.known
         assert not self.ledger.damage
         for claim, hook in self.succeeded:
             assert self.known[claim].hook(hook).state is HookState.SUCCEEDED

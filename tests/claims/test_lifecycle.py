@@ -6,14 +6,14 @@ import pytest
 
 from agentd.claims.lifecycle import (
     CLAIM_TRANSITIONS,
+    FINAL_CLAIM_STATES,
+    FINISHED_HOOK_STATES,
     HOOK_TRANSITIONS,
-    SETTLED_CLAIMS,
-    SETTLED_HOOKS,
     ClaimState,
     ClaimStep,
     HookState,
     HookStep,
-    IllegalStep,
+    IllegalClaimStepError,
     advance,
 )
 
@@ -28,13 +28,13 @@ def test_a_claim_steps_as_the_table_says_or_not_at_all(state: ClaimState, step: 
     if step in CLAIM_TRANSITIONS[state]:
         assert advance(CLAIM_TRANSITIONS, state, step, of="claim") is CLAIM_TRANSITIONS[state][step]
     else:
-        with pytest.raises(IllegalStep, match=f"claim is {state}: it cannot {step}"):
+        with pytest.raises(IllegalClaimStepError, match=f"claim is {state}: it cannot {step}"):
             advance(CLAIM_TRANSITIONS, state, step, of="claim")
 
 
 def test_nothing_leads_out_of_done_and_only_retry_out_of_failed_and_held() -> None:
     assert CLAIM_TRANSITIONS[ClaimState.DONE] == {}
-    for state in SETTLED_CLAIMS - {ClaimState.DONE}:
+    for state in FINAL_CLAIM_STATES - {ClaimState.DONE}:
         assert set(CLAIM_TRANSITIONS[state]) == {ClaimStep.RETRY}
 
 
@@ -50,7 +50,7 @@ def test_only_a_started_hook_ends_and_only_an_unstarted_one_starts() -> None:
     for state, steps in HOOK_TRANSITIONS.items():
         assert (ending <= set(steps)) == (state is HookState.STARTED)
         assert not (state is HookState.STARTED and HookStep.START in steps)
-        assert not (state in SETTLED_HOOKS and HookStep.START in steps)
+        assert not (state in FINISHED_HOOK_STATES and HookStep.START in steps)
 
 
 def test_every_state_is_reached_and_every_claim_can_settle() -> None:

@@ -13,9 +13,9 @@ import pytest
 from fakeclock import FakeClock
 
 from agentd import log
+from agentd.claims import ledger_file
 from agentd.claims.events import ClaimEvent
-from agentd.claims.journal import file as journal_file
-from agentd.claims.ledger import IllegalStep, Ledger, UnknownClaim
+from agentd.claims.ledger import IllegalClaimStepError, Ledger, UnknownClaimError
 from agentd.claims.lifecycle import ClaimState
 from agentd.clock import Clock
 from agentd.coderd.token import FileToken
@@ -58,7 +58,7 @@ async def test_a_claim_runs_its_hooks_once_in_every_era_and_replays_run_nothing(
                 await coderd.until(lambda: coderd.open_streams(ws) == 1)
                 if not hooks.runs():
                     await claimed(coderd, ws)
-                if era != "E1" or not side.ledger.claims():
+                if era != "E1" or not side.ledger.all_claims():
                     await side.until("settled")
                 for _ in range(3):
                     await coderd.drop_connections()
@@ -86,13 +86,13 @@ async def test_a_claim_an_old_server_lost_is_found_by_asking_elsewhere(hooks: An
         async def agents_manifest() -> ClaimEvent:
             return ClaimEvent(ws.id, None, "prebuild_claimed")
 
-        async with start_side(coderd.url, ws.token, reconcile=agents_manifest) as side:
+        async with start_side(coderd.url, ws.token, find_missed=agents_manifest) as side:
             await side.until("settled")
             # The owner becomes known by a later event; that is the same claim.
             await coderd.publish(
                 ws, {"workspace_id": ws.id, "owner_id": coderd.user_id, "reason": "prebuild_claimed"}
             )
-            await soon(lambda: side.ledger.claims()[0].owner_id == coderd.user_id)
+            await soon(lambda: side.ledger.all_claims()[0].owner_id == coderd.user_id)
     assert hooks.runs() == ["10-a 1"]
 
 
@@ -167,7 +167,7 @@ async def test_an_unfinished_claim_goes_on_at_the_next_start_without_any_event(
     async with coderd_of("E1") as coderd:
         ws = coderd.add_prebuild()
         async with start_side(coderd.url, ws.token) as side:
-            await soon(lambda: side.ledger.token is not None)
+            await soon(lambda: side.ledger.token_fingerprint is not None)
             side.ledger.admit(ClaimEvent(ws.id, None, "prebuild_claimed"))
         async with start_side(coderd.url, ws.token) as side:
             await side.until("settled")
@@ -436,7 +436,7 @@ async def test_a_claim_that_comes_once_outlives_a_disk_that_is_full(
         async with start_side(coderd.url, ws.token) as side:
             await coderd.until(lambda: coderd.open_streams(ws) == 1)
             with monkeypatch.context() as broken:
-                broken.setattr(journal_file.os, "pwrite", full)
+                broken.setattr(ledger_file.os, "pwrite", full)
                 await claimed(coderd, ws)
                 await soon(lambda: len(refused) >= 3)
                 assert hooks.runs() == []
@@ -454,16 +454,16 @@ async def test_a_failed_claim_shows_and_retry_takes_it_up_at_once(
         async with start_side(coderd.url, ws.token, max_attempts=1) as side:
             view = await side.until("claim_failed")
             assert "hook 10-a failed 1 times, last: exit code 1" in view.reason
-            [claim] = side.ledger.claims()
+            [claim] = side.ledger.all_claims()
             (tmp_path / "repaired").touch()
             await side.listener.retry(claim.id)
             await side.until("settled")
-            with pytest.raises(IllegalStep):
+            with pytest.raises(IllegalClaimStepError):
                 await side.listener.retry(claim.id)
-            with pytest.raises(UnknownClaim):
+            with pytest.raises(UnknownClaimError):
                 await side.listener.forget("beef")
             await side.listener.forget(claim.id)
-            assert side.ledger.claims() == ()
+            assert side.ledger.all_claims() == ()
 
 
 async def test_a_token_file_replaced_after_401_is_used_at_once(

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from agentd import log
-from agentd.claims import acting
-from agentd.claims.acting import Actor, HookPolicy
+from agentd.claims import hook_runner as runner_module
+from agentd.claims import ledger_file
 from agentd.claims.events import ClaimEvent
-from agentd.claims.journal import file as journal_file
+from agentd.claims.hook_runner import HookPolicy, HookRunner
 from agentd.claims.ledger import Ledger
 from agentd.clock import Clock
 from agentd.hooks import run
@@ -88,10 +88,10 @@ async def briskly(seconds: float) -> None:
 async def live(root: Path, executioner: Executioner, *, redeliver: bool, on_interrupted: Any) -> None:
     """One life of the claim side: take up what is unfinished, take the event, act."""
     for name in ("fdatasync", "fsync", "ftruncate", "link"):
-        setattr(journal_file.os, name, executioner.around(getattr(os, name)))
-    journal_file.os.pwrite = executioner.tearing(os.pwrite)
+        setattr(ledger_file.os, name, executioner.around(getattr(os, name)))
+    ledger_file.os.pwrite = executioner.tearing(os.pwrite)
     run._ended = executioner.around(run._ended)
-    acting.listing = executioner.around(acting.listing)
+    runner_module.listing = executioner.around(runner_module.listing)
     spawn = asyncio.create_subprocess_exec
 
     async def spawning(*args: Any, **kwargs: Any) -> Any:
@@ -102,18 +102,18 @@ async def live(root: Path, executioner: Executioner, *, redeliver: bool, on_inte
 
     asyncio.create_subprocess_exec = spawning  # type: ignore[assignment]  # the point of the exercise
     ledger = Ledger(root / "state", workspace_id=EVENT.workspace_id)
-    ledger.token = "token-one"
-    actor = Actor(
+    ledger.token_fingerprint = "token-one"
+    hook_runner = HookRunner(
         ledger=ledger,
         policy=HookPolicy(root / "hooks", root / "state", on_interrupted=on_interrupted, grace_s=0.3),
         clock=Clock(sleep=briskly),
         metrics=Registry(),
         environ={"PATH": "/usr/bin:/bin"},
     )
-    if redeliver or not ledger.claims():
+    if redeliver or not ledger.all_claims():
         ledger.admit(EVENT)
     for claim in ledger.unfinished():
-        await actor.act(claim.id)
+        await hook_runner.run_claim(claim.id)
     executioner.moment()
 
 

@@ -12,7 +12,7 @@ from fakeclock import FakeClock
 from agentd import log
 from agentd.clock import Clock
 from agentd.hooks import directory
-from agentd.hooks.directory import HookDirUnusable, listing, why_distrusted
+from agentd.hooks.directory import HookDirectoryError, listing, untrusted_reason
 from agentd.hooks.processes import end_run, living
 from agentd.hooks.run import LOGGED_LINES, TAIL_BYTES, Ended, HookRun, Outcome, environment
 from agentd.proc import ProcessIdentity, identify, read_stat
@@ -327,7 +327,7 @@ def test_hooks_run_in_name_order_and_the_rest_is_passed_over_with_a_reason(tmp_p
 def test_no_directory_is_no_hooks_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
     assert listing(tmp_path / "none").exists is False
     (tmp_path / "file").write_text("")
-    with pytest.raises(HookDirUnusable, match="cannot be read"):
+    with pytest.raises(HookDirectoryError, match="cannot be read"):
         listing(tmp_path / "file")
 
 
@@ -336,7 +336,7 @@ def test_a_hooks_directory_that_others_may_write_is_refused(tmp_path: Path, mode
     directory = tmp_path / "hooks"
     directory.mkdir()
     directory.chmod(mode)
-    with pytest.raises(HookDirUnusable, match="may be written by other users"):
+    with pytest.raises(HookDirectoryError, match="may be written by other users"):
         listing(directory)
 
 
@@ -344,14 +344,14 @@ def test_a_hook_or_a_parent_that_others_may_write_is_not_trusted_a_sticky_parent
     parent = tmp_path / "parent"
     parent.mkdir()
     hook = script(parent / "hook", "")
-    assert why_distrusted(hook) == ""
+    assert untrusted_reason(hook) == ""
     hook.chmod(0o775)
-    assert "mode 0775" in why_distrusted(hook)
+    assert "mode 0775" in untrusted_reason(hook)
     hook.chmod(0o755)
     parent.chmod(0o777)
-    assert str(parent) in why_distrusted(hook)
+    assert str(parent) in untrusted_reason(hook)
     parent.chmod(0o1777)
-    assert why_distrusted(hook) == ""
+    assert untrusted_reason(hook) == ""
 
 
 def test_a_link_is_trusted_only_as_far_as_what_it_leads_to(tmp_path: Path) -> None:
@@ -359,9 +359,9 @@ def test_a_link_is_trusted_only_as_far_as_what_it_leads_to(tmp_path: Path) -> No
     target = script(tmp_path / "elsewhere" / "real", "")
     link = tmp_path / "link"
     link.symlink_to(target)
-    assert why_distrusted(link) == ""
+    assert untrusted_reason(link) == ""
     (tmp_path / "elsewhere").chmod(0o777)
-    assert "elsewhere" in why_distrusted(link)
+    assert "elsewhere" in untrusted_reason(link)
 
 
 def test_a_hook_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,5 +370,5 @@ def test_a_hook_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pyte
         os.chown(hook, 65534, 65534)
     else:
         monkeypatch.setattr(directory.os, "geteuid", lambda: os.getuid() + 1)
-    assert "belongs to uid" in why_distrusted(hook)
+    assert "belongs to uid" in untrusted_reason(hook)
     assert stat.S_ISREG(hook.stat().st_mode)

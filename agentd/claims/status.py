@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from structlog.typing import FilteringBoundLogger
 
-from agentd.claims.answers import ClaimsState, Meaning
-from agentd.claims.journal.book import Claim
+from agentd.claims.answers import AnswerClass, ClaimsState
+from agentd.claims.ledger_state import Claim
 from agentd.claims.lifecycle import ClaimState
 from agentd.clock import Clock, rfc3339
 from agentd.errors import AgentdError
@@ -45,7 +45,7 @@ class ClaimsView(NamedTuple):
         }
 
 
-class Standing:
+class ClaimsStatus:
     """`claim` gives our newest claim, `doing` what is being done for one now ("" when nothing is)."""
 
     def __init__(
@@ -92,13 +92,13 @@ class Standing:
         self._stream, self._stream_reason = ClaimsState.LISTENING, reason
         self.update()
 
-    def proven(self) -> None:
+    def reset_failures(self) -> None:
         """The stream delivered something: earlier failures are history."""
         if self.failures:
             self._log.info("stream.restored", failures=self.failures)
         self.failures, self._last_fault = 0, None
 
-    def lost(self, error: AgentdError, meant: Meaning, *, retry_in_s: float | None) -> None:
+    def connection_ended(self, error: AgentdError, meant: AnswerClass, *, retry_in_s: float | None) -> None:
         """The connection failed with `error`, which means `meant`; None for a terminal answer."""
         self.failures += 1
         reason = f"{meant.why}: {error}" if meant.why else str(error)
@@ -145,7 +145,7 @@ class Standing:
         doing, claim = self._doing(), self._claim()
         if doing:
             return ClaimsState.ACTING, doing
-        if claim is None or not claim.settled or self._stream not in _QUIET:
+        if claim is None or not claim.is_final or self._stream not in _QUIET:
             return self._stream, self._stream_reason
         if claim.state is ClaimState.DONE:
             return ClaimsState.SETTLED, f"claim {claim.id} is done; {self._stream_reason}"

@@ -9,7 +9,7 @@ import pytest
 
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger import Ledger
-from agentd.claims.missed import OwnerChange
+from agentd.claims.missed_claim import MissedClaimFinder
 from agentd.coderd.debug_manifest import DebugManifest, Manifest
 from agentd.errors import PeerError
 from agentd.simulator.agent_debug import SimulatedAgentDebug
@@ -33,7 +33,7 @@ class Says:
 @pytest.fixture
 def ledger(state_dir: Path) -> Ledger:
     ledger = Ledger(state_dir)
-    ledger.token = "token-one"
+    ledger.token_fingerprint = "token-one"
     return ledger
 
 
@@ -41,30 +41,30 @@ async def test_a_workspace_seen_unclaimed_that_has_an_owner_now_was_claimed(
     ledger: Ledger, state_dir: Path
 ) -> None:
     source = Says(W, "prebuilds")
-    change = OwnerChange(source=source, ledger=ledger)
+    change = MissedClaimFinder(source=source, ledger=ledger)
     assert await change() is None
     source.manifest = Manifest(W, "ada")
     ledger.close()
-    again = OwnerChange(source=source, ledger=Ledger(state_dir))
+    again = MissedClaimFinder(source=source, ledger=Ledger(state_dir))
     assert await again() == ClaimEvent(W, None, "prebuild_claimed")
 
 
 async def test_a_regular_workspace_has_missed_nothing(ledger: Ledger) -> None:
-    assert await OwnerChange(source=Says(W, "ada"), ledger=ledger)() is None
+    assert await MissedClaimFinder(source=Says(W, "ada"), ledger=ledger)() is None
 
 
 async def test_a_clone_of_a_waiting_prebuild_has_missed_nothing(ledger: Ledger) -> None:
     ledger.note_unclaimed(W)
-    assert await OwnerChange(source=Says(OTHER, "ada"), ledger=ledger)() is None
+    assert await MissedClaimFinder(source=Says(OTHER, "ada"), ledger=ledger)() is None
 
 
 async def test_the_manifest_of_another_workspace_is_not_believed(ledger: Ledger) -> None:
     with pytest.raises(PeerError, match="not of ours"):
-        await OwnerChange(source=Says(OTHER, "ada"), ledger=ledger, workspace_id=W)()
+        await MissedClaimFinder(source=Says(OTHER, "ada"), ledger=ledger, workspace_id=W)()
 
 
 async def test_seen_unclaimed_is_noted_once_and_survives_compaction(ledger: Ledger, state_dir: Path) -> None:
-    change = OwnerChange(source=Says(W, "prebuilds"), ledger=ledger)
+    change = MissedClaimFinder(source=Says(W, "prebuilds"), ledger=ledger)
     for _ in range(3):
         await change()
     assert len((state_dir / "claims.jsonl").read_bytes().splitlines()) == 1
@@ -88,10 +88,10 @@ async def test_a_claim_that_an_old_server_lost_acts_once(
         async with SimulatedAgentDebug(ws) as agent:
             source = DebugManifest(session=session, url=f"{agent.url}/debug/manifest")
 
-            def owner_change(ledger: Ledger) -> OwnerChange:
-                return OwnerChange(source=source, ledger=ledger)
+            def owner_change(ledger: Ledger) -> MissedClaimFinder:
+                return MissedClaimFinder(source=source, ledger=ledger)
 
-            async with start_side(coderd.url, ws.token, reconciling=owner_change) as side:
+            async with start_side(coderd.url, ws.token, missed_claims_of=owner_change) as side:
                 await coderd.until(lambda: coderd.open_streams(ws) == 1)
                 async with asyncio.timeout(20):
                     while side.ledger.unclaimed_workspace != ws.id:

@@ -12,15 +12,15 @@ from pathlib import Path
 
 from agentd import log
 from agentd.clock import Clock
-from agentd.hooks.directory import HookDirUnusable, listing, why_distrusted
-from agentd.hooks.run import HookRun, HookSurvived, environment
+from agentd.hooks.directory import HookDirectoryError, listing, untrusted_reason
+from agentd.hooks.run import HookRun, HookSurvivedError, environment
 from agentd.metrics import Registry
 from agentd.proc import ProcessIdentity
 
-__all__ = ["Occasion", "OccasionHooks"]
+__all__ = ["EventHooks", "HookEvent"]
 
 
-class Occasion(enum.StrEnum):
+class HookEvent(enum.StrEnum):
     """Its hooks are in `on-<occasion>.d`, and `AGENTD_REASON` names it."""
 
     STABLE = "stable"
@@ -28,7 +28,7 @@ class Occasion(enum.StrEnum):
     STOP = "stop"
 
 
-class OccasionHooks:
+class EventHooks:
     """Runs them one at a time, whatever rings meanwhile.
 
     An occasion that comes up while hooks run is remembered once, at its latest place: however often it rings, that is
@@ -55,9 +55,9 @@ class OccasionHooks:
         self._workspace_id = workspace_id
         self._clock = clock
         self._environ = environ
-        self._waiting: dict[Occasion, None] = {}
+        self._waiting: dict[HookEvent, None] = {}
         self._rung = asyncio.Event()
-        self._last: Occasion | None = None
+        self._last: HookEvent | None = None
         self._runs = metrics.counter(
             "agentd_occasion_hook_runs_total",
             "Runs of on-stable, on-busy and on-stop hooks.",
@@ -66,7 +66,7 @@ class OccasionHooks:
         )
         self._log = log.get("hooks")
 
-    def ring(self, occasion: Occasion) -> None:
+    def trigger(self, occasion: HookEvent) -> None:
         """It is so now.  Said again before anything else was, it is no news."""
         if occasion is self._last:
             return
@@ -87,12 +87,12 @@ class OccasionHooks:
 
     async def stop(self, within_s: float) -> None:
         """Run the hooks of the stop, after `run` was cancelled, and end what is not done within `within_s`."""
-        working = asyncio.create_task(self._all_of(Occasion.STOP), name="on-stop hooks")
+        working = asyncio.create_task(self._all_of(HookEvent.STOP), name="on-stop hooks")
         timer = asyncio.create_task(self._time(within_s - self._stop_grace_s), name="end of on-stop hooks")
         try:
             await asyncio.wait({working, timer}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                self._log.warning("hook.cut_off", occasion=Occasion.STOP.value, after_s=round(within_s, 1))
+                self._log.warning("hook.cut_off", occasion=HookEvent.STOP.value, after_s=round(within_s, 1))
         finally:
             timer.cancel()
             working.cancel()
@@ -103,11 +103,11 @@ class OccasionHooks:
     async def _time(self, seconds: float) -> None:
         await self._clock.sleep(max(0.0, seconds))
 
-    async def _all_of(self, occasion: Occasion) -> None:
+    async def _all_of(self, occasion: HookEvent) -> None:
         folder = self._hooks_dir / f"on-{occasion}.d"
         try:
             found = await asyncio.to_thread(listing, folder)
-        except HookDirUnusable as error:
+        except HookDirectoryError as error:
             self._log.error("hooks.unusable", occasion=occasion.value, error=str(error))
             return
         for name, why in found.passed_over:
@@ -115,9 +115,9 @@ class OccasionHooks:
         for name in found.names:
             await self._one(occasion, folder / name)
 
-    async def _one(self, occasion: Occasion, path: Path) -> None:
+    async def _one(self, occasion: HookEvent, path: Path) -> None:
         facts = {"occasion": occasion.value, "hook": path.name}
-        distrust = await asyncio.to_thread(why_distrusted, path)
+        distrust = await asyncio.to_thread(untrusted_reason, path)
         if distrust:
             self._runs.inc(occasion=occasion.value, outcome="refused")
             self._log.warning("hook.refused", **facts, reason=distrust)
@@ -141,7 +141,7 @@ class OccasionHooks:
         )
         try:
             ended = await run.execute(_unrecorded)
-        except HookSurvived as error:
+        except HookSurvivedError as error:
             self._runs.inc(occasion=occasion.value, outcome="survived")
             self._log.error("hook.survived_kill", **facts, error=str(error))
             return

@@ -25,7 +25,7 @@ class OwnerSource(Protocol):
         ...
 
 
-class OwnerChange:
+class MissedClaimFinder:
     """Call it to learn of a missed claim. `workspace_id` is the configured one."""
 
     def __init__(self, *, source: OwnerSource, ledger: Ledger, workspace_id: str | None = None) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from agentd import log
-from agentd.claims.journal.book import Book, fold, pack
-from agentd.claims.journal.records import encode, scan
-from agentd.claims.journal.salvage import UNFOLDABLE, salvage
+from agentd.claims.ledger_format import encode, scan
+from agentd.claims.ledger_recovery import UNFOLDABLE, recover
+from agentd.claims.ledger_state import LedgerState, fold, pack
 from agentd.clock import rfc3339
 from agentd.durable import sync_directory
 from agentd.errors import StateError
@@ -29,7 +29,7 @@ COMPACT_BYTES = 1024 * 1024
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class LedgerUnwritable(StateError):
+class LedgerWriteError(StateError):
     """A record could not be made durable, so what it stands for did not happen. Trying again later may succeed."""
 
 
@@ -37,7 +37,7 @@ class Journal:
     """The book and its file. `record` folds, writes, syncs, and only then changes `book`; safe to call from threads."""
 
     def __init__(self, path: Path, *, wall: Callable[[], float]) -> None:
-        """Read the ledger at `path`, which may be absent. Raises `NewerSchema`, and `StateError` when it cannot be read."""
+        """Read the ledger at `path`, which may be absent. Raises `NewerLedgerError`, and `StateError` when it cannot be read."""
         self._path = path
         self._wall = wall
         self._lock = threading.Lock()
@@ -53,10 +53,10 @@ class Journal:
             except OSError as exc:
                 self._log.error("ledger.repair_waits", path=str(path), error=str(exc))
 
-    def record(self, kind: str, **fields: Any) -> Book:  # noqa: ANN401 - fields of a record are JSON of any shape
+    def record(self, kind: str, **fields: Any) -> LedgerState:  # noqa: ANN401 - fields of a record are JSON of any shape
         """Make one record durable and return the book after it.
 
-        Raises `IllegalStep` or `UnknownClaim` when it may not follow, `LedgerUnwritable` when it cannot be written;
+        Raises `IllegalClaimStepError` or `UnknownClaimError` when it may not follow, `LedgerWriteError` when it cannot be written;
         nothing has changed then.
         """
         record = {"kind": kind, "at": self._wall(), **fields}
@@ -65,7 +65,7 @@ class Journal:
             try:
                 self._append(record)
             except OSError as exc:
-                raise LedgerUnwritable(
+                raise LedgerWriteError(
                     f"the claim ledger {self._path} cannot be written: {exc.strerror or exc}",
                     hint="free space on that disk or make it writable; agentd tries again by itself",
                 ) from exc
@@ -145,22 +145,22 @@ class Journal:
         self._log.error("ledger.quarantined", kept=str(kept))
 
 
-def load(path: Path, *, now: float) -> tuple[Book, int, int, bool, bool]:
+def load(path: Path, *, now: float) -> tuple[LedgerState, int, int, bool, bool]:
     """The book at `path`, its last sequence number, where the next record belongs, damaged?, to be rewritten first?
 
-    Changes nothing on disk. Raises `NewerSchema`, and `StateError` when the file is there and cannot be read.
+    Changes nothing on disk. Raises `NewerLedgerError`, and `StateError` when the file is there and cannot be read.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return Book(), 0, 0, False, False
+        return LedgerState(), 0, 0, False, False
     except OSError as exc:
         raise StateError(
             f"the claim ledger {path} cannot be read: {exc.strerror}",
             hint="check the permissions of its directory",
         ) from exc
     found = scan(data)
-    damage, book = found.damage, Book()
+    damage, book = found.damage, LedgerState()
     if not damage:
         for number, record in enumerate(found.records, 1):
             try:
@@ -170,11 +170,11 @@ def load(path: Path, *, now: float) -> tuple[Book, int, int, bool, bool]:
                 break
     if damage:
         why = f"ledger was damaged ({damage}); a success may be lost, so nothing runs by itself"
-        return salvage(found.records, why=why, at=now), 0, 0, True, True
+        return recover(found.records, why=why, at=now), 0, 0, True, True
     return book, len(found.records), found.sound_bytes, False, found.rewrite
 
 
-def _as_records(book: Book, at: float) -> Iterable[dict[str, Any]]:
+def _as_records(book: LedgerState, at: float) -> Iterable[dict[str, Any]]:
     if book.damage:
         yield {"kind": "damage", "at": at, "why": book.damage}
     if book.waiting:

@@ -8,7 +8,7 @@ success is known never runs again.
 from collections.abc import Iterable
 
 from agentd.claims.events import PREBUILD_CLAIMED
-from agentd.claims.journal.book import Book, Claim, Hook, Record, fold
+from agentd.claims.ledger_state import Claim, Hook, LedgerState, Record, fold
 from agentd.claims.lifecycle import ClaimState, ClaimStep, HookState, HookStep
 from agentd.errors import AgentdError
 
@@ -16,9 +16,9 @@ from agentd.errors import AgentdError
 UNFOLDABLE = (AgentdError, KeyError, TypeError, ValueError, AttributeError)
 
 
-def salvage(records: Iterable[Record], *, why: str, at: float) -> Book:
+def recover(records: Iterable[Record], *, why: str, at: float) -> LedgerState:
     """The book of what is readable, every claim not provably done held for the reason `why`. Never raises."""
-    book, done, succeeded = Book(), set[str](), dict[str, set[str]]()
+    book, done, succeeded = LedgerState(), set[str](), dict[str, set[str]]()
     for record in records:
         claim_id = str(record.get("claim"))
         match record:

@@ -17,13 +17,13 @@ from typing import Literal, NamedTuple
 
 from agentd import log
 from agentd.backoff import Backoff
-from agentd.claims.journal.book import Claim, Hook
-from agentd.claims.ledger import Ledger, LedgerUnwritable
+from agentd.claims.ledger import Ledger, LedgerWriteError
+from agentd.claims.ledger_state import Claim, Hook
 from agentd.claims.lifecycle import ClaimStep, HookState, HookStep
 from agentd.clock import Clock
-from agentd.hooks.directory import ON_CLAIM, HookDirUnusable, Listing, listing, why_distrusted
+from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, Listing, listing, untrusted_reason
 from agentd.hooks.processes import end_run
-from agentd.hooks.run import Ended, HookRun, HookSurvived, Outcome, environment
+from agentd.hooks.run import Ended, HookRun, HookSurvivedError, Outcome, environment
 from agentd.metrics import Registry
 from agentd.proc import ProcessIdentity
 
@@ -46,7 +46,7 @@ class HookPolicy(NamedTuple):
     stop_grace_s: float = 1.5
 
 
-class Actor:
+class HookRunner:
     """Runs the hooks of claims, one at a time. `environ` is the daemon's own environment."""
 
     def __init__(
@@ -71,16 +71,16 @@ class Actor:
         self.next_attempt_at: float | None = None
         """When the next try is due (Unix seconds), while waiting for one."""
 
-    async def act(self, claim_id: str) -> Claim:
+    async def run_claim(self, claim_id: str) -> Claim:
         """Take the claim as far as it goes; the result is settled. Cancelled, the running hook is ended and recorded so."""
         self._do(f"claim {claim_id}")
         try:
             claim = await self._without_leftover(self._ledger.claim(claim_id))
             claim = await self._unless_held(claim)
             claim = await self._planned(claim)
-            while not claim.settled and (hook := claim.next_hook) is not None:
+            while not claim.is_final and (hook := claim.next_hook) is not None:
                 claim = await self._attempted(claim, hook)
-            return claim if claim.settled else await self._settled(claim, ClaimStep.FINISH, "")
+            return claim if claim.is_final else await self._settled(claim, ClaimStep.FINISH, "")
         finally:
             self.next_attempt_at = None
             self._do("")
@@ -92,7 +92,7 @@ class Actor:
     async def _without_leftover(self, claim: Claim) -> Claim:
         """A hook that is recorded as started has no agentd any more: end what is left of it, then say so."""
         hook = claim.started_hook
-        if hook is None or claim.settled:
+        if hook is None or claim.is_final:
             return claim
         self._do(f"ending what is left of hook {hook.name} of claim {claim.id}")
         gone = await end_run(hook.run_id, hook.process, clock=self._clock, grace_s=self._policy.grace_s)
@@ -105,7 +105,12 @@ class Actor:
     async def _unless_held(self, claim: Claim) -> Claim:
         """What the operator wants after an interruption, be it a polite stop or a kill -9."""
         hook = claim.next_hook
-        if claim.settled or hook is None or hook.state is not HookState.INTERRUPTED or not hook.interruptions:
+        if (
+            claim.is_final
+            or hook is None
+            or hook.state is not HookState.INTERRUPTED
+            or not hook.interruptions
+        ):
             return claim  # nothing was interrupted, or a person has said "retry" since
         if self._policy.on_interrupted == "hold":
             return await self._settled(claim, ClaimStep.HOLD, f"hook {hook.name} was interrupted")
@@ -115,18 +120,18 @@ class Actor:
         return claim
 
     async def _planned(self, claim: Claim) -> Claim:
-        if claim.settled:
+        if claim.is_final:
             return claim
         try:
             found = await asyncio.to_thread(listing, self._policy.hooks_dir / ON_CLAIM)
-        except HookDirUnusable as exc:
+        except HookDirectoryError as exc:
             return await self._settled(claim, ClaimStep.HOLD, str(exc))
         if not found.exists and claim.next_hook is not None:
             # A volume that is not mounted yet looks the same; skipping the rest would lose the claim in silence.
             why = f"hooks directory {self._policy.hooks_dir / ON_CLAIM} is gone"
             return await self._settled(claim, ClaimStep.HOLD, why)
         self._say_what_is_passed_over(found)
-        return await self._durably(lambda: self._ledger.act(claim.id, found.names))
+        return await self._durably(lambda: self._ledger.plan_hooks(claim.id, found.names))
 
     async def _attempted(self, claim: Claim, hook: Hook) -> Claim:
         """One run of `hook`, recorded on both sides, and the pause after a failure."""
@@ -136,14 +141,14 @@ class Actor:
         hook = claim.hook(hook.name)
         self._do(f"hook {hook.name} of claim {claim.id}, attempt {hook.attempt}")
         self._log.info("hook.started", claim=claim.id, hook=hook.name, attempt=hook.attempt)
-        distrust = await asyncio.to_thread(why_distrusted, path)
+        distrust = await asyncio.to_thread(untrusted_reason, path)
         if distrust:
             # Waiting makes it no safer, so no attempt is left after this one.
             claim = await self._ended(claim, hook, Ended(Outcome.REFUSED, None, f"refused: {distrust}"))
             return await self._settled(claim, ClaimStep.FAIL, f"hook {hook.name} is refused: {distrust}")
         try:
             claim = await self._run(claim, hook, path)
-        except HookSurvived as exc:
+        except HookSurvivedError as exc:
             return await self._settled(claim, ClaimStep.HOLD, str(exc))
         hook = claim.hook(hook.name)
         if hook.state is not HookState.FAILED:
@@ -171,7 +176,7 @@ class Actor:
                 return  # over already; its run id is enough
             try:
                 await _uninterrupted(lambda: self._ledger.spawned(claim.id, hook.name, hook.run_id, process))
-            except LedgerUnwritable as exc:
+            except LedgerWriteError as exc:
                 # The run id stands in the ledger since before the start; the pid only helps against washed environments.
                 self._log.warning("hook.pid_not_recorded", claim=claim.id, hook=hook.name, error=str(exc))
 
@@ -217,7 +222,7 @@ class Actor:
         self._say_how_it_ended(claim, hook, ended)
         try:
             await _uninterrupted(self._end_record(claim, hook, ended, tail))
-        except LedgerUnwritable as exc:
+        except LedgerWriteError as exc:
             self._log.error("ledger.unwritable", error=str(exc))
 
     def _end_record(self, claim: Claim, hook: Hook, ended: Ended, tail: str) -> Callable[[], Claim]:
@@ -238,7 +243,7 @@ class Actor:
         while True:
             try:
                 claim = await _uninterrupted(write)
-            except LedgerUnwritable as exc:
+            except LedgerWriteError as exc:
                 if not backoff.failures:
                     self._log.error("ledger.unwritable", error=str(exc))
                 await self._clock.sleep(backoff.next())

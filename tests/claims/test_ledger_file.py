@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from agentd.claims import ledger_file
 from agentd.claims.events import ClaimEvent
-from agentd.claims.journal import file as journal_file
-from agentd.claims.journal.book import Book, fold, pack
-from agentd.claims.journal.file import NAME, LedgerUnwritable
-from agentd.claims.journal.records import NewerSchema, decode, encode, scan
 from agentd.claims.ledger import Admitted, Ledger, Replay
+from agentd.claims.ledger_file import NAME, LedgerWriteError
+from agentd.claims.ledger_format import NewerLedgerError, decode, encode, scan
+from agentd.claims.ledger_state import LedgerState, fold, pack
 from agentd.claims.lifecycle import ClaimState, ClaimStep, HookState, HookStep
 from agentd.errors import StateError
 
@@ -27,7 +27,7 @@ EVENT = ClaimEvent(W, OWNER, "prebuild_claimed")
 
 def opened(directory: Path, **options: Any) -> Ledger:
     ledger = Ledger(directory, **{"workspace_id": W, **options})
-    ledger.token = "token-one"
+    ledger.token_fingerprint = "token-one"
     return ledger
 
 
@@ -42,7 +42,7 @@ def a_life(directory: Path) -> list[int]:
         return result
 
     claim = step(ledger.admit, EVENT).claim
-    step(ledger.act, claim.id, ["10-a", "20-b"])
+    step(ledger.plan_hooks, claim.id, ["10-a", "20-b"])
     for name in ("10-a", "20-b"):
         step(ledger.start, claim.id, name, f"run-{name}")
         step(ledger.end, claim.id, name, f"run-{name}", HookStep.SUCCEED, exit_code=0, why="", tail="out")
@@ -78,7 +78,7 @@ def test_a_tear_at_every_byte_leaves_the_records_before_it_and_no_damage(state_d
     sizes = a_life(state_dir)
     path = state_dir / NAME
     whole = path.read_bytes()
-    expected: list[Book] = [Book()]
+    expected: list[LedgerState] = [LedgerState()]
     for line in whole.splitlines():
         record = decode(line)
         assert record is not None
@@ -90,7 +90,7 @@ def test_a_tear_at_every_byte_leaves_the_records_before_it_and_no_damage(state_d
         kept += cut + 1 in sizes
         ledger = opened(state_dir)
         assert not ledger.damage, cut
-        assert ledger.claims() == tuple(expected[kept].claims.values()), cut
+        assert ledger.all_claims() == tuple(expected[kept].claims.values()), cut
         ledger.close()
 
 
@@ -100,7 +100,7 @@ def test_after_a_tear_the_next_record_takes_the_torn_ones_place(state_dir: Path)
     for torn in (b"", b"\0" * 700, b"garbage without an end"):
         path.write_bytes(path.read_bytes()[: sizes[0]] + b'{"crc":"' + torn)
         ledger = opened(state_dir)
-        claim = ledger.act(ledger.claims()[0].id, ["10-a"])
+        claim = ledger.plan_hooks(ledger.all_claims()[0].id, ["10-a"])
         ledger.close()
         assert Ledger.read(state_dir).claims == {claim.id: claim}
         assert scan(path.read_bytes()).damage == ""
@@ -134,7 +134,7 @@ def test_damage_is_quarantined_and_what_is_not_provably_done_is_held_until_a_per
     damaged = path.read_bytes()
     assert sizes
     ledger = opened(state_dir)
-    [claim] = ledger.claims()
+    [claim] = ledger.all_claims()
     assert claim.state is ClaimState.HELD
     assert "damaged" in claim.why
     assert [hook.state for hook in claim.hooks] == [HookState.SUCCEEDED, HookState.SUCCEEDED]
@@ -195,7 +195,7 @@ def test_a_newer_format_is_refused_and_left_alone(state_dir: Path) -> None:
     body = json.dumps({"v": 9, "seq": 8, "kind": "wonder"}).encode()
     newer = path.read_bytes() + b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body[1:])
     path.write_bytes(newer)
-    with pytest.raises(NewerSchema, match=r"format 9, this agentd knows up to 1"):
+    with pytest.raises(NewerLedgerError, match=r"format 9, this agentd knows up to 1"):
         opened(state_dir)
     assert path.read_bytes() == newer
 
@@ -233,11 +233,11 @@ def test_a_disk_that_refuses_changes_nothing_and_is_tried_again(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as broken:
-        broken.setattr(journal_file.os, call, refuse)
-        with pytest.raises(LedgerUnwritable, match=os.strerror(code)):
-            ledger.act(before.id, ["10-a"])
-    assert ledger.claims() == (before,)
-    after = ledger.act(before.id, ["10-b"])
+        broken.setattr(ledger_file.os, call, refuse)
+        with pytest.raises(LedgerWriteError, match=os.strerror(code)):
+            ledger.plan_hooks(before.id, ["10-a"])
+    assert ledger.all_claims() == (before,)
+    after = ledger.plan_hooks(before.id, ["10-b"])
     ledger.close()
     assert Ledger.read(state_dir).claims == {after.id: after}
 
@@ -255,10 +255,10 @@ def test_a_short_write_is_finished_or_taken_back(state_dir: Path, monkeypatch: p
         return wrote[-1]
 
     with monkeypatch.context() as broken:
-        broken.setattr(journal_file.os, "pwrite", piecewise)
-        with pytest.raises(LedgerUnwritable):
-            ledger.act(claim.id, ["10-a"])
-    ledger.act(claim.id, ["20-b"])
+        broken.setattr(ledger_file.os, "pwrite", piecewise)
+        with pytest.raises(LedgerWriteError):
+            ledger.plan_hooks(claim.id, ["10-a"])
+    ledger.plan_hooks(claim.id, ["20-b"])
     assert scan((state_dir / NAME).read_bytes()).damage == ""
     assert [hook.name for hook in Ledger.read(state_dir).claims[claim.id].hooks] == ["20-b"]
 
@@ -267,24 +267,24 @@ def test_a_file_removed_under_the_daemon_is_written_anew(state_dir: Path) -> Non
     ledger = opened(state_dir)
     claim = ledger.admit(EVENT).claim
     (state_dir / NAME).unlink()
-    after = ledger.act(claim.id, ["10-a"])
+    after = ledger.plan_hooks(claim.id, ["10-a"])
     assert Ledger.read(state_dir).claims == {after.id: after}
 
 
 def test_compaction_keeps_every_fact_and_bounds_the_file(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_file, "COMPACT_BYTES", 30_000)
+    monkeypatch.setattr(ledger_file, "COMPACT_BYTES", 30_000)
     ledger = opened(state_dir)
     claim = ledger.admit(EVENT).claim
-    ledger.act(claim.id, ["10-a"])
+    ledger.plan_hooks(claim.id, ["10-a"])
     for attempt in range(40):
         ledger.start(claim.id, "10-a", f"run-{attempt}")
         ledger.end(
             claim.id, "10-a", f"run-{attempt}", HookStep.FAIL, exit_code=1, why="exit code 1", tail="x" * 8000
         )
         assert (state_dir / NAME).stat().st_size < 60_000
-    [kept] = ledger.claims()
+    [kept] = ledger.all_claims()
     assert kept.hooks[0].attempt == 40
     ledger.close()
     assert Ledger.read(state_dir).claims == {kept.id: kept}
@@ -296,7 +296,7 @@ def test_a_packed_claim_unpacks_to_itself(state_dir: Path) -> None:
     for claim in Ledger.read(state_dir).claims.values():
         record = decode(encode(pack(claim), 1).rstrip(b"\n"))
         assert record is not None
-        assert fold(Book(), record).claims == {claim.id: claim}
+        assert fold(LedgerState(), record).claims == {claim.id: claim}
 
 
 def test_records_from_many_threads_stand_one_after_the_other(state_dir: Path) -> None:
@@ -330,10 +330,10 @@ def test_a_repair_that_finds_no_room_waits_and_holds_meanwhile(
     path = state_dir / NAME
     path.write_bytes(b"garbage\n")
     with monkeypatch.context() as full:
-        full.setattr(journal_file.os, "pwrite", refuse)
+        full.setattr(ledger_file.os, "pwrite", refuse)
         ledger = opened(state_dir)
         assert ledger.damage
-        with pytest.raises(LedgerUnwritable):
+        with pytest.raises(LedgerWriteError):
             ledger.admit(EVENT)
         assert path.read_bytes() == b"garbage\n", "the damaged file is what a next start must find"
     assert ledger.admit(EVENT).claim.state is ClaimState.HELD
@@ -344,19 +344,19 @@ def test_a_repair_that_finds_no_room_waits_and_holds_meanwhile(
 
 def test_a_file_system_without_links_keeps_a_copy(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (state_dir / NAME).write_bytes(b"garbage\n")
-    monkeypatch.setattr(journal_file.os, "link", refuse)
+    monkeypatch.setattr(ledger_file.os, "link", refuse)
     opened(state_dir).close()
     assert [kept.read_bytes() for kept in state_dir.glob("ledger.corrupt-*")] == [b"garbage\n"]
 
 
 def test_a_compaction_that_fails_costs_no_record(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_file, "COMPACT_BYTES", 100)
+    monkeypatch.setattr(ledger_file, "COMPACT_BYTES", 100)
     ledger = opened(state_dir)
     ledger._journal._compact_bytes = 100
-    monkeypatch.setattr(journal_file.os, "fsync", refuse)
+    monkeypatch.setattr(ledger_file.os, "fsync", refuse)
     (state_dir / NAME).touch()
     claim = ledger.admit(EVENT).claim
     monkeypatch.undo()
-    after = ledger.act(claim.id, ["10-a"])
+    after = ledger.plan_hooks(claim.id, ["10-a"])
     ledger.close()
     assert Ledger.read(state_dir).claims == {after.id: after}

@@ -26,14 +26,14 @@ from typing import Any, NamedTuple
 
 from agentd.claims.lifecycle import (
     CLAIM_TRANSITIONS,
+    FINAL_CLAIM_STATES,
+    FINISHED_HOOK_STATES,
     HOOK_TRANSITIONS,
-    SETTLED_CLAIMS,
-    SETTLED_HOOKS,
     ClaimState,
     ClaimStep,
     HookState,
     HookStep,
-    IllegalStep,
+    IllegalClaimStepError,
     advance,
 )
 from agentd.errors import AgentdError
@@ -42,7 +42,7 @@ from agentd.proc import ProcessIdentity
 Record = Mapping[str, Any]
 
 
-class UnknownClaim(AgentdError):
+class UnknownClaimError(AgentdError):
     """No claim has this id."""
 
 
@@ -82,8 +82,8 @@ class Claim(NamedTuple):
     hooks: tuple[Hook, ...] = ()
 
     @property
-    def settled(self) -> bool:
-        return self.state in SETTLED_CLAIMS
+    def is_final(self) -> bool:
+        return self.state in FINAL_CLAIM_STATES
 
     @property
     def started_hook(self) -> Hook | None:
@@ -93,17 +93,17 @@ class Claim(NamedTuple):
     @property
     def next_hook(self) -> Hook | None:
         """The first hook, in name order, that has neither succeeded nor been skipped."""
-        return next((hook for hook in self.hooks if hook.state not in SETTLED_HOOKS), None)
+        return next((hook for hook in self.hooks if hook.state not in FINISHED_HOOK_STATES), None)
 
     def hook(self, name: str) -> Hook:
-        """Raises `IllegalStep` for a hook that was never planned."""
+        """Raises `IllegalClaimStepError` for a hook that was never planned."""
         for hook in self.hooks:
             if hook.name == name:
                 return hook
-        raise IllegalStep(f"claim {self.id} has no hook {name!r}")
+        raise IllegalClaimStepError(f"claim {self.id} has no hook {name!r}")
 
 
-class Book(NamedTuple):
+class LedgerState(NamedTuple):
     """All claims by id, in order of admission.
 
     `damage` says what happened when records were lost, else ""; `waiting` is the id of the workspace last seen as an
@@ -115,25 +115,25 @@ class Book(NamedTuple):
     waiting: str = ""
 
     def claim(self, claim_id: str) -> Claim:
-        """Raises `UnknownClaim`."""
+        """Raises `UnknownClaimError`."""
         try:
             return self.claims[claim_id]
         except KeyError:
-            raise UnknownClaim(
+            raise UnknownClaimError(
                 f"no claim {claim_id!r} in the ledger", hint="see `agentd claims list`"
             ) from None
 
-    def having(self, claim: Claim) -> "Book":
+    def having(self, claim: Claim) -> "LedgerState":
         return self._replace(claims={**self.claims, claim.id: claim})
 
-    def without(self, claim_id: str) -> "Book":
+    def without(self, claim_id: str) -> "LedgerState":
         return self._replace(claims={k: v for k, v in self.claims.items() if k != claim_id})
 
 
-def fold(book: Book, record: Record) -> Book:
+def fold(book: LedgerState, record: Record) -> LedgerState:
     """The book after `record`.
 
-    Raises `IllegalStep` for a step the tables do not know, `UnknownClaim`, and `KeyError`, `TypeError` or `ValueError`
+    Raises `IllegalClaimStepError` for a step the tables do not know, `UnknownClaimError`, and `KeyError`, `TypeError` or `ValueError`
     for a record that is not of its kind's shape.
     """
     kind = record["kind"]
@@ -154,7 +154,7 @@ def fold(book: Book, record: Record) -> Book:
             claim = _CLAIM_RECORDS[kind](book.claim(record["claim"]), record)
             return book.having(claim._replace(changed_at=float(record["at"])))
         case _:
-            raise IllegalStep(f"no such record: {kind!r}")
+            raise IllegalClaimStepError(f"no such record: {kind!r}")
 
 
 def pack(claim: Claim) -> dict[str, Any]:
@@ -163,9 +163,9 @@ def pack(claim: Claim) -> dict[str, Any]:
     return {"kind": "claim", "at": claim.changed_at, **claim._asdict(), "hooks": hooks}
 
 
-def _admitted(book: Book, record: Record) -> Claim:
+def _admitted(book: LedgerState, record: Record) -> Claim:
     if record["claim"] in book.claims:
-        raise IllegalStep(f"claim {record['claim']} is admitted already")
+        raise IllegalClaimStepError(f"claim {record['claim']} is admitted already")
     held = str(record["held"])
     return Claim(
         id=str(record["claim"]),
@@ -180,9 +180,9 @@ def _admitted(book: Book, record: Record) -> Claim:
     )
 
 
-def _unpacked(book: Book, record: Record) -> Claim:
+def _unpacked(book: LedgerState, record: Record) -> Claim:
     if record["id"] in book.claims:
-        raise IllegalStep(f"claim {record['id']} is admitted already")
+        raise IllegalClaimStepError(f"claim {record['id']} is admitted already")
     hooks = tuple(
         Hook(**{**hook, "state": HookState(hook["state"]), "process": _process(hook["process"])})
         for hook in record["hooks"]
@@ -194,16 +194,16 @@ def _unpacked(book: Book, record: Record) -> Claim:
 def _bound(claim: Claim, record: Record) -> Claim:
     for known, said in ((claim.workspace_id, record["workspace"]), (claim.owner_id, record["owner"])):
         if known is not None and known != said:
-            raise IllegalStep(f"claim {claim.id} is of {known}, not of {said}")
+            raise IllegalClaimStepError(f"claim {claim.id} is of {known}, not of {said}")
     return claim._replace(
         workspace_id=record["workspace"], owner_id=record["owner"], token=str(record["token"])
     )
 
 
 def _acting(claim: Claim, record: Record) -> Claim:
-    state = _claim_step(claim, ClaimStep.ACT)
+    state = _claim_step(claim, ClaimStep.PLAN_HOOKS)
     if claim.started_hook is not None:
-        raise IllegalStep(f"hook {claim.started_hook.name!r} of claim {claim.id} has not ended")
+        raise IllegalClaimStepError(f"hook {claim.started_hook.name!r} of claim {claim.id} has not ended")
     names = [str(name) for name in record["hooks"]]
     known = {hook.name: hook for hook in claim.hooks}
     planned = [_hook_step(claim, known.get(name, Hook(name)), HookStep.PLAN) for name in names]
@@ -218,10 +218,10 @@ def _acting(claim: Claim, record: Record) -> Claim:
 def _started(claim: Claim, record: Record) -> Claim:
     hook = claim.hook(record["hook"])
     if claim.state is not ClaimState.ACTING:
-        raise IllegalStep(f"claim {claim.id} is {claim.state}: it cannot start a hook")
+        raise IllegalClaimStepError(f"claim {claim.id} is {claim.state}: it cannot start a hook")
     started = _hook_step(claim, hook, HookStep.START)
     if claim.next_hook is not hook:
-        raise IllegalStep(f"hook {hook.name!r} of claim {claim.id} is not the next one")
+        raise IllegalClaimStepError(f"hook {hook.name!r} of claim {claim.id} is not the next one")
     return _with(
         claim,
         started._replace(
@@ -263,9 +263,13 @@ def _settled(claim: Claim, record: Record) -> Claim:
     step = ClaimStep(record["step"])
     state = _claim_step(claim, step)
     if step is ClaimStep.FINISH and claim.next_hook is not None:
-        raise IllegalStep(f"claim {claim.id} cannot finish: hook {claim.next_hook.name!r} has not succeeded")
+        raise IllegalClaimStepError(
+            f"claim {claim.id} cannot finish: hook {claim.next_hook.name!r} has not succeeded"
+        )
     if step is ClaimStep.FAIL and claim.started_hook is not None:
-        raise IllegalStep(f"claim {claim.id} cannot fail: hook {claim.started_hook.name!r} has not ended")
+        raise IllegalClaimStepError(
+            f"claim {claim.id} cannot fail: hook {claim.started_hook.name!r} has not ended"
+        )
     return claim._replace(state=state, why=str(record["why"]))
 
 
@@ -275,10 +279,10 @@ def _retried(claim: Claim, _record: Record) -> Claim:
     return claim._replace(state=state, why="", hooks=hooks)
 
 
-def _forgotten(book: Book, record: Record) -> Book:
+def _forgotten(book: LedgerState, record: Record) -> LedgerState:
     claim = book.claim(record["claim"])
     if claim.started_hook is not None:
-        raise IllegalStep(
+        raise IllegalClaimStepError(
             f"claim {claim.id} cannot be forgotten: hook {claim.started_hook.name!r} may still run",
             hint="start agentd, which ends it, or wait for its end",
         )
@@ -299,7 +303,7 @@ _CLAIM_RECORDS: Mapping[str, Callable[[Claim, Record], Claim]] = {
 def _running(claim: Claim, record: Record) -> Hook:
     hook = claim.hook(record["hook"])
     if hook.state is not HookState.STARTED or hook.run_id != record["run"]:
-        raise IllegalStep(f"hook {hook.name!r} of claim {claim.id} is not in run {record['run']!r}")
+        raise IllegalClaimStepError(f"hook {hook.name!r} of claim {claim.id} is not in run {record['run']!r}")
     return hook
 
 

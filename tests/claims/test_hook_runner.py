@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from agentd.claims.acting import MAX_INTERRUPTIONS, Actor, HookPolicy
+from agentd.claims import ledger_file
 from agentd.claims.events import ClaimEvent
-from agentd.claims.journal import file as journal_file
+from agentd.claims.hook_runner import MAX_INTERRUPTIONS, HookPolicy, HookRunner
 from agentd.claims.ledger import Claim, Ledger
 from agentd.claims.lifecycle import ClaimState, HookState
 from agentd.clock import Clock
@@ -26,15 +26,15 @@ EVENT = ClaimEvent(
 
 
 class Stage:
-    """An actor on a ledger with one admitted claim; `pauses` are the waits between attempts, none of them long."""
+    """An hook_runner on a ledger with one admitted claim; `pauses` are the waits between attempts, none of them long."""
 
     def __init__(self, state_dir: Path, hooks_dir: Path, **policy: Any) -> None:
         self.ledger = Ledger(state_dir)
-        self.ledger.token = "token-one"
+        self.ledger.token_fingerprint = "token-one"
         self.claim_id = self.ledger.admit(EVENT).claim.id
         self.pauses: list[float] = []
         self.metrics = Registry()
-        self.actor = Actor(
+        self.hook_runner = HookRunner(
             ledger=self.ledger,
             policy=HookPolicy(hooks_dir, state_dir, **{"timeout_s": 30.0, **policy}),
             clock=Clock(sleep=self._sleep),
@@ -50,7 +50,7 @@ class Stage:
         await asyncio.sleep(seconds if seconds >= 2 and seconds not in self.pauses else min(seconds, 0.01))
 
     async def act(self) -> Claim:
-        return await self.actor.act(self.claim_id)
+        return await self.hook_runner.run_claim(self.claim_id)
 
     def runs(self, outcome: str) -> float:
         return self.metrics.counter("agentd_hook_runs_total", "", "outcome").value(outcome=outcome)
@@ -214,7 +214,7 @@ async def test_a_hook_left_running_by_a_killed_agentd_is_ended_before_it_is_retr
 ) -> None:
     hooks.add("10-a")
     one = stage()
-    one.ledger.act(one.claim_id, ["10-a"])
+    one.ledger.plan_hooks(one.claim_id, ["10-a"])
     one.ledger.start(one.claim_id, "10-a", "lost-run")
     env = {"PATH": "/usr/bin:/bin", "AGENTD_RUN_ID": "lost-run"}
     left = await asyncio.create_subprocess_exec("sleep", "600", env=env, start_new_session=True)
@@ -259,7 +259,7 @@ async def test_what_cannot_be_recorded_is_not_started_until_it_can(
         assert hooks.runs() == [], "nothing runs that is not recorded"
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(journal_file.os, "pwrite", full)
+    monkeypatch.setattr(ledger_file.os, "pwrite", full)
     acting = asyncio.create_task(one.act())
     while len(refused) < 5:
         await asyncio.sleep(0.005)
@@ -281,7 +281,7 @@ async def test_a_success_that_cannot_be_recorded_is_kept_until_it_can_and_the_ho
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return real(fd, data, offset)
 
-    monkeypatch.setattr(journal_file.os, "pwrite", full_after_the_hook)
+    monkeypatch.setattr(ledger_file.os, "pwrite", full_after_the_hook)
     assert (await one.act()).state is ClaimState.DONE
     assert len(refused) == 5
     assert hooks.runs() == ["10-a 1"]
@@ -300,7 +300,7 @@ async def test_what_is_being_done_is_told_while_it_is_done(stage: Any, hooks: An
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ]')
     one = stage()
     told: list[str] = []
-    one.actor.on_change = lambda: told.append(one.actor.doing)
+    one.hook_runner.on_change = lambda: told.append(one.hook_runner.doing)
     await one.act()
     assert told == [
         f"claim {one.claim_id}",
@@ -318,6 +318,6 @@ async def test_ten_claims_interleaved_each_run_their_hooks_once(stage: Any, hook
     ids = [one.claim_id] + [
         one.ledger.admit(ClaimEvent(EVENT.workspace_id, owner, EVENT.reason)).claim.id for owner in owners
     ]
-    await asyncio.gather(*(one.actor.act(claim_id) for claim_id in ids))
+    await asyncio.gather(*(one.hook_runner.run_claim(claim_id) for claim_id in ids))
     assert sorted(line.split()[2] for line in hooks.trace.read_text().splitlines()) == sorted(ids)
-    assert all(claim.state is ClaimState.DONE for claim in one.ledger.claims())
+    assert all(claim.state is ClaimState.DONE for claim in one.ledger.all_claims())

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from agentd.clock import Clock
-from agentd.hooks.occasions import Occasion, OccasionHooks
+from agentd.hooks.event_hooks import EventHooks, HookEvent
 from agentd.metrics import Registry
 
-STABLE, BUSY, STOP = Occasion
+STABLE, BUSY, STOP = HookEvent
 
 
 class Hooks:
@@ -20,7 +20,7 @@ class Hooks:
         self.root = root
         self.trace = root / "trace"
         self.metrics = Registry()
-        self.runner = OccasionHooks(
+        self.runner = EventHooks(
             hooks_dir=root / "hooks",
             state_dir=root / "state",
             timeout_s=30.0,
@@ -71,9 +71,9 @@ async def test_each_occasion_runs_its_own_hooks_in_name_order(hooks):
     hooks.add(STABLE, "10-a")
     hooks.add(BUSY, "10-c")
     async with hooks.running():
-        hooks.runner.ring(STABLE)
+        hooks.runner.trigger(STABLE)
         await hooks.until(lambda: len(hooks.runs()) == 2)
-        hooks.runner.ring(BUSY)
+        hooks.runner.trigger(BUSY)
         await hooks.until(lambda: len(hooks.runs()) == 3)
     assert hooks.runs() == ["stable 10-a", "stable 20-b", "busy 10-c"]
 
@@ -83,11 +83,11 @@ async def test_many_triggers_while_one_runs_are_one_more_run_and_the_last_is_abo
     hooks.add(STABLE, "10-slow", f"until [ -e {go} ]; do sleep 0.01; done")
     hooks.add(BUSY, "10-quick")
     async with hooks.running():
-        hooks.runner.ring(STABLE)
+        hooks.runner.trigger(STABLE)
         await hooks.until(lambda: len(hooks.runs()) == 1)
         for _ in range(50):
-            hooks.runner.ring(BUSY)
-            hooks.runner.ring(STABLE)
+            hooks.runner.trigger(BUSY)
+            hooks.runner.trigger(STABLE)
         go.touch()
         await hooks.until(lambda: len(hooks.runs()) == 3 and hooks.count(STABLE, "succeeded") == 2)
     assert hooks.runs() == ["stable 10-slow", "busy 10-quick", "stable 10-slow"]
@@ -98,7 +98,7 @@ async def test_what_is_so_already_is_no_news(hooks):
     hooks.add(STABLE, "10-b")
     async with hooks.running():
         for occasion in (BUSY, BUSY, BUSY, STABLE):
-            hooks.runner.ring(occasion)
+            hooks.runner.trigger(occasion)
             await hooks.until(lambda: not hooks.runner._waiting)
         await hooks.until(lambda: len(hooks.runs()) == 2)
     assert hooks.runs() == ["busy 10-a", "stable 10-b"]
@@ -118,7 +118,7 @@ async def test_a_failure_is_not_tried_again_and_the_next_hook_runs(hooks):
     hooks.add(STABLE, "10-a", "exit 3")
     hooks.add(STABLE, "20-b")
     async with hooks.running():
-        hooks.runner.ring(STABLE)
+        hooks.runner.trigger(STABLE)
         await hooks.until(lambda: hooks.count(STABLE, "succeeded") == 1)
     assert hooks.runs() == ["stable 10-a", "stable 20-b"]
     assert hooks.count(STABLE, "failed") == 1
@@ -127,7 +127,7 @@ async def test_a_failure_is_not_tried_again_and_the_next_hook_runs(hooks):
 async def test_a_hook_that_others_may_write_is_not_run(hooks):
     hooks.add(STABLE, "10-a").chmod(0o777)
     async with hooks.running():
-        hooks.runner.ring(STABLE)
+        hooks.runner.trigger(STABLE)
         await hooks.until(lambda: hooks.count(STABLE, "refused") == 1)
     assert hooks.runs() == []
 
@@ -136,8 +136,8 @@ async def test_a_directory_that_others_may_write_is_not_used_and_later_occasions
     hooks.add(STABLE, "10-a").parent.chmod(0o777)
     hooks.add(BUSY, "10-b")
     async with hooks.running():
-        hooks.runner.ring(STABLE)
-        hooks.runner.ring(BUSY)
+        hooks.runner.trigger(STABLE)
+        hooks.runner.trigger(BUSY)
         await hooks.until(lambda: hooks.count(BUSY, "succeeded") == 1)
     assert hooks.runs() == ["busy 10-b"]
 

@@ -26,7 +26,7 @@ _HEAD = b'{"crc":"'
 _CRC_END = len(_HEAD) + 8
 
 
-class NewerSchema(StateError):
+class NewerLedgerError(StateError):
     """The ledger was written by a newer agentd. It is left as it is."""
 
 
@@ -65,7 +65,7 @@ def decode(line: bytes) -> dict[str, Any] | None:
 
 
 def scan(data: bytes, *, migrations: Mapping[int, Upgrade] = MIGRATIONS, schema: int = SCHEMA) -> Scan:
-    """Read a whole file. Raises `NewerSchema`; anything else that is wrong is told in the result."""
+    """Read a whole file. Raises `NewerLedgerError`; anything else that is wrong is told in the result."""
     *lines, tail = data.split(b"\n")
     whole_tail = next((whole for whole in (tail, tail[:-1]) if decode(whole) is not None), None)
     if whole_tail is not None:
@@ -93,7 +93,7 @@ def scan(data: bytes, *, migrations: Mapping[int, Upgrade] = MIGRATIONS, schema:
 def _upgraded(record: dict[str, Any], migrations: Mapping[int, Upgrade], schema: int) -> dict[str, Any]:
     version = record.get("v")
     if not isinstance(version, int) or version > schema:
-        raise NewerSchema(
+        raise NewerLedgerError(
             f"the claim ledger has format {version}, this agentd knows up to {schema}",
             hint="start the newer agentd again, or move the ledger away and forget its claims",
         )
