@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from agentd.errors import PeerError
 
-__all__ = ["CUT_MARK", "ROLES", "Message", "NotAMessage", "parse_message"]
+__all__ = ["CUT_MARK", "ROLES", "Message", "NotAMessageError", "parse_message"]
 
 CUT_MARK: Final = "[... earlier text cut by agentd ...]\n"
 """Replaces the start of a text that was too long, so that a reader does not take the rest for the whole."""
@@ -15,7 +15,7 @@ ROLES: Final = frozenset({"agent", "user"})
 _INT64_END: Final = 2**63
 
 
-class NotAMessage(PeerError):
+class NotAMessageError(PeerError):
     """An entry of a message list is not one: wrong types, or a role that nobody speaks in. The message says which."""
 
 
@@ -34,18 +34,18 @@ class Message(NamedTuple):
 def parse_message(entry: Mapping[str, object], *, text: str = "content") -> Message:
     """Check one decoded entry.  `text` names its text field: "message" in `/events` and in the state file.
 
-    Raises `NotAMessage`, also for the zero entry (role "", content "", year 1) that AgentAPI sends when its list
+    Raises `NotAMessageError`, also for the zero entry (role "", content "", year 1) that AgentAPI sends when its list
     shrinks while it reads it: one such entry in a snapshot makes coderd answer 500 to every later reader.
     """
     number, role, content, time = (entry.get(name) for name in ("id", "role", text, "time"))
     if not isinstance(number, int) or isinstance(number, bool) or not -_INT64_END <= number < _INT64_END:
-        raise NotAMessage(f"id is {_shown(number)}, not a 64-bit integer")
+        raise NotAMessageError(f"id is {_shown(number)}, not a 64-bit integer")
     if not isinstance(role, str) or role not in ROLES:
-        raise NotAMessage(f"role is {_shown(role)}, neither agent nor user")
+        raise NotAMessageError(f"role is {_shown(role)}, neither agent nor user")
     if not isinstance(content, str):
-        raise NotAMessage(f"{text} is {_shown(content)}, not a string")
+        raise NotAMessageError(f"{text} is {_shown(content)}, not a string")
     if not isinstance(time, str) or not time:
-        raise NotAMessage(f"time is {_shown(time)}, not a time")
+        raise NotAMessageError(f"time is {_shown(time)}, not a time")
     return Message(number, role, content, time)
 
 

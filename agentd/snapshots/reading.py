@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from agentd.conversation.message import Message, NotAMessage, parse_message
+from agentd.conversation.message import Message, NotAMessageError, parse_message
 from agentd.conversation.sanitize import FALLBACK_TIME
 from agentd.errors import AgentdError, UnavailableError
 from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEntry, decode
@@ -106,6 +106,6 @@ def _of_entries(entries: list[Any], document: bytes, source: str) -> StoredConve
             try:
                 # As Go's decoder: what is missing is its zero, and only the role has to be somebody's.
                 messages.append(parse_message({"id": 0, "content": "", "time": FALLBACK_TIME, **entry}))
-            except NotAMessage:
+            except NotAMessageError:
                 continue
     return StoredConversation(source, document, tuple(messages), skipped=len(entries) - len(messages))

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from agentd.agents.agentapi.message_update import MessageUpdate
-from agentd.conversation.message import Message, NotAMessage
+from agentd.conversation.message import Message, NotAMessageError
 
 __all__ = ["LiveWindow"]
 
@@ -41,7 +41,7 @@ class LiveWindow:
         for entry in self._entries:
             try:
                 decoded.append(entry if isinstance(entry, Message) else entry.message())
-            except NotAMessage:
+            except NotAMessageError:
                 continue
         self.replace(decoded)
         return decoded

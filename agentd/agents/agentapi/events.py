@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from agentd.agents.agentapi.message_update import MessageUpdate
-from agentd.conversation.message import NotAMessage
+from agentd.conversation.message import NotAMessageError
 from agentd.sse import EventDecoder, Heartbeat
 
 __all__ = [
@@ -94,6 +94,6 @@ def _update(data: str) -> MessageUpdate | None:
         return MessageUpdate(int(head[1]), head[2], data)
     try:
         message = MessageUpdate(0, "", data).message()
-    except NotAMessage:
+    except NotAMessageError:
         return None
     return MessageUpdate(message.id, message.role, data)

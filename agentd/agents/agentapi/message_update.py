@@ -3,7 +3,7 @@
 import json
 from typing import NamedTuple
 
-from agentd.conversation.message import Message, NotAMessage, parse_message
+from agentd.conversation.message import Message, NotAMessageError, parse_message
 
 __all__ = ["MessageUpdate"]
 
@@ -19,11 +19,11 @@ class MessageUpdate(NamedTuple):
         return f"MessageUpdate(id={self.id}, role={self.role!r}, {len(self.data)} characters)"
 
     def message(self) -> Message:
-        """Raises `NotAMessage` when it is none."""
+        """Raises `NotAMessageError` when it is none."""
         try:
             fields = json.loads(self.data, strict=False)
         except (ValueError, RecursionError) as error:
-            raise NotAMessage(f"an update is no JSON: {error}") from error
+            raise NotAMessageError(f"an update is no JSON: {error}") from error
         if not isinstance(fields, dict):
-            raise NotAMessage("an update is no object")
+            raise NotAMessageError("an update is no object")
         return parse_message(fields, text="message")

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Final
 
 from agentd.agents.agentapi.json_scan import LIST, OBJECT, QUOTE, JsonMalformed, JsonScan, JsonText, Scan
-from agentd.conversation.message import Message, NotAMessage, parse_message
+from agentd.conversation.message import Message, NotAMessageError, parse_message
 from agentd.errors import PeerError
 
 __all__ = [
@@ -136,7 +136,7 @@ class MessageTail(JsonScan):
             name = yield from self.field()
         try:
             self._offer(parse_message(fields, text=self._text), text)
-        except NotAMessage as refusal:
+        except NotAMessageError as refusal:
             self._refuse(str(refusal))
 
     def _offer(self, message: Message, text: JsonText) -> None:

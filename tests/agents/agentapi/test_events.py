@@ -14,7 +14,7 @@ from agentd.agents.agentapi.events import (
     MessageUpdate,
     StatusChange,
 )
-from agentd.conversation.message import Message, NotAMessage
+from agentd.conversation.message import Message, NotAMessageError
 from agentd.sse import StreamTooLarge
 
 
@@ -110,7 +110,7 @@ def test_what_is_not_known_or_makes_no_sense_is_skipped(noise):
 def test_an_update_whose_inside_is_broken_says_so_when_it_is_decoded():
     [event] = AgentEventDecoder().feed(sse("message_update", '{"id":1,"role":"agent","message":'))
     assert (event.id, event.role) == (1, "agent")
-    with pytest.raises(NotAMessage, match="no JSON"):
+    with pytest.raises(NotAMessageError, match="no JSON"):
         event.message()
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agentd.agents.agentapi import messages as module
 from agentd.agents.agentapi.json_scan import CUT_MARK, JsonMalformed, JsonScan, JsonText, Scan
 from agentd.agents.agentapi.messages import BodyCutOff, BodyMalformed, BodyTooLarge, MessageTail
-from agentd.conversation.message import Message, NotAMessage, parse_message
+from agentd.conversation.message import Message, NotAMessageError, parse_message
 
 TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\u0000\u2028😀,:{}[]'), max_size=40)
 SCALAR = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT
@@ -78,7 +78,7 @@ def reference(body: bytes, keep: int = 3) -> list[Message] | None:
     for entry in document["messages"]:
         try:
             kept.append(parse_message(entry if isinstance(entry, dict) else {}))
-        except NotAMessage:
+        except NotAMessageError:
             continue
     return kept[-keep:]
 
@@ -241,7 +241,7 @@ def test_an_endless_body_is_cut_off_at_the_cap():
     ],
 )
 def test_an_entry_that_is_no_message_is_refused_with_its_reason(entry, reason):
-    with pytest.raises(NotAMessage) as refusal:
+    with pytest.raises(NotAMessageError) as refusal:
         parse_message(entry)
     assert reason in str(refusal.value)
 
