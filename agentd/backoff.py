@@ -1,7 +1,7 @@
-"""How long a stream that lives for ever waits before it tries again.
+"""Backoff with full jitter, for connections that are retried without a limit. `retry` is for bounded work.
 
-Delays are full jitter (uniform between the floor and a growing ceiling), because coderd's rate limit is counted per
-address: a fleet behind one NAT that reconnects in step gets 429 in step.
+Each delay is uniform between a floor and a growing ceiling. Without jitter a fleet behind one NAT would reconnect at the
+same moment and get 429, because coderd counts its rate limit per address.
 """
 
 import random
@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Full-jitter windowed backoff, in seconds.
+    """Exponential backoff with full jitter. All values are in seconds.
 
-    `next()` draws uniformly from [floor_s, ceiling] where the ceiling doubles from `first_s` up to `cap_s`.
-    `reset()` is called by the owner once the connection has proved itself, never merely because it was opened: a
-    server that accepts and closes would otherwise be hammered.
+    `next()` draws uniformly from [floor_s, ceiling]; the ceiling doubles from `first_s` up to `cap_s`. The owner calls
+    `reset()` when the connection has delivered data. It does not call `reset()` when the connection opens, because a
+    server that accepts and closes would then be retried without a delay.
     """
 
     def __init__(
@@ -28,12 +28,12 @@ class Backoff:
         self.failures = 0
 
     def next(self) -> float:
-        """Count a failure and return how long to wait before the next try."""
-        # The exponent is bounded so that a daemon failing for years does not compute 2 ** 10**6.
+        """Count a failure and return the delay before the next try."""
+        # Limit the exponent: after years of failures 2.0 ** failures would overflow.
         ceiling_s = min(self._cap_s, self._first_s * 2.0 ** min(self.failures, 64))
         self.failures += 1
         return self._floor_s + (ceiling_s - self._floor_s) * self._draw()
 
     def reset(self) -> None:
-        """Forget the failures."""
+        """Set the failure count to zero."""
         self.failures = 0

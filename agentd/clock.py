@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Clock(NamedTuple):
-    """Three views of time, and waiting with a limit in terms of them.
+    """Three functions of time, and waiting with a limit.
 
     `monotonic` measures spans (seconds, never stepped); `wall` stamps records (Unix seconds, may be stepped by an
     operator or NTP); `sleep` waits (seconds).
@@ -21,7 +21,7 @@ class Clock(NamedTuple):
 
     @contextlib.asynccontextmanager
     async def timeout(self, seconds: float) -> AsyncIterator[None]:
-        """Limit the body to `seconds` of this clock: cancel it then and raise `TimeoutError`, as `asyncio.timeout`."""
+        """As `asyncio.timeout`, but in seconds of this clock: cancel the body and raise `TimeoutError`."""
         async with asyncio.timeout(None) as limit:
             timer = asyncio.create_task(self._expire(limit, seconds), name="timeout")
             try:

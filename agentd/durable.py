@@ -1,18 +1,19 @@
-"""Replace a file so that its name always holds a whole one, the old or the new, also after a power cut."""
+"""Replace a file atomically and durably: after a power cut its name holds the complete old or new file."""
 
 import contextlib
 import os
 from pathlib import Path
+from typing import Final
 
-TMP_PREFIX = ".tmp-"
-"""Files of that name are remains of an interrupted write and may be removed."""
+TMP_PREFIX: Final = ".tmp-"
+"""Name prefix of temporary files. A file with it that no process writes may be removed."""
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write `data` to `path`: temporary file beside it, fsync, rename, fsync of the directory. Blocks on the disk.
+    """Write `data` to a temporary file beside `path`, fsync it, rename it, fsync the directory. Blocks on the disk.
 
-    Raises `OSError`; the name then holds what it held before, or the new file whose name is not yet safe from a
-    power cut (when only the directory's fsync failed).
+    Raises `OSError`. The name then holds the old file or, if only the fsync of the directory failed, the new file; a
+    power cut can still undo that rename.
     """
     tmp = path.with_name(TMP_PREFIX + path.name)
     try:
@@ -26,7 +27,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             os.close(fd)
         tmp.replace(path)
     except OSError:
-        # On a full disk the half-written file would hold the space that the next try needs.
+        # On a full disk the partial file would use the space that the next try needs.
         with contextlib.suppress(OSError):
             tmp.unlink()
         raise

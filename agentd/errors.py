@@ -1,6 +1,6 @@
-"""What agentd says when it cannot go on: the sentence, what to do next, and the exit code a script reads.
+"""The exit codes, and the base classes of the errors that an operator reads.
 
-The codes follow sysexits.h, as far as it has a word for the case.
+The codes follow sysexits.h where it has a code for the case.
 """
 
 import enum
@@ -8,26 +8,26 @@ from typing import ClassVar
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of every command. People script against them; README lists them."""
+    """Exit codes of every command. Scripts depend on them; the README lists them."""
 
     OK = 0
     FAILED = 1
     USAGE = 64
-    """The command line could not be understood."""
+    """The command line is invalid."""
     UNAVAILABLE = 69
-    """Nothing to talk to: no daemon, or nothing reachable and nothing stored."""
+    """No daemon runs, or AgentAPI is unreachable and the spool is empty."""
     STATE = 73
-    """The state directory is unusable, or another instance holds it."""
+    """The state directory is unusable, or another agentd uses it."""
     PENDING = 75
-    """Stopped in order, but a snapshot is undelivered and kept in the spool."""
+    """The stop was clean, but a snapshot is undelivered and stays in the spool."""
     CONFIG = 78
     """The configuration is wrong or incomplete."""
 
 
 class AgentdError(Exception):
-    """Base of the errors an operator reads.
+    """Base class of the errors that an operator reads.
 
-    `message` says what is wrong and where, `hint` what to do next (may be empty). `str()` joins them with "; ".
+    `message` states what is wrong and where; `hint` states what to do (may be empty). `str()` joins them with "; ".
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
@@ -42,28 +42,28 @@ class AgentdError(Exception):
 
 
 class UsageError(AgentdError):
-    """The command line could not be understood."""
+    """The command line is invalid."""
 
     exit_code = ExitCode.USAGE
 
 
 class ConfigError(AgentdError):
-    """A configuration value is missing, malformed or unknown. The message starts with `[section] key`'s name."""
+    """A configuration value is missing, malformed or unknown. The message starts with the key, as `section.key`."""
 
     exit_code = ExitCode.CONFIG
 
 
 class StateError(AgentdError):
-    """The state directory cannot be used: permissions, a full or read-only disk, another holder, a newer format."""
+    """The state directory cannot be used: permissions, a full or read-only disk, another agentd, a newer format."""
 
     exit_code = ExitCode.STATE
 
 
 class UnavailableError(AgentdError):
-    """There is nothing to talk to."""
+    """The daemon, or every source of a snapshot, is unavailable."""
 
     exit_code = ExitCode.UNAVAILABLE
 
 
 class PeerError(AgentdError):
-    """A peer could not be reached or did not keep its contract."""
+    """coderd, AgentAPI or a destination is unreachable, or its response breaks the protocol."""

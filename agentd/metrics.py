@@ -1,6 +1,6 @@
-"""Counters and gauges, rendered as Prometheus text.
+"""Counters and gauges in the Prometheus text format.
 
-About forty lines of our own: the format is a few lines, and the usual client library costs 1.1 MB in every workspace.
+The format is small, and the usual client library costs 1.1 MB of memory in every workspace.
 """
 
 import math
@@ -13,20 +13,20 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = tuple[str, ...]
 
-_NAME = re.compile(r"agentd_[a-z0-9_]+")
-_LABEL = re.compile(r"[a-z][a-z0-9_]*")
+_NAME: Final = re.compile(r"agentd_[a-z0-9_]+")
+_LABEL: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class Metric:
-    """One named family. `labels` fixes the label names; every call names a value for each of them.
+    """One metric family. `labels` are the label names; every call passes a value for each of them.
 
-    Label values come from short lists in the code, never from a peer: each distinct one stays in memory for ever.
-    Every method raises `ValueError` for what does not fit the family: that is a fault in the code.
+    Label values must come from short lists in the code, never from a peer, because each distinct value stays in memory.
+    Every method raises `ValueError` if the call does not match the family; that is a bug in the caller.
     """
 
     def __init__(self, name: str, help_text: str, kind: Literal["counter", "gauge"], labels: Labels) -> None:
         if not _NAME.fullmatch(name) or not all(_LABEL.fullmatch(label) for label in labels):
-            raise ValueError(f"metric {name} with labels {labels} is not agentd_… in lower case")
+            raise ValueError(f"metric {name} with labels {labels} does not match agentd_… in lower case")
         self.name = name
         self.help_text = help_text
         self.kind = kind
@@ -52,9 +52,9 @@ class Metric:
             self._values[key] = value
 
     def read_from(self, read: Callable[[], float]) -> None:
-        """Ask `read` at each scrape instead of keeping a value (gauges without labels only)."""
+        """Call `read` at each scrape instead of storing a value (only for gauges without labels)."""
         if self.labels or self.kind == "counter":
-            raise ValueError(f"{self.name} is no gauge without labels")
+            raise ValueError(f"{self.name} must be a gauge without labels")
         self._read = read
 
     def value(self, **labels: str) -> float:
@@ -67,7 +67,7 @@ class Metric:
             self.set(self._read())
         with self._lock:
             samples = sorted(self._values.items())
-        # In a help text only the backslash and the line end are escaped, in a label value the quote as well.
+        # The text format escapes backslash and newline in a help text, and also the quote in a label value.
         help_text = self.help_text.replace("\\", "\\\\").replace("\n", "\\n")
         head = [f"# HELP {self.name} {help_text}", f"# TYPE {self.name} {self.kind}"]
         return head + [f"{self.name}{self._suffix(key)} {_number(value)}" for key, value in samples]
@@ -85,7 +85,7 @@ class Metric:
 
 
 class Registry:
-    """All families of one daemon. Counters end in `_total`; names start with `agentd_`."""
+    """All metric families of one daemon. Names start with `agentd_`; counters end in `_total`."""
 
     def __init__(self) -> None:
         self._families: dict[str, Metric] = {}
@@ -98,11 +98,8 @@ class Registry:
     def gauge(self, name: str, help_text: str, *labels: str) -> Metric:
         return self._family(Metric(name, help_text, "gauge", labels))
 
-    def names(self) -> list[str]:
-        return sorted(self._families)
-
     def render(self) -> str:
-        lines = [line for name in self.names() for line in self._families[name].render()]
+        lines = [line for name in sorted(self._families) for line in self._families[name].render()]
         return "\n".join(lines) + "\n"
 
     def _family(self, metric: Metric) -> Metric:

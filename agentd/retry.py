@@ -1,4 +1,4 @@
-"""How a bounded piece of work is tried again; what lives for ever has `backoff`."""
+"""Retries with a deadline. `backoff` is for connections that are retried without a limit."""
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -8,11 +8,14 @@ from agentd.clock import Clock
 def until(
     deadline: float, *, clock: Clock, on: type[BaseException], first_s: float, cap_s: float, last_try_s: float
 ) -> AsyncRetrying:
-    """How a bounded piece of work is tried: loop over the result, `with attempt:` around the work.
+    """Retry work that raises `on` until `deadline` (monotonic seconds), then raise the last error.
 
-    Work that raises `on` is tried again until `deadline` (monotonic seconds), after full jitter with a ceiling that
-    doubles from `first_s` to `cap_s`, or after what the error's `retry_after_s` asks for; one that asks for more than
-    there is gets a last try `last_try_s` before the end. When time is up the last error is raised.
+        async for attempt in retry.until(deadline, clock=clock, on=RetryableError, ...):
+            with attempt:
+                await work()
+
+    The delay has full jitter, with a ceiling that doubles from `first_s` to `cap_s`. It is at least the error's
+    `retry_after_s`; if that ends after the deadline, the last try starts `last_try_s` before the deadline.
     """
     return AsyncRetrying(
         retry=retry_if_exception_type(on),

@@ -1,7 +1,7 @@
-"""Tell systemd how we are: `READY=1`, `STATUS=…`, `STOPPING=1`, `WATCHDOG=1`, `EXTEND_TIMEOUT_USEC=…`.
+"""Notify systemd: `READY=1`, `STATUS=…`, `STOPPING=1`, `WATCHDOG=1`, `EXTEND_TIMEOUT_USEC=…`.
 
-Our own few lines because they never block: sdnotify 0.3.2 stalls after eleven unread messages and cysystemd 2.0.5
-stalls holding the interpreter lock. A lost status line costs nothing; a stalled event loop costs the workspace.
+This module never blocks: it drops a message that systemd does not read. The libraries block: sdnotify 0.3.2 after eleven
+unread messages, cysystemd 2.0.5 while it holds the interpreter lock.
 """
 
 import os
@@ -10,17 +10,16 @@ from collections.abc import Mapping
 
 
 class Notifier:
-    """Sends to `$NOTIFY_SOCKET`, or nowhere when there is none. Never raises, never blocks."""
+    """Sends datagrams to `$NOTIFY_SOCKET`, if it is set. Never raises, never blocks."""
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
-        # "@name" is systemd's spelling of an abstract socket, whose real name starts with a NUL.
+        # systemd writes an abstract socket as "@name"; the kernel's name starts with NUL.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._socket: socket.socket | None = None
-        self.lost = 0
 
     def send(self, **fields: str | int) -> None:
-        """`send(READY=1, STATUS="listening")`. Newlines in a value would start another field, so they become spaces."""
+        """Send the fields, for example `send(READY=1, STATUS="listening")`. Newlines in a value become spaces."""
         if not self._address:
             return
         text = "\n".join(f"{name}={str(value).replace(chr(10), ' ')}" for name, value in fields.items())
@@ -28,10 +27,10 @@ class Notifier:
             if self._socket is None:
                 self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
                 self._socket.setblocking(False)
-            # Surrogates may stand in a path or an agent's words; the manager refuses what is no UTF-8 anyway.
+            # A path or an agent's message may contain surrogates; systemd accepts only UTF-8.
             self._socket.sendto(text.encode("utf-8", "replace"), self._address)
         except OSError:
-            self.lost += 1
+            return
 
     def close(self) -> None:
         if self._socket is not None:
@@ -40,13 +39,13 @@ class Notifier:
 
 
 def watchdog_interval_s(environ: Mapping[str, str] = os.environ) -> float | None:
-    """How often to say `WATCHDOG=1` (seconds; half of what systemd allows), or None when nobody listens."""
+    """Seconds between two `WATCHDOG=1`: half of the interval that systemd allows. None without a watchdog."""
     try:
         usec = float(int(environ.get("WATCHDOG_USEC") or 0))
         pid = int(environ.get("WATCHDOG_PID") or 0)
     except (ValueError, OverflowError):
         return None
-    # The pid tells whether the request is meant for us or was inherited from a parent.
+    # Another pid means that the variables were inherited from a parent process.
     if usec <= 0 or (pid and pid != os.getpid()):
         return None
     return usec / 2_000_000

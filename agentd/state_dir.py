@@ -1,4 +1,4 @@
-"""The state directory: private, writable, and held by one agentd at a time."""
+"""The state directory: private, writable, and locked by one agentd at a time."""
 
 import contextlib
 import errno
@@ -13,16 +13,16 @@ from agentd.errors import StateError
 
 LOCK_NAME: Final = "agentd.lock"
 
-# `holder_pid` holds the lock for an instant while it looks; a start at that instant must not take it for a daemon.
+# `holder_pid` takes a shared lock for a moment. `StateDir.open` retries so that it does not mistake it for a daemon.
 _LOCK_TRIES: Final = 5
 _LOCK_PAUSE_S: Final = 0.02
 
 
 class StateDir:
-    """A state directory under an exclusive lock. Use as a context manager, or call `close()`.
+    """A state directory under an exclusive lock. Use it as a context manager, or call `close()`.
 
-    The lock is `flock` on `agentd.lock`, which the kernel drops when the holder dies however it dies; the pid written
-    into it is only for the message.
+    The lock is `flock` on `agentd.lock`. The kernel releases it when the process ends, also after SIGKILL. The pid in the
+    file is only for error messages.
     """
 
     def __init__(self, path: Path, lock_fd: int) -> None:
@@ -31,14 +31,14 @@ class StateDir:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Create `path` (mode 0700) where absent, check it and take the lock.
+        """Create `path` (mode 0700) if absent, check it and take the lock.
 
-        Raises `StateError` when the directory cannot be created, belongs to another user, cannot be written, or is
-        held by another agentd (the message names its pid).
+        Raises `StateError` if the directory cannot be created or written, belongs to another user, or is locked by
+        another agentd (the message names its pid).
         """
         _prepare(path)
         try:
-            # Closed on exec: a hook that outlives us must not hold the lock in our name.
+            # O_CLOEXEC: a hook that runs longer than agentd must not keep the lock.
             fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as exc:
             raise _unusable(path, exc) from exc
@@ -47,19 +47,19 @@ class StateDir:
         except StateError:
             os.close(fd)
             raise
-        # A full disk must not keep a daemon from starting: it still delivers what is spooled, which frees the disk.
-        # The pid is only for the message, so it may be missing then.
+        # A daemon must start on a full disk, because it delivers the spooled snapshots, which frees space. The pid is
+        # then missing from error messages.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return cls(path, fd)
 
     def writable(self) -> bool:
-        """Whether the directory still takes writes; the liveness check of `/healthz`. A few syscalls, no fsync."""
+        """Whether the directory is writable; the check of `/healthz` and the watchdog. A few system calls, no fsync."""
         try:
             fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            # Not every file system can make unnamed files; that says nothing about this one's health.
+            # These mean that the file system does not support O_TMPFILE.
             return exc.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT) and os.access(
                 self.path, os.W_OK
             )
@@ -75,13 +75,13 @@ class StateDir:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
 
 def holder_pid(path: Path) -> int | None:
-    """Pid of the agentd that holds `path`, 0 when it did not write one, None when nobody holds it or we cannot see."""
+    """Pid of the agentd that locks `path`; 0 if it wrote none; None if `path` is not locked or the file is unreadable."""
     try:
         fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -96,7 +96,7 @@ def holder_pid(path: Path) -> int | None:
 
 
 def _lock(fd: int, path: Path) -> None:
-    """Take the lock. Waits a moment for a passing look, never for a daemon."""
+    """Take the lock. Retries for 0.1 s because of `holder_pid`."""
     for _ in range(_LOCK_TRIES):
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -108,7 +108,7 @@ def _lock(fd: int, path: Path) -> None:
             return
     raise StateError(
         f"state directory {path} is in use by another agentd (pid {_pid_in(fd) or 'unknown'})",
-        hint="stop that one first, or give this one another directory with AGENTD_STATE_DIR",
+        hint="stop that agentd, or set AGENTD_STATE_DIR to another directory",
     )
 
 
@@ -130,10 +130,10 @@ def _prepare(path: Path) -> None:
     if info.st_uid != os.geteuid():
         raise StateError(
             f"state directory {path} belongs to uid {info.st_uid}, agentd runs as uid {os.geteuid()}",
-            hint="run agentd as that user, chown it, or set AGENTD_STATE_DIR to a directory below it",
+            hint="run agentd as that user, chown the directory, or set AGENTD_STATE_DIR to one of your own",
         )
     if info.st_mode & 0o077:
-        # Conversations and hook output lie here; a directory made by hand or by a volume is usually 0755.
+        # The directory contains conversations and hook output. One created by hand or by a volume often has mode 0755.
         try:
             path.chmod(0o700)
         except OSError as exc:
@@ -142,17 +142,17 @@ def _prepare(path: Path) -> None:
 
 def _unusable(path: Path, exc: OSError) -> StateError:
     hints = {
-        errno.EACCES: "give the user agentd runs as write access, or set AGENTD_STATE_DIR",
-        errno.EPERM: "give the user agentd runs as write access, or set AGENTD_STATE_DIR",
-        errno.EROFS: "mount it writable, or set AGENTD_STATE_DIR to a writable place",
-        errno.ENOSPC: "free some space there, or set AGENTD_STATE_DIR to another disk",
-        errno.ENOTDIR: "a part of the path is a file; set AGENTD_STATE_DIR to a directory",
-        errno.ELOOP: f"{LOCK_NAME} in it must not be a symbolic link; remove it",
-        errno.ENOLCK: "its file system has no locks; set AGENTD_STATE_DIR to a local disk",
-        errno.EOPNOTSUPP: "its file system has no locks; set AGENTD_STATE_DIR to a local disk",
+        errno.EACCES: "give agentd's user write access, or set AGENTD_STATE_DIR",
+        errno.EPERM: "give agentd's user write access, or set AGENTD_STATE_DIR",
+        errno.EROFS: "mount it writable, or set AGENTD_STATE_DIR to a writable directory",
+        errno.ENOSPC: "free some space, or set AGENTD_STATE_DIR to another disk",
+        errno.ENOTDIR: "a part of the path is a file; set AGENTD_STATE_DIR to another path",
+        errno.ELOOP: f"{LOCK_NAME} is a symbolic link; remove it",
+        errno.ENOLCK: "the file system does not support locks; set AGENTD_STATE_DIR to a local disk",
+        errno.EOPNOTSUPP: "the file system does not support locks; set AGENTD_STATE_DIR to a local disk",
     }
     reason = exc.strerror or str(exc)
     return StateError(
-        f"state directory {path} is unusable: {reason}",
-        hint=hints.get(exc.errno or 0, "set AGENTD_STATE_DIR to a directory agentd may write"),
+        f"cannot use state directory {path}: {reason}",
+        hint=hints.get(exc.errno or 0, "set AGENTD_STATE_DIR to a directory that agentd may write"),
     )

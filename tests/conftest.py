@@ -1,4 +1,4 @@
-"""Fixtures every room's tests share."""
+"""Fixtures for the tests of every package."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ DATA = Path(os.environ.get("AGENTD_TEST_DATA", Path(__file__).parents[1].parent 
 
 @pytest.fixture(autouse=True)
 def _own_logging(monkeypatch: pytest.MonkeyPatch):
-    """Logging is the process's: what one test configures or conceals is none of the next one's business."""
+    """Reset the logging of the process after each test."""
     monkeypatch.setattr(log, "_secrets", set())
     monkeypatch.setattr(log, "_pattern", None)
     yield
@@ -34,13 +34,13 @@ def clock(fake_clock: FakeClock) -> Clock:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Recorded inputs that are not part of the project; tests that need them say so by taking this."""
+    """Recorded inputs, which are not part of the project. A test that uses this fixture is skipped without them."""
     if not DATA.is_dir():
-        pytest.skip("recorded inputs are not on this machine; set AGENTD_TEST_DATA to their folder")
+        pytest.skip("recorded inputs are not on this machine; set AGENTD_TEST_DATA to their directory")
     return DATA
 
 
 @pytest.fixture(scope="session")
 def conversations(data_dir: Path) -> list[Path]:
-    """The transcripts of real agents, one `GET /messages` body each."""
+    """Conversations of real agents; each file is the body of one `GET /messages`."""
     return sorted((data_dir / "conversations").glob("*.json"))

@@ -1,4 +1,4 @@
-"""Time that passes when a test says so."""
+"""A clock that a test advances."""
 
 import asyncio
 import heapq
@@ -8,7 +8,7 @@ from agentd.clock import Clock
 
 
 class FakeClock:
-    """`await clock.advance(5)` wakes whoever sleeps up to then, in order, letting each run before the next."""
+    """`await clock.advance(5)` ends the sleeps of the next 5 seconds in order; each task runs before the next wakes."""
 
     def __init__(self, *, monotonic: float = 1000.0, wall: float = 1_772_442_000.0) -> None:
         self.now = monotonic
@@ -46,18 +46,18 @@ class FakeClock:
         await self.settle()
 
     async def next_sleep(self) -> float:
-        """Wait (in real time) until something asks to sleep, from now on or pending; return its seconds."""
+        """Wait (in real time) until a task sleeps, also one that already does; return its seconds."""
         while not self.sleeping():
             self._slept_more.clear()
             await self._slept_more.wait()
         return self.slept[-1]
 
     def sleeping(self) -> int:
-        """How many sleepers wait now."""
+        """The number of tasks that sleep now."""
         return sum(1 for _, _, future in self._sleepers if not future.done())
 
     async def settle(self, rounds: int = 20) -> None:
-        """Let every task that can run, run, without time passing."""
+        """Run every task that is ready; no time passes."""
         for _ in range(rounds):
             await asyncio.sleep(0)
 

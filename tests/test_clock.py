@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from agentd.clock import Clock, rfc3339
 
 
-def test_a_clock_is_the_systems_unless_told_otherwise():
+def test_the_default_clock_is_the_systems():
     clock = Clock()
     assert (clock.monotonic, clock.wall, clock.sleep) == (time.monotonic, time.time, asyncio.sleep)
 
@@ -99,18 +99,18 @@ async def test_a_timeout_that_is_not_reached_changes_nothing(fake_clock: FakeClo
         (253_402_300_799, "9999-12-31T23:59:59.000000Z"),
     ],
 )
-def test_a_moment_is_written_in_utc_with_microseconds(unix_s, text):
+def test_a_time_is_formatted_in_utc_with_microseconds(unix_s, text):
     assert rfc3339(unix_s) == text
 
 
 @pytest.mark.parametrize("unix_s", [float("nan"), float("inf"), 1e12, 1e300, -1e12])
-def test_what_is_no_moment_is_refused(unix_s):
+def test_a_time_outside_the_calendar_is_rejected(unix_s):
     with pytest.raises(ValueError):
         rfc3339(unix_s)
 
 
 @given(st.floats(min_value=-62e9, max_value=253e9))
-def test_moments_sort_as_their_text_does(unix_s):
+def test_texts_sort_as_their_times_do(unix_s):
     text = rfc3339(unix_s)
     assert len(text) == len("2026-03-02T09:00:00.000000Z")
     assert rfc3339(unix_s + 1) > text

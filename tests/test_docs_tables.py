@@ -1,4 +1,4 @@
-"""The tables in docs/architecture.md are those of the code."""
+"""The tables in docs/architecture.md are equal to those in the code."""
 
 import importlib
 import re
@@ -10,7 +10,7 @@ DOC = Path(__file__).parents[1] / "docs" / "architecture.md"
 MARK = re.compile(r"<!-- table (?P<module>[\w.]+) (?P<name>\w+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
 
 
-def drawn(table):
+def rendered(table):
     steps = list(dict.fromkeys(step for row in table.values() for step in row))
     lines = [["", *(step.value for step in steps)], ["---"] * (len(steps) + 1)]
     for state, row in table.items():
@@ -19,12 +19,12 @@ def drawn(table):
 
 
 @pytest.mark.parametrize("found", list(MARK.finditer(DOC.read_text())), ids=lambda found: found["name"])
-def test_the_table_in_the_docs_is_the_codes(found):
+def test_a_table_in_the_document_is_equal_to_the_code(found):
     table = getattr(importlib.import_module(found["module"]), found["name"])
-    assert found["body"] == drawn(table)
+    assert found["body"] == rendered(table)
 
 
-def test_every_table_of_the_code_is_in_the_docs():
+def test_every_table_in_the_code_is_in_the_document():
     root = DOC.parents[1]
     in_code = {
         (".".join(path.relative_to(root).with_suffix("").parts), name)
@@ -34,12 +34,12 @@ def test_every_table_of_the_code_is_in_the_docs():
     assert {(found["module"], found["name"]) for found in MARK.finditer(DOC.read_text())} == in_code
 
 
-if __name__ == "__main__":  # `python tests/test_docs_tables.py` draws the tables anew
+if __name__ == "__main__":  # `python tests/test_docs_tables.py` updates the tables
     DOC.write_text(
         MARK.sub(
             lambda m: (
                 f"<!-- table {m['module']} {m['name']} -->\n"
-                f"{drawn(getattr(importlib.import_module(m['module']), m['name']))}<!-- end -->"
+                f"{rendered(getattr(importlib.import_module(m['module']), m['name']))}<!-- end -->"
             ),
             DOC.read_text(),
         )

@@ -4,13 +4,13 @@ from agentd import errors
 from agentd.errors import AgentdError, ExitCode
 
 
-def test_an_error_says_what_is_wrong_and_what_to_do():
+def test_an_error_contains_the_message_and_the_hint():
     error = AgentdError("coder.url: missing", hint="set CODER_AGENT_URL")
     assert str(error) == "coder.url: missing; set CODER_AGENT_URL"
     assert (error.message, error.hint) == ("coder.url: missing", "set CODER_AGENT_URL")
 
 
-def test_an_error_without_advice_ends_with_what_is_wrong():
+def test_an_error_without_a_hint_is_its_message():
     assert str(AgentdError("it broke")) == "it broke"
 
 
@@ -25,11 +25,11 @@ def test_an_error_without_advice_ends_with_what_is_wrong():
         (errors.PeerError, 1),
     ],
 )
-def test_every_error_has_the_exit_code_that_scripts_read(kind, code):
+def test_every_error_has_its_exit_code(kind, code):
     assert kind("x").exit_code == code
 
 
-def test_the_exit_codes_are_those_of_the_interface():
+def test_the_exit_codes_do_not_change():
     assert {code.name: code.value for code in ExitCode} == {
         "OK": 0,
         "FAILED": 1,

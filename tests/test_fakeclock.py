@@ -4,7 +4,7 @@ import contextlib
 import pytest
 
 
-async def test_time_stands_still_until_it_is_advanced(fake_clock, clock):
+async def test_time_passes_only_by_advance(fake_clock, clock):
     before = clock.monotonic(), clock.wall()
     await fake_clock.settle()
     assert (clock.monotonic(), clock.wall()) == before
@@ -12,7 +12,7 @@ async def test_time_stands_still_until_it_is_advanced(fake_clock, clock):
     assert (clock.monotonic(), clock.wall()) == (before[0] + 2.5, before[1] + 2.5)
 
 
-async def test_sleepers_wake_in_order_and_each_sees_its_own_moment(fake_clock, clock):
+async def test_sleepers_wake_in_order_at_their_own_times(fake_clock, clock):
     woken = []
 
     async def sleeper(name: str, seconds: float) -> None:
@@ -30,7 +30,7 @@ async def test_sleepers_wake_in_order_and_each_sees_its_own_moment(fake_clock, c
     assert woken[3:] == [("late", 3)]
 
 
-async def test_one_advance_lets_a_loop_sleep_many_times(fake_clock, clock):
+async def test_one_advance_can_end_several_sleeps_of_a_loop(fake_clock, clock):
     ticks = []
 
     async def tick() -> None:
@@ -49,18 +49,18 @@ async def test_one_advance_lets_a_loop_sleep_many_times(fake_clock, clock):
     assert ticks == [1, 2, 3]
 
 
-async def test_next_sleep_waits_for_one_and_tells_how_long(fake_clock, clock):
+async def test_next_sleep_waits_for_a_sleep_and_returns_its_seconds(fake_clock, clock):
     waiting = asyncio.create_task(fake_clock.next_sleep())
     await fake_clock.settle()
     assert not waiting.done()
     sleeping = asyncio.create_task(clock.sleep(7))
     assert await waiting == 7
-    assert await fake_clock.next_sleep() == 7, "one that is pending counts"
+    assert await fake_clock.next_sleep() == 7, "a pending sleep counts"
     await fake_clock.advance(7)
     assert sleeping.done()
 
 
-async def test_a_clock_step_moves_the_wall_and_wakes_nobody(fake_clock, clock):
+async def test_a_step_of_the_wall_clock_wakes_no_sleeper(fake_clock, clock):
     sleeping = asyncio.create_task(clock.sleep(10))
     await fake_clock.settle()
     fake_clock.wall_now -= 3600

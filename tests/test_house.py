@@ -194,7 +194,7 @@ UNFINISHED = {
     """,
     "constants": """
         agentd/claims agentd/cli agentd/coderd agentd/config agentd/daemon agentd/doctor
-        agentd/durable.py agentd/hooks agentd/metrics.py agentd/simulator agentd/sse.py
+        agentd/hooks agentd/simulator agentd/sse.py
     """,
     "export lists": """
         agentd/agents agentd/claims agentd/coderd agentd/conversation agentd/daemon agentd/hooks
@@ -205,21 +205,18 @@ UNFINISHED = {
         agentd/local_api agentd/simulator agentd/stability
     """,
     "words": """
-        Dockerfile README.md agentd/__main__.py agentd/agents agentd/backoff.py agentd/claims
-        agentd/cli agentd/coderd agentd/config agentd/conversation agentd/daemon agentd/doctor
-        agentd/hooks agentd/local_api agentd/metrics.py agentd/retry.py agentd/sdnotify.py
-        agentd/simulator agentd/snapshots agentd/sse.py agentd/stability agentd/state_dir.py
+        Dockerfile README.md agentd/agents agentd/claims agentd/cli agentd/coderd agentd/config
+        agentd/conversation agentd/daemon agentd/doctor agentd/hooks agentd/local_api
+        agentd/simulator agentd/snapshots agentd/sse.py agentd/stability
         deploy/kubernetes/native-sidecar.yaml deploy/monitoring/agentd.rules.yaml
         deploy/s6/s6-rc.d/agentd/finish deploy/terraform/main.tf docs/architecture.md
         docs/compatibility.md docs/configuration.md docs/contributing.md docs/doctor.md
         docs/guarantees.md docs/operations.md docs/protocol.md docs/scenarios.md docs/snapshots.md
         docs/status.md packaging/launcher.c systemd/agentd.service systemd/agentd.user.service
-        tests/agents tests/claims tests/cli tests/coderd tests/conftest.py tests/conversation
-        tests/crash tests/daemon tests/deploy tests/doctor tests/e2e tests/fakeclock.py tests/hooks
-        tests/image tests/local_api tests/scenarios tests/simulator tests/snapshots tests/stability
-        tests/systemd tests/test_config.py tests/test_fakeclock.py tests/test_log.py
-        tests/test_metrics_docs.py tests/test_sdnotify.py tests/test_state_dir.py tests/test_tls.py
-        tests/ui
+        tests/agents tests/claims tests/cli tests/coderd tests/conversation tests/crash tests/daemon
+        tests/deploy tests/doctor tests/e2e tests/hooks tests/image tests/local_api tests/scenarios
+        tests/simulator tests/snapshots tests/stability tests/systemd tests/test_config.py
+        tests/test_log.py tests/test_metrics_docs.py tests/test_tls.py tests/ui
     """,
 }
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from agentd.metrics import Registry
 
 
-def test_the_text_is_what_prometheus_reads():
+def test_the_text_format_is_that_of_prometheus():
     registry = Registry()
     runs = registry.counter("agentd_hook_runs_total", "Hook runs.", "outcome")
     runs.inc(outcome="done")
@@ -28,17 +28,16 @@ def test_the_text_is_what_prometheus_reads():
         "# TYPE agentd_spool_bytes gauge\n"
         "agentd_spool_bytes 1234.5\n"
     )
-    assert registry.names() == ["agentd_events_total", "agentd_hook_runs_total", "agentd_spool_bytes"]
 
 
-def test_a_family_asked_for_twice_is_the_same():
+def test_registering_a_family_twice_returns_the_same():
     registry = Registry()
     registry.counter("agentd_x_total", "X.", "a").inc(a="1")
     registry.counter("agentd_x_total", "X.", "a").inc(a="1")
     assert registry.counter("agentd_x_total", "X.", "a").value(a="1") == 2
 
 
-def test_a_family_cannot_be_two_things():
+def test_a_family_cannot_change_its_kind_or_labels():
     registry = Registry()
     registry.gauge("agentd_x", "X.", "a")
     with pytest.raises(ValueError, match=r"already a gauge with labels \('a',\)"):
@@ -49,7 +48,7 @@ def test_a_family_cannot_be_two_things():
     "use",
     [
         lambda r: r.counter("agentd_x", "Without _total."),
-        lambda r: r.counter("x_total", "Without our name."),
+        lambda r: r.counter("x_total", "Without the prefix."),
         lambda r: r.gauge("agentd_X", "Upper case."),
         lambda r: r.gauge("agentd_x", "A label with a dash.", "a-b"),
         lambda r: r.counter("agentd_x_total", "X.").inc(-1),
@@ -61,12 +60,12 @@ def test_a_family_cannot_be_two_things():
         lambda r: r.gauge("agentd_x", "X.").inc(a="1"),
     ],
 )
-def test_a_fault_in_the_code_is_named(use):
+def test_a_wrong_call_raises_an_error_with_the_name(use):
     with pytest.raises(ValueError, match=r"agentd_|x_total"):
         use(Registry())
 
 
-def test_a_gauge_can_go_down_and_be_read_when_asked():
+def test_a_gauge_can_go_down_and_can_be_read_at_the_scrape():
     registry = Registry()
     gauge = registry.gauge("agentd_x", "X.")
     gauge.inc(3)
@@ -83,14 +82,14 @@ def test_a_gauge_can_go_down_and_be_read_when_asked():
     ("value", "text"),
     [(float("inf"), "+Inf"), (float("-inf"), "-Inf"), (float("nan"), "NaN"), (1e20, "1e+20"), (0.1, "0.1")],
 )
-def test_numbers_are_written_as_prometheus_spells_them(value, text):
+def test_numbers_are_formatted_as_prometheus_expects(value, text):
     registry = Registry()
     registry.gauge("agentd_x", "X.").set(value)
     assert registry.render().endswith(f"agentd_x {text}\n")
 
 
 @given(st.text(), st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from('\\"\n')))
-def test_no_text_breaks_out_of_its_place(help_text, value):
+def test_help_texts_and_label_values_are_escaped(help_text, value):
     registry = Registry()
     registry.gauge("agentd_x", help_text, "a").set(1, a=value)
     head, kind, sample, end = registry.render().split("\n")
@@ -100,7 +99,7 @@ def test_no_text_breaks_out_of_its_place(help_text, value):
     assert re.sub(r"\\(.)", lambda m: {"n": "\n"}.get(m[1], m[1]), found[1]) == value
 
 
-def test_threads_lose_no_count():
+def test_increments_from_threads_are_all_counted():
     counter = Registry().counter("agentd_x_total", "X.", "a")
 
     def count() -> None:

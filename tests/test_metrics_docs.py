@@ -1,4 +1,4 @@
-"""Every metric is documented, and nobody is alerted by or shown one that does not exist."""
+"""Every metric is documented; alerts and dashboard use only metrics that exist."""
 
 import json
 import re
@@ -20,7 +20,7 @@ NOT_OURS = {"up"}
 
 
 def documented():
-    """Metric → (kind, labels), as docs/metrics.md has them."""
+    """Metric → (kind, labels) in docs/metrics.md."""
     text = (ROOT / "docs" / "metrics.md").read_text("utf-8")
     table = text.partition("<!-- metrics -->")[2].partition("<!-- end -->")[0]
     rows = [
@@ -32,7 +32,7 @@ def documented():
 
 
 def in_code():
-    """Metric → kind, wherever a room makes one."""
+    """Metric → kind, from the source code."""
     made = re.compile(r"\.(counter|gauge)\(\s*\"(agentd_[a-z0-9_]+)\"")
     sources = (path.read_text("utf-8") for path in (ROOT / "agentd").rglob("*.py"))
     return {name: kind for text in sources for kind, name in made.findall(text)}
@@ -40,7 +40,7 @@ def in_code():
 
 @pytest.fixture
 async def registered(tmp_path):
-    """Metric → (kind, labels), of a daemon that uses everything."""
+    """Metric → (kind, labels) of a daemon with every component."""
     environ = {
         "HOME": str(tmp_path),
         "AGENTD_STATE_DIR": str(tmp_path / "state"),
@@ -53,17 +53,17 @@ async def registered(tmp_path):
         return {name: (family.kind, family.labels) for name, family in rooms.metrics._families.items()}
 
 
-def test_the_document_lists_every_metric_of_the_code_and_no_other():
+def test_the_document_lists_exactly_the_metrics_of_the_code():
     assert {name: kind for name, (kind, _labels) in documented().items()} == in_code()
 
 
-async def test_the_document_has_the_labels_of_what_a_daemon_registers(registered):
+async def test_the_document_has_the_labels_that_a_daemon_registers(registered):
     assert len(registered) >= 14
     assert {name: documented()[name] for name in registered} == registered
 
 
 def expressions():
-    """Where each expression stands, and the expression."""
+    """Each alert or panel, with its expression."""
     for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"]:
         for rule in group["rules"]:
             yield f"alert {rule['alert']}", rule["expr"]
@@ -88,7 +88,7 @@ def selectors(node):
 
 
 @pytest.mark.parametrize(("where", "expression"), EXPRESSIONS, ids=[where for where, _ in EXPRESSIONS])
-def test_an_expression_parses_and_asks_for_metrics_and_labels_that_exist(where, expression):
+def test_an_expression_parses_and_uses_metrics_and_labels_that_exist(where, expression):
     known = documented()
     found = list(selectors(promql_parser.parse(expression.replace("$__rate_interval", "5m"))))
     assert found
@@ -100,20 +100,19 @@ def test_an_expression_parses_and_asks_for_metrics_and_labels_that_exist(where, 
         assert labels <= {*known[selector.name][1], "instance", "job"}
 
 
-def test_every_name_that_stands_anywhere_in_the_files_is_a_metric():
+def test_every_metric_name_in_the_files_exists():
     for path in (RULES, DASHBOARD):
         assert set(NAME.findall(path.read_text("utf-8"))) <= set(documented())
 
 
-def test_an_expression_that_asks_for_less_than_it_names_would_be_seen():
-    # The walk over the parsed tree finds as many of our selectors as a search over the text.
+def test_the_parsed_tree_contains_every_metric_name_of_the_text():
     for where, expression in EXPRESSIONS:
         parsed = promql_parser.parse(expression.replace("$__rate_interval", "5m"))
         names = [one.name for one in selectors(parsed) if one.name.startswith("agentd_")]
         assert sorted(names) == sorted(NAME.findall(expression)), where
 
 
-def test_every_alert_says_what_happened_what_it_means_and_how_bad_it_is():
+def test_every_alert_has_a_severity_a_summary_and_a_description():
     rules = [rule for group in yaml.safe_load(RULES.read_text("utf-8"))["groups"] for rule in group["rules"]]
     assert len({rule["alert"] for rule in rules}) == len(rules) >= 10
     for rule in rules:
@@ -122,13 +121,13 @@ def test_every_alert_says_what_happened_what_it_means_and_how_bad_it_is():
         assert all(len(text) > 20 for text in rule["annotations"].values())
 
 
-def test_the_dashboard_is_one_grafana_imports():
+def test_the_dashboard_has_the_form_that_grafana_imports():
     dashboard = json.loads(DASHBOARD.read_text("utf-8"))
     panels = dashboard["panels"]
     assert dashboard["uid"] == "agentd"
     assert {variable["name"] for variable in dashboard["templating"]["list"]} == {"datasource", "instance"}
     assert len({panel["id"] for panel in panels}) == len(panels)
-    # A panel overlaps no other: Grafana would push it somewhere else.
+    # Grafana moves a panel that overlaps another.
     cells = [
         (x, y)
         for panel in panels

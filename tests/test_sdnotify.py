@@ -1,3 +1,4 @@
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -9,7 +10,7 @@ from agentd.sdnotify import Notifier, watchdog_interval_s
 
 @pytest.fixture
 def manager(tmp_path):
-    """systemd's end: what it received, in order."""
+    """The socket on which systemd receives."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(str(tmp_path / "notify"))
         listening.settimeout(5)
@@ -20,7 +21,7 @@ def notifier(address: str | Path) -> Notifier:
     return Notifier({"NOTIFY_SOCKET": str(address)})
 
 
-def test_the_manager_is_told_in_its_own_words(manager, tmp_path):
+def test_fields_are_sent_in_the_format_of_sd_notify(manager, tmp_path):
     to = notifier(tmp_path / "notify")
     to.send(READY=1, STATUS="listening")
     to.send(STOPPING=1)
@@ -30,7 +31,7 @@ def test_the_manager_is_told_in_its_own_words(manager, tmp_path):
     to.close()
 
 
-def test_an_abstract_address_is_reached():
+def test_an_abstract_socket_is_supported():
     name = f"agentd-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
         listening.bind(f"\0{name}")
@@ -41,36 +42,39 @@ def test_an_abstract_address_is_reached():
         to.close()
 
 
-def test_without_a_manager_nothing_is_said():
-    for environ in ({}, {"NOTIFY_SOCKET": ""}):
-        to = Notifier(environ)
-        to.send(READY=1)
-        assert to.lost == 0
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}])
+def test_without_a_notify_socket_nothing_is_sent(environ):
+    to = Notifier(environ)
+    to.send(READY=1)
+    assert to._socket is None
 
 
-def test_a_value_cannot_smuggle_in_another_field(manager, tmp_path):
+def test_a_newline_in_a_value_adds_no_field(manager, tmp_path):
     to = notifier(tmp_path / "notify")
     to.send(STATUS="lost\nMAINPID=1")
     assert manager.recv(4096) == b"STATUS=lost MAINPID=1"
     to.close()
 
 
-def test_text_that_is_no_unicode_is_sent_all_the_same(manager, tmp_path):
+def test_a_value_with_surrogates_is_sent(manager, tmp_path):
     to = notifier(tmp_path / "notify")
     to.send(STATUS="naïve \udc80")
     assert manager.recv(4096) == "STATUS=naïve ?".encode()
     to.close()
 
 
-def test_a_manager_that_does_not_read_costs_lines_and_no_time(manager, tmp_path):
+def test_messages_that_are_not_read_are_dropped_without_blocking(manager, tmp_path):
     to = notifier(tmp_path / "notify")
     for _ in range(2_000):
         to.send(WATCHDOG=1)
-    assert to.lost > 0
-    for _ in range(2_000 - to.lost):
-        assert manager.recv(4096) == b"WATCHDOG=1"
+    manager.setblocking(False)
+    received = 0
+    with contextlib.suppress(BlockingIOError):
+        while manager.recv(4096) == b"WATCHDOG=1":
+            received += 1
+    assert 0 < received < 2_000
     to.send(WATCHDOG=1)
-    assert manager.recv(4096) == b"WATCHDOG=1", "read again, it is told again"
+    assert manager.recv(4096) == b"WATCHDOG=1", "sends again after the queue is read"
     to.close()
 
 
@@ -80,17 +84,16 @@ def test_a_manager_that_does_not_read_costs_lines_and_no_time(manager, tmp_path)
         ("/nowhere/notify", "x"),
         ("/" + "x" * 200, "x"),
         ("vsock:2:1234", "x"),
-        ("@agentd-nobody", "x" * 10**7),
+        ("@agentd-absent", "x" * 10**7),
     ],
 )
-def test_a_message_that_cannot_be_sent_is_only_counted(address, status):
+def test_a_message_that_cannot_be_sent_raises_no_error(address, status):
     to = notifier(address)
     to.send(STATUS=status)
-    assert to.lost == 1
     to.close()
 
 
-def test_the_watchdog_is_fed_twice_as_often_as_asked():
+def test_the_watchdog_interval_is_half_of_what_systemd_allows():
     assert watchdog_interval_s({"WATCHDOG_USEC": "30000000"}) == 15
     assert watchdog_interval_s({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}) == 15
 
@@ -109,5 +112,5 @@ def test_the_watchdog_is_fed_twice_as_often_as_asked():
         {"WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "me"},
     ],
 )
-def test_a_watchdog_that_is_not_ours_is_not_fed(environ):
+def test_without_a_watchdog_for_this_process_there_is_no_interval(environ):
     assert watchdog_interval_s(environ) is None

@@ -23,12 +23,12 @@ print(hook.pid if hook else "held", flush=True)
 sys.stdin.read()
 """
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount and give files away")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for mount and chown")
 
 
 @contextlib.contextmanager
 def another_agentd(path: Path, *more: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """A process that holds `path`, and the line it printed."""
+    """A process that locks `path`, and the line it printed."""
     command = [sys.executable, "-c", HOLD, str(path), *more]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -44,7 +44,7 @@ def mounted(path: Path, options: str) -> Iterator[None]:
         ["mount", "-t", "tmpfs", "-o", options, "agentd-test", str(path)], capture_output=True, check=False
     )
     if made.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {made.stderr.decode().strip()}")
+        pytest.skip(f"cannot mount a tmpfs: {made.stderr.decode().strip()}")
     try:
         yield
     finally:
@@ -64,7 +64,7 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_a_state_directory_is_made_with_its_parents_for_its_owner_alone(tmp_path):
+def test_a_state_directory_is_created_with_its_parents_and_mode_0700(tmp_path):
     path = tmp_path / "a" / "b"
     with StateDir.open(path) as state:
         assert state.path == path
@@ -73,28 +73,28 @@ def test_a_state_directory_is_made_with_its_parents_for_its_owner_alone(tmp_path
         assert state.writable()
 
 
-def test_a_directory_that_others_may_read_is_closed_to_them(tmp_path):
+def test_the_mode_of_a_readable_directory_becomes_0700(tmp_path):
     tmp_path.chmod(0o755)
     with StateDir.open(tmp_path):
         assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_second_agentd_is_refused_and_told_who_holds_it(tmp_path):
+def test_a_second_agentd_gets_an_error_with_the_pid_of_the_first(tmp_path):
     with another_agentd(tmp_path) as (process, _):
         before = open_files()
         message = refusal(tmp_path)
         assert f"is in use by another agentd (pid {process.pid})" in message
         assert holder_pid(tmp_path) == process.pid
-        assert open_files() == before, "a refusal leaves no file open"
+        assert open_files() == before, "the error leaves no file open"
 
 
-def test_a_second_agentd_in_the_same_process_is_refused_too(tmp_path):
+def test_a_second_lock_in_the_same_process_is_an_error(tmp_path):
     with StateDir.open(tmp_path):
         assert f"pid {os.getpid()}" in refusal(tmp_path)
     StateDir.open(tmp_path).close()
 
 
-def test_a_killed_holder_leaves_the_directory_free(tmp_path):
+def test_sigkill_releases_the_lock(tmp_path):
     with another_agentd(tmp_path) as (process, _):
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -103,7 +103,7 @@ def test_a_killed_holder_leaves_the_directory_free(tmp_path):
             assert holder_pid(tmp_path) == os.getpid()
 
 
-def test_a_hook_that_outlives_its_agentd_does_not_hold_the_directory(tmp_path):
+def test_a_hook_that_outlives_its_agentd_does_not_keep_the_lock(tmp_path):
     with another_agentd(tmp_path, "with a hook") as (process, hook_pid):
         process.kill()
         process.wait()
@@ -114,23 +114,23 @@ def test_a_hook_that_outlives_its_agentd_does_not_hold_the_directory(tmp_path):
             os.kill(int(hook_pid), signal.SIGKILL)
 
 
-def test_a_passing_look_at_the_lock_does_not_turn_a_start_away(tmp_path, monkeypatch):
+def test_a_lock_of_a_moment_does_not_fail_a_start(tmp_path, monkeypatch):
     StateDir.open(tmp_path).close()
-    looking = os.open(tmp_path / LOCK_NAME, os.O_RDONLY)
-    fcntl.flock(looking, fcntl.LOCK_SH)
+    reader = os.open(tmp_path / LOCK_NAME, os.O_RDONLY)
+    fcntl.flock(reader, fcntl.LOCK_SH)
     pauses = []
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
-        fcntl.flock(looking, fcntl.LOCK_UN)
+        fcntl.flock(reader, fcntl.LOCK_UN)
 
     monkeypatch.setattr("agentd.state_dir.time.sleep", pause)
     StateDir.open(tmp_path).close()
     assert len(pauses) == 1
-    os.close(looking)
+    os.close(reader)
 
 
-def test_of_many_starts_at_once_one_wins(tmp_path):
+def test_of_concurrent_starts_exactly_one_gets_the_lock(tmp_path):
     won: list[StateDir] = []
     refused: list[StateError] = []
 
@@ -150,7 +150,7 @@ def test_of_many_starts_at_once_one_wins(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "pid"), [("", 0), ("²\n", 0), ("-1", 0), ("x" * 100, 0), ("42\n", 42)])
-def test_a_lock_without_a_pid_is_a_lock_all_the_same(tmp_path, content, pid):
+def test_a_lock_without_a_valid_pid_is_a_lock(tmp_path, content, pid):
     state = StateDir.open(tmp_path)
     (tmp_path / LOCK_NAME).write_text(content)
     assert holder_pid(tmp_path) == pid
@@ -159,12 +159,12 @@ def test_a_lock_without_a_pid_is_a_lock_all_the_same(tmp_path, content, pid):
     state.close()
 
 
-def test_nobody_holds_a_directory_that_is_not_there(tmp_path):
+def test_an_absent_directory_is_not_locked(tmp_path):
     assert holder_pid(tmp_path / "none") is None
     assert holder_pid(tmp_path) is None
 
 
-def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
+def test_a_file_in_place_of_the_directory_is_an_error(tmp_path):
     file = tmp_path / "file"
     file.touch()
     assert "is not a directory" in refusal(file)
@@ -174,36 +174,36 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
     assert "is not a directory" in refusal(dangling)
 
 
-def test_a_link_to_a_directory_is_followed(tmp_path):
+def test_a_symbolic_link_to_a_directory_is_followed(tmp_path):
     link = tmp_path / "link"
     link.symlink_to(tmp_path)
     with StateDir.open(link):
         assert holder_pid(tmp_path) == os.getpid()
 
 
-def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+def test_a_lock_that_is_a_symbolic_link_is_an_error(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     (state / LOCK_NAME).symlink_to(victim)
-    assert f"{LOCK_NAME} in it must not be a symbolic link" in refusal(state)
+    assert f"{LOCK_NAME} is a symbolic link" in refusal(state)
     assert victim.read_text() == "precious"
 
 
-def test_a_lock_that_is_a_directory_is_refused(tmp_path):
+def test_a_lock_that_is_a_directory_is_an_error(tmp_path):
     (tmp_path / LOCK_NAME).mkdir()
-    assert "is unusable: Is a directory" in refusal(tmp_path)
+    assert f"cannot use state directory {tmp_path}: Is a directory" in refusal(tmp_path)
 
 
 @needs_root
-def test_another_users_directory_is_refused(tmp_path):
+def test_a_directory_of_another_user_is_an_error(tmp_path):
     os.chown(tmp_path, 12345, -1)
     assert "belongs to uid 12345, agentd runs as uid 0" in refusal(tmp_path)
 
 
 @needs_root
-def test_a_directory_that_may_not_be_made_is_refused(tmp_path):
+def test_a_directory_that_cannot_be_created_is_an_error(tmp_path):
     tmp_path.chmod(0o755)
     code = (
         "import os, pathlib, sys; from agentd.state_dir import StateDir\n"
@@ -213,11 +213,11 @@ def test_a_directory_that_may_not_be_made_is_refused(tmp_path):
     ended = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "state")], capture_output=True, text=True, check=False
     )
-    assert "is unusable: Permission denied; give the user agentd runs as write access" in ended.stderr
+    assert "state: Permission denied; give agentd's user write access" in ended.stderr
 
 
 @needs_root
-def test_a_read_only_disk_is_refused_and_one_that_becomes_so_is_noticed(tmp_path):
+def test_a_read_only_disk_is_an_error_and_a_later_remount_is_detected(tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "size=64k,mode=0700"):
         with StateDir.open(disk) as state:
@@ -228,7 +228,7 @@ def test_a_read_only_disk_is_refused_and_one_that_becomes_so_is_noticed(tmp_path
 
 
 @needs_root
-def test_a_full_disk_lets_a_daemon_start_that_will_free_it(tmp_path):
+def test_a_daemon_starts_on_a_full_disk(tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "size=64k,mode=0700"):
         StateDir.open(disk).close()
@@ -237,18 +237,18 @@ def test_a_full_disk_lets_a_daemon_start_that_will_free_it(tmp_path):
             (disk / "filler").write_bytes(bytes(1 << 20))
         with StateDir.open(disk) as state:
             assert state.writable()
-            assert holder_pid(disk) == 0, "no room for the pid, but the lock holds"
+            assert holder_pid(disk) == 0, "no space for the pid, but the lock is held"
             assert "(pid unknown)" in refusal(disk)
 
 
 @needs_root
-def test_a_disk_without_room_for_the_lock_is_refused(tmp_path):
+def test_a_disk_without_space_for_the_lock_is_an_error(tmp_path):
     disk = tmp_path / "disk"
     with mounted(disk, "nr_inodes=1,mode=0700"):
-        assert "free some space there" in refusal(disk)
+        assert "free some space, or set AGENTD_STATE_DIR" in refusal(disk)
 
 
-def test_a_directory_that_was_removed_is_not_writable(tmp_path):
+def test_a_removed_directory_is_not_writable(tmp_path):
     path = tmp_path / "state"
     with StateDir.open(path) as state:
         (path / LOCK_NAME).unlink()
@@ -264,21 +264,21 @@ def failing(number: int):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch, number):
+def test_a_file_system_without_locks_is_an_error(tmp_path, monkeypatch, number):
     before = open_files()
     monkeypatch.setattr(fcntl, "flock", failing(number))
-    assert "its file system has no locks" in refusal(tmp_path)
+    assert "the file system does not support locks" in refusal(tmp_path)
     assert open_files() == before
 
 
-def test_an_odd_failure_still_says_what_to_do(tmp_path, monkeypatch):
+def test_every_other_failure_has_a_hint(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", failing(errno.EIO))
     assert refusal(tmp_path).endswith(
-        "Input/output error; set AGENTD_STATE_DIR to a directory agentd may write"
+        "Input/output error; set AGENTD_STATE_DIR to a directory that agentd may write"
     )
 
 
-def test_a_mode_that_cannot_be_mended_is_refused(tmp_path, monkeypatch):
+def test_a_mode_that_cannot_be_changed_is_an_error(tmp_path, monkeypatch):
     tmp_path.chmod(0o755)
     monkeypatch.setattr(Path, "chmod", failing(errno.EPERM))
     assert "Operation not permitted" in refusal(tmp_path)
