@@ -9,7 +9,7 @@ without data, commits the last event id at the blank line, and has a limit for e
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 from agentd.errors import PeerError
 
@@ -27,20 +27,29 @@ _EOL = re.compile(rb"\r\n|\r|\n")
 _BOM = b"\xef\xbb\xbf"
 
 
-class StreamTooLarge(PeerError):
-    """The peer sent more than it may. The stream is beyond repair: where its next event starts is unknown."""
+class StreamTooLargeError(PeerError):
+    """The stream exceeds a size limit. It cannot be read any further, because the start of its next event is unknown."""
+
+    label: ClassVar[str]
+    """Stable name of the class: a value of the label `end` of the metric `agentd_claim_connections_total`."""
 
 
-class LineTooLong(StreamTooLarge):
-    """One line above the limit, finished or not; a comment without end is one too."""
+class LineTooLongError(StreamTooLargeError):
+    """A line exceeds the limit, whether it has ended or not. A comment is a line too."""
+
+    label = "LineTooLong"
 
 
-class EventTooLarge(StreamTooLarge):
-    """The lines of one block, comments included, above the limit."""
+class EventTooLargeError(StreamTooLargeError):
+    """The lines of one event, including comments, exceed the limit."""
+
+    label = "EventTooLarge"
 
 
-class NoiseFlood(StreamTooLarge):
-    """More than `NOISE_MAX_BYTES` without an event or a heartbeat among them."""
+class NoiseFloodError(StreamTooLargeError):
+    """`NOISE_MAX_BYTES` arrived without an event or a heartbeat."""
+
+    label = "NoiseFlood"
 
 
 class Heartbeat(NamedTuple):
@@ -97,12 +106,14 @@ class EventDecoder:
     def feed(self, chunk: bytes) -> Iterator[StreamItem]:
         """The events that `chunk` completes. Exhaust it before the next call.
 
-        Raises `LineTooLong`, `EventTooLarge` or `NoiseFlood`, after the events that came before the excess.
+        Raises `LineTooLongError`, `EventTooLargeError` or `NoiseFloodError`, after the events that came before the excess.
         """
         for line in self._lines(chunk):
             self._block_bytes += len(line) + 1
             if self._block_bytes > self._event_max_bytes:
-                raise EventTooLarge(f"an event of the stream is larger than {self._event_max_bytes} bytes")
+                raise EventTooLargeError(
+                    f"an event of the stream is larger than {self._event_max_bytes} bytes"
+                )
             if line:
                 self._field(line.decode("utf-8", "replace"))
             else:
@@ -124,7 +135,7 @@ class EventDecoder:
 
     def _grow(self, piece: bytes) -> None:
         if len(self._line) + len(piece) > self._line_max_bytes:
-            raise LineTooLong(f"a line of the stream is longer than {self._line_max_bytes} bytes")
+            raise LineTooLongError(f"a line of the stream is longer than {self._line_max_bytes} bytes")
         self._line += piece
 
     def _field(self, line: str) -> None:
@@ -162,4 +173,4 @@ class EventDecoder:
             self._noise_bytes = 0
             yield Heartbeat(name)
         elif self._noise_bytes > NOISE_MAX_BYTES:
-            raise NoiseFlood(f"the stream sent {NOISE_MAX_BYTES} bytes without an event among them")
+            raise NoiseFloodError(f"the stream sent {NOISE_MAX_BYTES} bytes without an event among them")

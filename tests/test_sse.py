@@ -16,10 +16,10 @@ from agentd.sse import (
     LINE_MAX_BYTES,
     NOISE_MAX_BYTES,
     EventDecoder,
-    EventTooLarge,
+    EventTooLargeError,
     Heartbeat,
-    LineTooLong,
-    NoiseFlood,
+    LineTooLongError,
+    NoiseFloodError,
 )
 
 Seen = list[tuple[str, str, str]]
@@ -128,14 +128,18 @@ def endless(piece: bytes, total: int) -> list[bytes]:
 @pytest.mark.parametrize(
     ("chunks", "error"),
     [
-        pytest.param([b"data: " + b"x" * LINE_MAX_BYTES + b"\n"], LineTooLong, id="a finished line"),
+        pytest.param([b"data: " + b"x" * LINE_MAX_BYTES + b"\n"], LineTooLongError, id="a finished line"),
         pytest.param(
-            [b"data: ", *endless(b"x" * 1024, LINE_MAX_BYTES)], LineTooLong, id="an unfinished line"
+            [b"data: ", *endless(b"x" * 1024, LINE_MAX_BYTES)], LineTooLongError, id="an unfinished line"
         ),
-        pytest.param([b":", *endless(b"x" * 1024, LINE_MAX_BYTES)], LineTooLong, id="a comment without end"),
-        pytest.param(endless(b"data: x\n", EVENT_MAX_BYTES), EventTooLarge, id="data lines without end"),
-        pytest.param(endless(b": x\n", EVENT_MAX_BYTES), EventTooLarge, id="comments without a blank line"),
-        pytest.param(endless(b": x\n\n", NOISE_MAX_BYTES), NoiseFlood, id="nothing but comments"),
+        pytest.param(
+            [b":", *endless(b"x" * 1024, LINE_MAX_BYTES)], LineTooLongError, id="a comment without end"
+        ),
+        pytest.param(endless(b"data: x\n", EVENT_MAX_BYTES), EventTooLargeError, id="data lines without end"),
+        pytest.param(
+            endless(b": x\n", EVENT_MAX_BYTES), EventTooLargeError, id="comments without a blank line"
+        ),
+        pytest.param(endless(b": x\n\n", NOISE_MAX_BYTES), NoiseFloodError, id="nothing but comments"),
     ],
 )
 def test_what_grows_without_end_is_refused_by_name(chunks: list[bytes], error: type[Exception]) -> None:
@@ -147,7 +151,7 @@ def test_an_event_before_the_excess_is_still_delivered() -> None:
     decoder = EventDecoder()
     items = decoder.feed(b"data: a\n\n:" + b"x" * LINE_MAX_BYTES)
     assert isinstance(next(items), ServerSentEvent)
-    with pytest.raises(LineTooLong):
+    with pytest.raises(LineTooLongError):
         next(items)
 
 
@@ -165,7 +169,7 @@ def test_a_hundred_megabyte_line_costs_no_memory() -> None:
     decoder, chunk = EventDecoder(), b"x" * 65_536
     tracemalloc.start()
     try:
-        with pytest.raises(LineTooLong):
+        with pytest.raises(LineTooLongError):
             read_on(decoder, chunk, 1_600)
         assert tracemalloc.get_traced_memory()[1] < 300_000
     finally:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from agentd.backoff import Backoff
-from agentd.coderd import stream_faults as faults
+from agentd.coderd import errors
 from agentd.errors import AgentdError, ConfigError
+from agentd.sse import StreamTooLargeError
 
 
 class ClaimsState(enum.StrEnum):
@@ -53,38 +54,38 @@ _RETRY_SOON = AnswerClass(ClaimsState.CONNECTING, RetryClass.SOON)
 _RETRY_SLOW = AnswerClass(ClaimsState.CONNECTING, RetryClass.SLOW)
 
 ANSWER_CLASSES: Mapping[type[AgentdError], AnswerClass] = {
-    faults.Unauthorized: AnswerClass(
+    errors.UnauthorizedError: AnswerClass(
         ClaimsState.UNAUTHORIZED,
         RetryClass.SLOW,
         "coderd does not accept the agent token now (normal while a claim or a build runs)",
     ),
     ConfigError: AnswerClass(ClaimsState.UNAUTHORIZED, RetryClass.SLOW, "there is no agent token"),
-    faults.RouteAbsent: AnswerClass(
+    errors.RouteNotFoundError: AnswerClass(
         ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES, "this server has no claim stream"
     ),
-    faults.StopAsked: AnswerClass(
+    errors.NoContentError: AnswerClass(
         ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES, "the server asks not to come back"
     ),
-    faults.NotFound: _RETRY_SLOW,
-    faults.RateLimited: _RETRY_SLOW,
-    faults.ServerFailed: _RETRY_SOON,
-    faults.Redirected: _RETRY_SLOW,
-    faults.UnexpectedStatus: _RETRY_SLOW,
-    faults.HtmlPage: _RETRY_SLOW,
-    faults.WrongContentType: _RETRY_SLOW,
-    faults.ContentEncoded: _RETRY_SLOW,
-    faults.DnsFailed: _RETRY_SOON,
-    faults.ConnectionRefused: _RETRY_SOON,
-    faults.ConnectFailed: _RETRY_SOON,
-    faults.TlsFailed: _RETRY_SLOW,
-    faults.HeadersLate: _RETRY_SOON,
-    faults.HeadersTooLarge: _RETRY_SLOW,
-    faults.StreamIdle: _RETRY_SOON,
-    faults.EventLate: _RETRY_SOON,
-    faults.StreamCut: _RETRY_SOON,
-    faults.StreamEnded: _RETRY_SOON,
-    faults.ProtocolBroken: _RETRY_SLOW,
-    faults.StreamTooLarge: _RETRY_SLOW,
+    errors.NotFoundError: _RETRY_SLOW,
+    errors.RateLimitedError: _RETRY_SLOW,
+    errors.ServerFaultError: _RETRY_SOON,
+    errors.RedirectError: _RETRY_SLOW,
+    errors.UnexpectedStatusError: _RETRY_SLOW,
+    errors.HtmlPageError: _RETRY_SLOW,
+    errors.WrongContentTypeError: _RETRY_SLOW,
+    errors.ContentEncodedError: _RETRY_SLOW,
+    errors.DnsError: _RETRY_SOON,
+    errors.ConnectRefusedError: _RETRY_SOON,
+    errors.ConnectError: _RETRY_SOON,
+    errors.TlsError: _RETRY_SLOW,
+    errors.HeadersTimeoutError: _RETRY_SOON,
+    errors.HeadersTooLargeError: _RETRY_SLOW,
+    errors.StreamIdleError: _RETRY_SOON,
+    errors.EventTimeoutError: _RETRY_SOON,
+    errors.StreamCutError: _RETRY_SOON,
+    errors.StreamEndedError: _RETRY_SOON,
+    errors.ProtocolError: _RETRY_SLOW,
+    StreamTooLargeError: _RETRY_SLOW,
 }
 
 CLAIM_FAILED_WORDS = "Claim build failed permanently."
@@ -93,7 +94,7 @@ HANDLED_WORDS = "already been handled by an earlier build"
 
 def classify(error: AgentdError) -> AnswerClass:
     """What `error`, raised by the stream or by the token's source, means."""
-    if isinstance(error, faults.Conflict):
+    if isinstance(error, errors.ConflictError):
         return _classify_conflict(error)
     for kind in type(error).__mro__:
         if kind in ANSWER_CLASSES:
@@ -101,7 +102,14 @@ def classify(error: AgentdError) -> AnswerClass:
     return _RETRY_SLOW
 
 
-def _classify_conflict(error: faults.Conflict) -> AnswerClass:
+def end_label(error: AgentdError) -> str:
+    """The value of the label `end` of `agentd_claim_connections_total` for a connection that ended with `error`."""
+    return (
+        error.label if isinstance(error, errors.CoderdError | StreamTooLargeError) else type(error).__name__
+    )
+
+
+def _classify_conflict(error: errors.ConflictError) -> AnswerClass:
     if error.body_message == CLAIM_FAILED_WORDS:
         return AnswerClass(ClaimsState.CLAIM_FAILED, RetryClass.NEVER, "the claim's build failed")
     if HANDLED_WORDS in error.detail:

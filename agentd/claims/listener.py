@@ -15,14 +15,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from agentd import log
 from agentd.backoff import Backoff
-from agentd.claims.answers import AnswerClass, RetryClass, RetrySchedule, classify, fleet_offset
+from agentd.claims.answers import AnswerClass, RetryClass, RetrySchedule, classify, end_label, fleet_offset
 from agentd.claims.events import ClaimEvent, Ignored, parse
 from agentd.claims.hook_runner import HookRunner
 from agentd.claims.ledger import Admitted, Claim, Ledger, LedgerFullError, fingerprint
 from agentd.claims.status import ClaimsStatus, ClaimsView
 from agentd.clock import Clock
+from agentd.coderd.errors import StreamEndedError, UnauthorizedError
 from agentd.coderd.reinit_stream import ReinitStream
-from agentd.coderd.stream_faults import StreamEnded, Unauthorized
 from agentd.coderd.token import TokenSource
 from agentd.errors import AgentdError
 from agentd.metrics import Registry
@@ -130,7 +130,7 @@ class ClaimListener:
         while True:
             connected_at, self._delivered, self._renewed = self._clock.monotonic(), False, False
             self._said.clear()
-            error: AgentdError = StreamEnded("the server ended the stream")
+            error: AgentdError = StreamEndedError("the server ended the stream")
             try:
                 await self._listen_once()
             except AgentdError as exc:
@@ -152,7 +152,7 @@ class ClaimListener:
                 async with contextlib.aclosing(items):
                     async for item in items:
                         self._receive(item)
-        except Unauthorized:
+        except UnauthorizedError:
             self._renewed = await self._tokens.renew(token)
             raise
 
@@ -238,7 +238,7 @@ class ClaimListener:
 
     async def _pause(self, error: AgentdError, *, lived: bool) -> None:
         meant = classify(error)
-        self._ends.inc(end=type(error).__name__)
+        self._ends.inc(end=end_label(error))
         pause_s = self._pause_s(error, meant, lived=lived)
         self._status.connection_ended(error, meant, retry_in_s=pause_s)
         self._reconnect_requested.clear()  # what was asked for while we were connected has been answered by that connection

@@ -19,7 +19,7 @@ from agentd.daemon.build import SPOOL_DIR
 from agentd.doctor.examination import Coder, Subject, examine
 from agentd.doctor.finding import Finding, Level, any_failed, fail, ok
 from agentd.errors import ConfigError, ExitCode
-from agentd.http_session import client_session
+from agentd.http_client import client_session
 from agentd.tls import aiohttp, client_context
 
 # coderd refuses it, which says as much about the way there as an answer would.

@@ -10,12 +10,14 @@ import json
 import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 from yarl import URL
 
 from agentd import log
-from agentd.coderd.client import CoderdError
+from agentd.coderd.answers import Answer, identity_error
+from agentd.coderd.errors import IdentityError, MetadataError
+from agentd.http_client import json_object, read_start
 from agentd.tls import aiohttp
 
 T = TypeVar("T")
@@ -27,15 +29,6 @@ STEP_TIMEOUT_S: Final = 10.0
 """For the whole proof and for the exchange, each."""
 _ANSWER_MAX_BYTES: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
-_EXCERPT_MAX_CHARS: Final = 300
-
-
-class IdentityError(CoderdError):
-    """coderd gave no token for this machine's identity. Worth another try: a build that runs changes the answer."""
-
-
-class MetadataError(IdentityError):
-    """The cloud's metadata server gave no proof."""
 
 
 class InstanceIdentityToken:
@@ -117,7 +110,7 @@ class InstanceIdentityToken:
 
     async def _azure(self) -> dict[str, str]:
         path = "/metadata/attested/document?api-version=2020-09-01"
-        attested = _object(await self._ask("GET", path, {"Metadata": "true"}))
+        attested = json_object(await self._ask("GET", path, {"Metadata": "true"}))
         signature, encoding = attested.get("signature"), attested.get("encoding")
         if not isinstance(signature, str) or not isinstance(encoding, str):
             raise MetadataError("metadata server: the attested document has no signature and encoding")
@@ -131,14 +124,14 @@ class InstanceIdentityToken:
         """One question to the metadata server; the text of its 200."""
         url = URL(self._metadata_url + path, encoded=True)
         async with self._session.request(method, url, headers=headers, allow_redirects=False) as response:
-            body = await _body(response)
+            body = await read_start(response.content.iter_any(), _ANSWER_MAX_BYTES)
             if response.status != 200:
                 raise MetadataError(
                     f"metadata server: {response.status} to {method} {url.path}",
                     status=response.status,
                     hint="coder.auth must name this cloud, and the instance must allow access to its metadata",
                 )
-            return body
+            return body.decode("utf-8", "replace")
 
     async def _exchange(self, proof: Mapping[str, str]) -> str:
         async with self._session.post(
@@ -148,10 +141,10 @@ class InstanceIdentityToken:
             allow_redirects=False,
             ssl=self._tls,
         ) as response:
-            body = await _body(response)
+            body = await read_start(response.content.iter_any(), _ANSWER_MAX_BYTES)
             if response.status != 200:
-                raise _refusal(response.status, body)
-        token = _object(body).get("session_token")
+                raise identity_error(Answer.of(response.status, response.headers, body, token=""))
+        token = json_object(body).get("session_token")
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise IdentityError(
                 "coderd: the answer to the instance identity holds no session token", status=200
@@ -168,39 +161,3 @@ async def _bounded(step: Callable[[], Awaitable[T]], peer: str, kind: type[Ident
         raise kind(f"{peer}: no answer within {STEP_TIMEOUT_S:g}s", hint=hint) from exc
     except (aiohttp.ClientError, OSError) as exc:
         raise kind(f"{peer}: {str(exc) or type(exc).__name__}", hint=hint) from exc
-
-
-async def _body(response: aiohttp.ClientResponse) -> str:
-    """The body as text, as far as it is bounded; a proof that is cut is refused by whoever checks it."""
-    body = b""
-    while len(body) < _ANSWER_MAX_BYTES and (
-        chunk := await response.content.read(_ANSWER_MAX_BYTES - len(body))
-    ):
-        body += chunk
-    return body.decode("utf-8", "replace")
-
-
-def _object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _refusal(status: int, body: str) -> IdentityError:
-    """What coderd refused the proof with, and what to do about it. Its 409 lists the names to choose from."""
-    answer = _object(body)
-    said = " ".join(answer[name] for name in ("message", "detail") if isinstance(answer.get(name), str))
-    said = " ".join((said or body).split())[:_EXCERPT_MAX_CHARS]
-    hints = {
-        400: "normal while a build runs; else the instance belongs to an older build",
-        401: "coder.auth must name this cloud, and the Coder deployment must trust its signatures",
-        404: "the template must bind this instance to the agent; check coder.auth and coder.agent_name",
-        409: "set CODER_AGENT_NAME to one of those names",
-    }
-    if said.startswith("Route not found"):
-        hints[404] = "this version of Coder knows no such identity"
-    return IdentityError(
-        f"coderd: {status} {said}".rstrip(), status=status, hint=hints.get(status, "check coder.url")
-    )

@@ -1,12 +1,13 @@
-"""`GET /api/v2/workspaceagents/me/reinit?wait=true`: one connection to coderd's claim stream, told honestly.
+"""`GET /api/v2/workspaceagents/me/reinit?wait=true`: one connection to coderd's claim stream.
 
-coderd sends nothing, not even the status line, before its first event or its first ping, which is 15 s after the
-request; so the header deadline is 45 s, and a connection that is only quiet is a healthy one until then. After that,
-liveness is counted in bytes: a ping is 13 bytes and no event. Three pings' time without a byte ends the connection,
-and so does a line or an event that is begun and not ended (a byte every other second is no life sign).
+coderd sends no byte, not even the status line, before its first event or its first ping, which is 15 s after the
+request. So the deadline for headers is 45 s, and a connection without a byte is healthy until then. After that, every
+byte shows that the connection is alive: a ping is 13 bytes and no event. The connection ends after 45 s (three pings)
+without a byte, and after 45 s in which a line or an event started and did not end (a byte every other second is not
+enough).
 
-One watchdog task per connection holds these deadlines, because a timer per read would wake the daemon for every ping
-and a timeout per read does not see a trickle.
+One watchdog task per connection enforces these deadlines. A timer per read would wake the daemon for every ping, and a
+timeout per read does not detect a line that arrives byte by byte.
 """
 
 import asyncio
@@ -14,27 +15,34 @@ import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Final, Self, cast
 
 from agentd.clock import Clock
-from agentd.coderd.stream_answers import BODY_MAX_BYTES, refusal
-from agentd.coderd.stream_faults import Broken, EventLate, HeadersLate, StreamEnded, StreamIdle
-from agentd.http_session import USER_AGENT
+from agentd.coderd.answers import ERROR_BODY_MAX_BYTES, Answer, stream_error
+from agentd.coderd.errors import (
+    EventTimeoutError,
+    HeadersTimeoutError,
+    StreamEndedError,
+    StreamIdleError,
+    UnreachableError,
+)
+from agentd.http_client import USER_AGENT, read_start
 from agentd.sse import EventDecoder, StreamItem
 
 if TYPE_CHECKING:
     import httpx
 
-PATH = "/api/v2/workspaceagents/me/reinit"
-CONNECT_S = 10.0
-SILENCE_S = 45.0  # three of coderd's pings
+PATH: Final = "/api/v2/workspaceagents/me/reinit"
+CONNECT_S: Final = 10.0
+SILENCE_S: Final = 45.0
+"""Three of coderd's pings."""
 
 
 class ReinitStream:
-    """The claim stream of one workspace. `last_event_id` and `retry_s` live from connection to connection.
+    """The claim stream of one workspace. `last_event_id` and `retry_s` are kept for the next connection.
 
-    `url` is coderd's access url, `context` its TLS context (None for plain http), `headers` extra headers for proxies;
-    `silence_s` bounds the wait for headers, for bytes and for the end of an event.
+    `url` is coderd's access URL, `context` its TLS context (None for plain http), `headers` are extra headers for proxies.
+    `silence_s` limits the wait for the headers, for the next byte and for the end of an event.
     """
 
     def __init__(
@@ -63,55 +71,50 @@ class ReinitStream:
         on_sent: Callable[[], None] = lambda: None,
         on_open: Callable[[], None] = lambda: None,
     ) -> AsyncGenerator[StreamItem, None]:
-        """Connect once and yield what arrives, until the connection fails; it never ends in silence.
+        """Connect once and yield each item until the connection fails. It always ends with an error.
 
-        `on_sent` is called when the request has left, `on_open` when the server has answered 200 with a stream. Close
-        the generator (`contextlib.aclosing`) to close the connection. Raises one of `stream_faults`, `StreamEnded` at
-        an orderly end.
+        `on_sent` is called after the request was sent, `on_open` after the server answered 200 with a stream. Close the
+        generator (`contextlib.aclosing`) to close the connection. Raises a `CoderdError` or a `StreamTooLargeError`;
+        `StreamEndedError` if the server ends the stream regularly.
         """
         import httpx  # noqa: PLC0415 - the daemon loads it late
 
         from agentd.coderd.stream_transport import StreamTransport  # noqa: PLC0415 - as above
 
-        # A client per connection: nothing of a broken one is kept, and an idle daemon holds one socket.
+        # Without httpx's client: it also parses redirects and cookies, and raises its own errors for bad ones.
         transport = StreamTransport(context=self._context, connect_s=self._connect_s, on_sent=on_sent)
-        async with (
-            httpx.AsyncClient(
-                transport=transport,
-                trust_env=False,
-                follow_redirects=False,
-                headers={"User-Agent": USER_AGENT},
-            ) as client,
-            _Watchdog(self._clock, self._silence_s) as watchdog,
-        ):
-            request = client.build_request(
-                "GET", self._url, params={"wait": "true"}, headers=self._request_headers(token)
-            )
-            async with watchdog.deadline(HeadersLate, "no response headers"):
-                response = await client.send(request, stream=True)
+        request = httpx.Request(
+            "GET",
+            self._url,
+            params={"wait": "true"},
+            # As UTF-8, the encoding of event ids: httpx would refuse other characters than ASCII.
+            headers=httpx.Headers(self._request_headers(token), encoding="utf-8"),
+        )
+        async with _Watchdog(self._clock, self._silence_s) as watchdog:
+            async with watchdog.deadline(HeadersTimeoutError, "no response headers"):
+                response = await transport.handle_async_request(request)
             try:
-                await self._check(response, watchdog)
+                await self._check(response, watchdog, token)
                 on_open()
                 async with contextlib.aclosing(self._decoded(response, watchdog)) as items:
                     async for item in items:
                         yield item
             finally:
                 await response.aclose()
-        raise StreamEnded("the server ended the stream")
+        raise StreamEndedError("the server ended the stream")
 
-    async def _check(self, response: "httpx.Response", watchdog: "_Watchdog") -> None:
+    async def _check(self, response: "httpx.Response", watchdog: "_Watchdog", token: str) -> None:
+        """Raise the error of an answer that is not the stream."""
         body = bytearray()
         if response.status_code != 200:
-            # What has arrived of an error body is enough; a body that hangs or breaks off must not hide the status.
-            with contextlib.suppress(Broken):
-                async with watchdog.deadline(HeadersLate, "no end of the error body"):
-                    async for chunk in response.aiter_raw():
-                        body += chunk[:BODY_MAX_BYTES]
-                        if len(body) >= BODY_MAX_BYTES:
-                            break
-        refused = refusal(response.status_code, response.headers, bytes(body), now_unix_s=self._clock.wall())
-        if refused is not None:
-            raise refused
+            # The part of an error body that has arrived is enough: a body that hangs or breaks off must not hide the status.
+            with contextlib.suppress(UnreachableError):
+                async with watchdog.deadline(HeadersTimeoutError, "no end of the error body"):
+                    await read_start(response.aiter_raw(), ERROR_BODY_MAX_BYTES, into=body)
+        answer = Answer.of(response.status_code, response.headers, bytes(body), token=token)
+        error = stream_error(answer, now_unix_s=self._clock.wall())
+        if error is not None:
+            raise error
 
     async def _decoded(
         self, response: "httpx.Response", watchdog: "_Watchdog"
@@ -121,7 +124,7 @@ class ReinitStream:
         raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
         async with contextlib.aclosing(raw) as chunks:
             while True:
-                async with watchdog.deadline(StreamIdle, "no byte", unfinished=decoder.unfinished):
+                async with watchdog.deadline(StreamIdleError, "no byte", unfinished=decoder.unfinished):
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return
@@ -130,24 +133,27 @@ class ReinitStream:
                     yield item
                 self.last_event_id, self.retry_s = decoder.last_event_id, decoder.retry_s
 
-    def _request_headers(self, token: str) -> dict[bytes, bytes]:
-        headers = {
-            **self._headers,
-            "Coder-Session-Token": token,
-            "Accept": "text/event-stream",
-            "Accept-Encoding": "identity",
-            "Cache-Control": "no-store",
-        }
-        if self.last_event_id:
-            headers["Last-Event-ID"] = self.last_event_id
-        # As bytes: httpx would refuse what is not ASCII, and ids are UTF-8 by the standard.
-        return {name.encode(): value.encode() for name, value in headers.items()}
+    def _request_headers(self, token: str) -> list[tuple[str, str]]:
+        wanted = [
+            ("User-Agent", USER_AGENT),
+            *self._headers.items(),
+            ("Coder-Session-Token", token),
+            ("Accept", "text/event-stream"),
+            ("Accept-Encoding", "identity"),
+            ("Cache-Control", "no-store"),
+        ]
+        last_id = self.last_event_id
+        # An id that cannot be sent in a header must not prevent all later connections.
+        if last_id and last_id.isprintable() and last_id == last_id.strip():
+            wanted.append(("Last-Event-ID", last_id))
+        # A configured header replaces ours in any spelling, and the other way round for those of the protocol.
+        return list({name.lower(): (name, value) for name, value in wanted}.values())
 
 
 class _Watchdog:
-    """Ends the read under way when bytes, headers or the end of an event are overdue.
+    """Interrupts a read when headers, bytes or the end of an event are overdue.
 
-    It only ever interrupts a read, never what the consumer does with an event in between.
+    It interrupts reads only, never the consumer that handles an event between two reads.
     """
 
     def __init__(self, clock: Clock, silence_s: float) -> None:
@@ -169,9 +175,9 @@ class _Watchdog:
 
     @contextlib.asynccontextmanager
     async def deadline(
-        self, fault: type[Broken], what: str, *, unfinished: bool = False
+        self, error: type[UnreachableError], what: str, *, unfinished: bool = False
     ) -> AsyncIterator[None]:
-        """Raise `fault` when the body takes `silence_s`; `EventLate` when reads stay `unfinished` for that long."""
+        """Raise `error` if the block takes `silence_s`, `EventTimeoutError` if reads stay `unfinished` for that long."""
         self._read_at = self._clock.monotonic()
         if not unfinished:
             self._begun_at = None
@@ -182,8 +188,8 @@ class _Watchdog:
                 yield
         except TimeoutError as exc:
             if self._overdue(self._read_at):
-                raise fault(f"{what} within {self._silence_s:g} s") from exc
-            raise EventLate(f"an event was begun and not ended within {self._silence_s:g} s") from exc
+                raise error(f"{what} within {self._silence_s:g} s") from exc
+            raise EventTimeoutError(f"an event started and did not end within {self._silence_s:g} s") from exc
         finally:
             self._scope = None
 

@@ -3,7 +3,7 @@
 httpx's own transport brings a connection pool, its locks and a second event loop's worth of compatibility (httpcore,
 anyio), none of which a connection that is used once needs: 2 MB of private memory in every workspace and a tenth of the
 start. What is said on the wire is the same, and h11 is the parser that httpcore would use. Faults leave here by their
-names in `stream_faults`.
+names in `errors`.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ import aiohappyeyeballs
 import h11
 import httpx
 
-from agentd.coderd.stream_faults import (
-    Broken,
-    ConnectFailed,
-    ConnectionRefused,
-    DnsFailed,
-    HeadersTooLarge,
-    ProtocolBroken,
-    StreamCut,
-    TlsFailed,
+from agentd.coderd.errors import (
+    ConnectError,
+    ConnectRefusedError,
+    DnsError,
+    HeadersTooLargeError,
+    ProtocolError,
+    StreamCutError,
+    TlsError,
+    UnreachableError,
 )
 
 HEADERS_MAX_BYTES = 100 * 1024
@@ -56,7 +56,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
         self._on_sent = on_sent
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request`, which has no body, and wait for the response's headers. Raises a `Broken`."""
+        """Send `request`, which has no body, and wait for the response's headers. Raises a `UnreachableError`."""
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_MAX_BYTES)
         try:
             head = http.send(
@@ -64,7 +64,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
             )
         except h11.LocalProtocolError as exc:
             # Its text quotes the header that was refused, which may be the token.
-            raise ProtocolBroken(
+            raise ProtocolError(
                 "the request cannot be sent: a header holds a character that is not allowed"
             ) from exc
         http.send(h11.EndOfMessage())
@@ -135,10 +135,10 @@ class _Connection(httpx.AsyncByteStream):
                 event = self._http.next_event()
             except h11.RemoteProtocolError as exc:
                 if exc.error_status_hint == 431:
-                    raise HeadersTooLarge("the response headers are too large") from exc
+                    raise HeadersTooLargeError("the response headers are too large") from exc
                 if data == b"":
                     raise _cut(exc) from exc
-                raise ProtocolBroken(f"the answer is no HTTP: {_said(exc)}") from exc
+                raise ProtocolError(f"the answer is no HTTP: {_said(exc)}") from exc
             if isinstance(event, h11.Event):
                 return event
             try:
@@ -148,24 +148,24 @@ class _Connection(httpx.AsyncByteStream):
             self._http.receive_data(data)
 
 
-def _not_connected(exc: OSError) -> Broken:
+def _not_connected(exc: OSError) -> UnreachableError:
     match exc:
         case TimeoutError():
-            return ConnectFailed("no connection within the connect timeout")
+            return ConnectError("no connection within the connect timeout")
         case socket.gaierror():
-            return DnsFailed(
+            return DnsError(
                 f"the host name does not resolve: {_said(exc)}", hint="check coder.url and the resolver"
             )
         case ssl.SSLError():
-            return TlsFailed(f"TLS failed: {_said(exc)}", hint="check coder.url and coder.ca_file")
+            return TlsError(f"TLS failed: {_said(exc)}", hint="check coder.url and coder.ca_file")
         case ConnectionRefusedError():
-            return ConnectionRefused("connection refused")
+            return ConnectRefusedError("connection refused")
         case _:
-            return ConnectFailed(f"no connection: {_said(exc)}")
+            return ConnectError(f"no connection: {_said(exc)}")
 
 
-def _cut(exc: Exception) -> StreamCut:
-    return StreamCut(f"the connection broke: {_said(exc)}")
+def _cut(exc: Exception) -> StreamCutError:
+    return StreamCutError(f"the connection broke: {_said(exc)}")
 
 
 def _said(exc: Exception) -> str:

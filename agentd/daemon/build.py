@@ -30,7 +30,7 @@ from agentd.daemon import gauges
 from agentd.daemon.last_stop import LastStop
 from agentd.daemon.phase import Phase
 from agentd.hooks.event_hooks import EventHooks, HookEvent
-from agentd.http_session import client_session
+from agentd.http_client import client_session
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import CoderDestination, Destination

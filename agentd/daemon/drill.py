@@ -15,13 +15,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
 from agentd.coderd.access import coderd_client
-from agentd.coderd.client import NotFound
+from agentd.coderd.errors import NotFoundError
 from agentd.conversation.fit import Fitted, fit
 from agentd.daemon.budget import CLOSING_S, refresh_s
 from agentd.daemon.build import Rooms
 from agentd.durable import TMP_PREFIX, replace_file
 from agentd.errors import AgentdError
-from agentd.http_session import client_session
+from agentd.http_client import client_session
 
 NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 
@@ -147,7 +147,7 @@ class _Drill:
                 await coderd.rehearse_log_snapshot(
                     task_id or NO_TASK, size_bytes=len(self._payload), timeout_s=self._left_s()
                 )
-            except NotFound:
+            except NotFoundError:
                 if task_id:
                     raise
                 return "coder: answers; snapshots.task_id is not set, so nothing would be uploaded"

@@ -5,14 +5,14 @@ import socket
 import ssl
 from collections.abc import Iterator
 
-from agentd.coderd.client import (
+from agentd.coderd.errors import (
     CoderdError,
-    NotCoderd,
-    RateLimited,
-    Redirected,
-    ServerFault,
-    Unauthorized,
-    Unreachable,
+    NotCoderdError,
+    RateLimitedError,
+    RedirectError,
+    ServerFaultError,
+    UnauthorizedError,
+    UnreachableError,
 )
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import AgentdError
@@ -47,9 +47,9 @@ _CERTIFICATES = {
 
 def is_coderds(answer: AgentdError | None) -> bool:
     """Whether coderd itself has answered, so that there is something to say about token and routes."""
-    if isinstance(answer, Unauthorized):
+    if isinstance(answer, UnauthorizedError):
         return _is_coderds_401(answer)
-    if isinstance(answer, Unreachable | NotCoderd | ServerFault | RateLimited):
+    if isinstance(answer, UnreachableError | NotCoderdError | ServerFaultError | RateLimitedError):
         return False
     return answer is None or isinstance(answer, CoderdError)
 
@@ -57,25 +57,25 @@ def is_coderds(answer: AgentdError | None) -> bool:
 def reached(answer: AgentdError | None, version: str) -> Finding:
     """The way to coderd: name, connection, TLS, proxies, and whether it is coderd that answers."""
     match answer:
-        case Unreachable():
+        case UnreachableError():
             return _unreachable(answer)
-        case Redirected():
+        case RedirectError():
             return fail("coderd", answer.message, answer.hint)
-        case NotCoderd():
+        case NotCoderdError():
             return fail(
                 "coderd",
                 f"what answers at coder.url is not coderd, but a proxy, a login page or another server: {answer.message}",
                 "set coder.url (CODER_AGENT_URL) to the address of the deployment alone, or mend the proxy in between",
             )
-        case ServerFault():
+        case ServerFaultError():
             return fail(
                 "coderd", f"coderd or a proxy fails: {answer.message}", "see coderd's log and the proxy's"
             )
-        case RateLimited():
+        case RateLimitedError():
             return warn(
                 "coderd", answer.message, "wait a minute; behind one NAT all workspaces share the limit"
             )
-        case Unauthorized() if not _is_coderds_401(answer):
+        case UnauthorizedError() if not _is_coderds_401(answer):
             return fail(
                 "coderd",
                 f"a proxy in between wants a login: {answer.message}",
@@ -90,7 +90,7 @@ def reached(answer: AgentdError | None, version: str) -> Finding:
 
 def token(answer: AgentdError | None) -> Finding:
     """The token, as coderd's agent middleware (`httpmw/workspaceagent.go`) finds it: three kinds of 401."""
-    if not isinstance(answer, Unauthorized):
+    if not isinstance(answer, UnauthorizedError):
         return ok("token", "coderd accepts it")
     if NOT_A_UUID_WORDS in answer.message:
         return fail(
@@ -113,11 +113,11 @@ def token(answer: AgentdError | None) -> Finding:
     return fail("token", answer.message, "see coderd's log for the request named here")
 
 
-def _is_coderds_401(answer: Unauthorized) -> bool:
+def _is_coderds_401(answer: UnauthorizedError) -> bool:
     return any(words in answer.message for words in (NOT_A_UUID_WORDS, NOT_ALLOWED_WORDS, NOTHING_SENT_WORDS))
 
 
-def _unreachable(answer: Unreachable) -> Finding:
+def _unreachable(answer: UnreachableError) -> Finding:
     for cause in _causes(answer):
         match cause:
             case ssl.SSLCertVerificationError():

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from agentd.claims.answers import CLAIM_FAILED_WORDS, HANDLED_WORDS
-from agentd.coderd import stream_faults
-from agentd.coderd.client import Coderd, NotFound, Unauthorized, Unsupported
+from agentd.coderd import errors
+from agentd.coderd.client import Coderd
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import TokenSource
 from agentd.doctor import coderd_answers
@@ -53,7 +53,7 @@ async def examine(
     if not coderd_answers.is_coderds(log_answer):
         return findings
     findings.append(coderd_answers.token(log_answer))
-    if not isinstance(log_answer, Unauthorized):
+    if not isinstance(log_answer, errors.UnauthorizedError):
         findings += [_reinit(stream_answer, wanted), _task(log_answer, wanted)]
     return findings
 
@@ -76,7 +76,7 @@ async def _connect(stream: ReinitStream, token: TokenSource) -> AgentdError | No
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             return await _first_answer(stream, await token.current())
     except TimeoutError:
-        return stream_faults.ConnectFailed(f"no connection within {ANSWER_TIMEOUT_S:g} s")
+        return errors.ConnectError(f"no connection within {ANSWER_TIMEOUT_S:g} s")
     except AgentdError as error:
         return error
 
@@ -128,27 +128,27 @@ def _reinit(error: AgentdError | None, wanted: Wanted) -> Finding:
     match error:
         case None:
             return ok("reinit", "coderd accepts the claim stream")
-        case stream_faults.Conflict(body_message=message) if message == CLAIM_FAILED_WORDS:
+        case errors.ConflictError(body_message=message) if message == CLAIM_FAILED_WORDS:
             return fail(
                 "reinit",
                 f"the claim's build failed: {error.detail}",
                 "look at the build's log and build again",
             )
-        case stream_faults.Conflict(detail=detail) if HANDLED_WORDS in detail:
+        case errors.ConflictError(detail=detail) if HANDLED_WORDS in detail:
             return ok("reinit", "the claim of this workspace has been handled by an earlier build")
-        case stream_faults.Conflict():
+        case errors.ConflictError():
             return ok("reinit", "this workspace is no prebuild: no claim is to be expected")
-        case stream_faults.RouteAbsent():
+        case errors.RouteNotFoundError():
             return warn(
                 "reinit",
                 "this Coder has no claim stream",
                 "upgrade Coder to 2.22 or later, or set AGENTD_CLAIMS_ENABLED=false",
             )
-        case stream_faults.RateLimited():
+        case errors.RateLimitedError():
             return warn(
                 "reinit", str(error), "wait a minute; behind one NAT all workspaces share coderd's limit"
             )
-        case stream_faults.HtmlPage() | stream_faults.WrongContentType() | stream_faults.ContentEncoded():
+        case errors.HtmlPageError() | errors.WrongContentTypeError() | errors.ContentEncodedError():
             return fail(
                 "reinit",
                 str(error),
@@ -164,7 +164,7 @@ def _task(error: AgentdError | None, wanted: Wanted) -> Finding:
     """Whether a log snapshot would be stored: no route, no such task and not in a task are three things."""
     if not wanted.snapshots:
         return ok("task", "snapshots.destinations does not name coder: nothing is uploaded to a task")
-    if isinstance(error, Unsupported):
+    if isinstance(error, errors.RouteNotFoundError):
         return warn(
             "task",
             "this Coder has no log-snapshot route (before 2.30, from 2.37 on, or AI tasks are off)",
@@ -179,7 +179,7 @@ def _task(error: AgentdError | None, wanted: Wanted) -> Finding:
     match error:
         case None:
             return ok("task", f"coderd would store a log snapshot of task {wanted.task_id}")
-        case NotFound():
+        case errors.NotFoundError():
             return fail(
                 "task",
                 f"coderd knows no task {wanted.task_id} of this workspace",

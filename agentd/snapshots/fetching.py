@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from yarl import URL
 
 from agentd.errors import AgentdError
-from agentd.http_session import client_session
+from agentd.http_client import client_session
 from agentd.snapshots.destinations import object_store
 from agentd.snapshots.destinations.http import read_headers, without_secrets
 from agentd.snapshots.destinations.place import Place

@@ -13,7 +13,7 @@ from typing import Final
 from agentd import log
 from agentd.backoff import Backoff
 from agentd.clock import Clock
-from agentd.coderd.client import CoderdError
+from agentd.coderd.errors import CoderdError
 from agentd.metrics import Registry
 from agentd.stability.short_text import clean_message
 from agentd.stability.task_state import TERMINAL, TaskWord

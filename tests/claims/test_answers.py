@@ -11,10 +11,10 @@ from agentd.claims.answers import (
     RetryClass,
     RetrySchedule,
     classify,
+    end_label,
     fleet_offset,
 )
-from agentd.coderd import stream_faults
-from agentd.coderd.stream_faults import Broken, Conflict, Refused
+from agentd.coderd import errors
 from agentd.errors import ConfigError, PeerError
 
 # coderd's own words (`workspaceAgentReinit`); the three meanings of 409 differ in nothing else.
@@ -37,33 +37,84 @@ FAILED = "Claim build failed permanently."
 def test_every_409_ends_the_wait_and_its_words_say_why(
     message: str, detail: str, state: ClaimsState, why: str
 ) -> None:
-    meant = classify(Conflict("the server answered 409", status=409, body_message=message, detail=detail))
+    meant = classify(
+        errors.ConflictError("the server answered 409", status=409, body_message=message, detail=detail)
+    )
     assert (meant.state, meant.pace, meant.why) == (state, RetryClass.NEVER, why)
 
 
-def test_every_fault_of_the_stream_has_a_meaning_of_its_own_choice() -> None:
-    faults = {
-        fault
-        for module in (stream_faults, event_stream)
-        for _, fault in inspect.getmembers(module, inspect.isclass)
-        if issubclass(fault, PeerError) and fault not in (PeerError, Refused, Broken, Conflict)
+STREAM_LABELS = {
+    errors.UnauthorizedError: "Unauthorized",
+    errors.ConflictError: "Conflict",
+    errors.RouteNotFoundError: "RouteAbsent",
+    errors.NotFoundError: "NotFound",
+    errors.RateLimitedError: "RateLimited",
+    errors.ServerFaultError: "ServerFailed",
+    errors.RedirectError: "Redirected",
+    errors.NoContentError: "StopAsked",
+    errors.UnexpectedStatusError: "UnexpectedStatus",
+    errors.WrongContentTypeError: "WrongContentType",
+    errors.HtmlPageError: "HtmlPage",
+    errors.ContentEncodedError: "ContentEncoded",
+    errors.DnsError: "DnsFailed",
+    errors.ConnectRefusedError: "ConnectionRefused",
+    errors.TlsError: "TlsFailed",
+    errors.ConnectError: "ConnectFailed",
+    errors.HeadersTimeoutError: "HeadersLate",
+    errors.HeadersTooLargeError: "HeadersTooLarge",
+    errors.StreamIdleError: "StreamIdle",
+    errors.EventTimeoutError: "EventLate",
+    errors.StreamCutError: "StreamCut",
+    errors.StreamEndedError: "StreamEnded",
+    errors.ProtocolError: "ProtocolBroken",
+    event_stream.LineTooLongError: "LineTooLong",
+    event_stream.EventTooLargeError: "EventTooLarge",
+    event_stream.NoiseFloodError: "NoiseFlood",
+}
+# Errors of calls, and classes that only group others. Those of a token source can also end a connection attempt.
+OTHER_LABELS = {
+    errors.IdentityError: "IdentityError",
+    errors.MetadataError: "MetadataError",
+    errors.NotCoderdError: "NotCoderd",
+    errors.TooLargeError: "TooLarge",
+    errors.InvalidRequestError: "Invalid",
+    errors.UnreachableError: "Unreachable",
+}
+
+
+def test_the_values_of_the_metric_label_end_are_fixed() -> None:
+    known = {
+        error
+        for module in (errors, event_stream)
+        for _, error in inspect.getmembers(module, inspect.isclass)
+        if issubclass(error, PeerError)
     }
-    assert len(faults) >= 25
-    for fault in faults:
-        assert any(kind in ANSWER_CLASSES for kind in fault.__mro__[:3]), fault
+    assert known - {PeerError, errors.CoderdError, event_stream.StreamTooLargeError} == {
+        *STREAM_LABELS,
+        *OTHER_LABELS,
+    }
+    for error, label in (STREAM_LABELS | OTHER_LABELS).items():
+        assert end_label(error("message")) == label
+    assert end_label(ConfigError("coder.token_file: gone")) == "ConfigError"
+
+
+def test_every_fault_of_the_stream_has_a_meaning_of_its_own_choice() -> None:
+    assert len(STREAM_LABELS) >= 25
+    for error in STREAM_LABELS.keys() - {errors.ConflictError}:
+        assert any(kind in ANSWER_CLASSES for kind in error.__mro__[:3]), error
 
 
 @pytest.mark.parametrize(
     ("error", "state", "pace"),
     [
-        (stream_faults.Unauthorized("401", status=401), ClaimsState.UNAUTHORIZED, RetryClass.SLOW),
+        (errors.UnauthorizedError("401", status=401), ClaimsState.UNAUTHORIZED, RetryClass.SLOW),
         (ConfigError("coder.token_file: gone"), ClaimsState.UNAUTHORIZED, RetryClass.SLOW),
-        (stream_faults.RouteAbsent("404", status=404), ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES),
-        (stream_faults.NotFound("404", status=404), ClaimsState.CONNECTING, RetryClass.SLOW),
-        (stream_faults.StopAsked("204", status=204), ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES),
-        (stream_faults.ServerFailed("502", status=502), ClaimsState.CONNECTING, RetryClass.SOON),
-        (stream_faults.StreamEnded("end"), ClaimsState.CONNECTING, RetryClass.SOON),
-        (event_stream.LineTooLong("long"), ClaimsState.CONNECTING, RetryClass.SLOW),
+        (errors.RouteNotFoundError("404", status=404), ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES),
+        (errors.NotFoundError("404", status=404), ClaimsState.CONNECTING, RetryClass.SLOW),
+        (errors.NoContentError("204", status=204), ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES),
+        (errors.ServerFaultError("502", status=502), ClaimsState.CONNECTING, RetryClass.SOON),
+        (errors.StreamEndedError("end"), ClaimsState.CONNECTING, RetryClass.SOON),
+        (event_stream.LineTooLongError("long"), ClaimsState.CONNECTING, RetryClass.SLOW),
         (PeerError("a cloud's metadata service"), ClaimsState.CONNECTING, RetryClass.SLOW),
     ],
 )

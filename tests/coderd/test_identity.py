@@ -7,8 +7,9 @@ import structlog
 
 from agentd import log
 from agentd.coderd import identity
-from agentd.coderd.client import Coderd, CoderdError
-from agentd.coderd.identity import IdentityError, InstanceIdentityToken, MetadataError
+from agentd.coderd.client import Coderd
+from agentd.coderd.errors import CoderdError, IdentityError, MetadataError
+from agentd.coderd.identity import InstanceIdentityToken
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.simulator.metadata import SimulatedMetadata
 from agentd.tls import aiohttp

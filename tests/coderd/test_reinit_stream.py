@@ -18,10 +18,11 @@ from httpx_sse import ServerSentEvent
 
 from agentd import __version__
 from agentd.clock import Clock
-from agentd.coderd import stream_faults as faults
+from agentd.coderd import errors
+from agentd.coderd.answers import Answer, stream_error
 from agentd.coderd.reinit_stream import ReinitStream
-from agentd.coderd.stream_answers import refusal, retry_after_s
-from agentd.sse import EventTooLarge, Heartbeat, LineTooLong
+from agentd.http_client import retry_after_s
+from agentd.sse import EventTooLargeError, Heartbeat, LineTooLongError
 
 TOKEN = "2f6c1c1e-6d0a-4f0c-9a55-2f0b3e5f7a11"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -95,30 +96,30 @@ async def collect(stream: ReinitStream, into: list[ServerSentEvent | Heartbeat] 
 @pytest.mark.parametrize(
     ("reply", "fault"),
     [
-        pytest.param(coderd_says(401, "Workspace agent not authorized."), faults.Unauthorized, id="401"),
-        pytest.param(coderd_says(409, "Claim build failed permanently.", "terraform"), faults.Conflict, id="409"),
-        pytest.param(coderd_says(404, "Route not found."), faults.RouteAbsent, id="404 route absent"),
-        pytest.param(answer(404, b"<html>no</html>", content_type="text/html"), faults.NotFound, id="404 of a proxy"),
-        pytest.param(coderd_says(429, "You've been rate limited"), faults.RateLimited, id="429"),
-        pytest.param(coderd_says(500, "An internal server error occurred."), faults.ServerFailed, id="500"),
-        pytest.param(answer(502, b"<html>Bad Gateway</html>", content_type="text/html"), faults.ServerFailed, id="HTML 502"),
-        pytest.param(answer(503, b"data: x\n\n", content_type="text/event-stream"), faults.ServerFailed, id="503 that looks like a stream"),
-        pytest.param(answer(302, b"", "Location: https://login.example/x?token=1"), faults.Redirected, id="302"),
-        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", faults.StopAsked, id="204"),
-        pytest.param(answer(210, b"data: x\n\n", content_type="text/event-stream"), faults.UnexpectedStatus, id="210"),
-        pytest.param(answer(410, b""), faults.UnexpectedStatus, id="410"),
-        pytest.param(answer(200, b"<html></html>", content_type="text/html; charset=utf-8"), faults.HtmlPage, id="HTML 200"),
-        pytest.param(answer(200, b"{}"), faults.WrongContentType, id="JSON 200"),
-        pytest.param(answer(200, b"", content_type="application/text/event-streamish"), faults.WrongContentType, id="almost the type"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", faults.WrongContentType, id="no type"),
-        pytest.param(answer(200, gzip.compress(b"data: x\n\n"), "Content-Encoding: gzip", content_type="text/event-stream"), faults.ContentEncoded, id="gzip"),
-        pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n\r\n", faults.ProtocolBroken, id="no HTTP"),
-        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 40_000, faults.HeadersTooLarge, id="a header flood"),
-        pytest.param(b"", faults.StreamCut, id="closed without a word"),
-        pytest.param(STREAM_HEAD + chunked(PING), faults.StreamCut, id="closed inside the chunked body"),
-        pytest.param(STREAM_HEAD + chunked(PING) + b"0\r\n\r\n", faults.StreamEnded, id="ended in order"),
-        pytest.param(STREAM_HEAD + chunked(b"data: " + b"x" * 70_000), LineTooLong, id="a line too long"),
-        pytest.param(STREAM_HEAD + chunked(b"data: xxxx\n" * 7_000), EventTooLarge, id="an event too large"),
+        pytest.param(coderd_says(401, "Workspace agent not authorized."), errors.UnauthorizedError, id="401"),
+        pytest.param(coderd_says(409, "Claim build failed permanently.", "terraform"), errors.ConflictError, id="409"),
+        pytest.param(coderd_says(404, "Route not found."), errors.RouteNotFoundError, id="404 route absent"),
+        pytest.param(answer(404, b"<html>no</html>", content_type="text/html"), errors.NotFoundError, id="404 of a proxy"),
+        pytest.param(coderd_says(429, "You've been rate limited"), errors.RateLimitedError, id="429"),
+        pytest.param(coderd_says(500, "An internal server error occurred."), errors.ServerFaultError, id="500"),
+        pytest.param(answer(502, b"<html>Bad Gateway</html>", content_type="text/html"), errors.ServerFaultError, id="HTML 502"),
+        pytest.param(answer(503, b"data: x\n\n", content_type="text/event-stream"), errors.ServerFaultError, id="503 that looks like a stream"),
+        pytest.param(answer(302, b"", "Location: https://login.example/x?token=1"), errors.RedirectError, id="302"),
+        pytest.param(b"HTTP/1.1 204 No Content\r\n\r\n", errors.NoContentError, id="204"),
+        pytest.param(answer(210, b"data: x\n\n", content_type="text/event-stream"), errors.UnexpectedStatusError, id="210"),
+        pytest.param(answer(410, b""), errors.UnexpectedStatusError, id="410"),
+        pytest.param(answer(200, b"<html></html>", content_type="text/html; charset=utf-8"), errors.HtmlPageError, id="HTML 200"),
+        pytest.param(answer(200, b"{}"), errors.WrongContentTypeError, id="JSON 200"),
+        pytest.param(answer(200, b"", content_type="application/text/event-streamish"), errors.WrongContentTypeError, id="almost the type"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", errors.WrongContentTypeError, id="no type"),
+        pytest.param(answer(200, gzip.compress(b"data: x\n\n"), "Content-Encoding: gzip", content_type="text/event-stream"), errors.ContentEncodedError, id="gzip"),
+        pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n\r\n", errors.ProtocolError, id="no HTTP"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 40_000, errors.HeadersTooLargeError, id="a header flood"),
+        pytest.param(b"", errors.StreamCutError, id="closed without a word"),
+        pytest.param(STREAM_HEAD + chunked(PING), errors.StreamCutError, id="closed inside the chunked body"),
+        pytest.param(STREAM_HEAD + chunked(PING) + b"0\r\n\r\n", errors.StreamEndedError, id="ended in order"),
+        pytest.param(STREAM_HEAD + chunked(b"data: " + b"x" * 70_000), LineTooLongError, id="a line too long"),
+        pytest.param(STREAM_HEAD + chunked(b"data: xxxx\n" * 7_000), EventTooLargeError, id="an event too large"),
     ],
 )  # fmt: skip
 async def test_each_answer_has_its_name(reply: bytes, fault: type[Exception]) -> None:
@@ -132,7 +133,7 @@ async def test_a_refusal_carries_what_coderd_said_and_which_request_it_was() -> 
     body = json.dumps({"message": "M", "detail": "D"}).encode()
     reply = answer(409, body, "X-Coder-Request-Id: 7c9e6679", "Retry-After: 7")
     async with server(says(reply)) as (url, _):
-        with pytest.raises(faults.Conflict) as caught:
+        with pytest.raises(errors.ConflictError) as caught:
             await collect(stream_to(url))
     refused = caught.value
     assert (refused.status, refused.body_message, refused.detail) == (409, "M", "D")
@@ -143,16 +144,25 @@ async def test_a_redirect_is_named_without_its_query_and_the_token_goes_nowhere(
     async with server(says(STREAM_HEAD)) as (elsewhere, other_heads):
         reply = answer(307, b"", f"Location: {elsewhere}/reinit?secret=1")
         async with server(says(reply)) as (url, _):
-            with pytest.raises(faults.Redirected, match=r"http://127\.0\.0\.1") as caught:
+            with pytest.raises(errors.RedirectError, match=r"http://127\.0\.0\.1") as caught:
                 await collect(stream_to(url))
     assert "secret" not in str(caught.value)
     assert other_heads == []
 
 
+@pytest.mark.parametrize(
+    "location", ["http://[bad", "mailto:x", "http://a\x01b/", "http://h:99999999/", "\xff", ""]
+)
+async def test_a_redirect_to_an_invalid_address_is_a_redirect(location: str) -> None:
+    async with server(says(answer(302, b"", f"Location: {location}"))) as (url, _):
+        with pytest.raises(errors.RedirectError):
+            await collect(stream_to(url))
+
+
 async def test_the_request_is_the_real_agents_request() -> None:
     async with server(says(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
         headers = {"X-Proxy": "1"}
-        with pytest.raises(faults.StreamEnded):
+        with pytest.raises(errors.StreamEndedError):
             await collect(stream_to(url, headers=headers))
     lines = heads[0].decode().lower().split("\r\n")
     assert lines[0] == "get /api/v2/workspaceagents/me/reinit?wait=true http/1.1"
@@ -165,7 +175,7 @@ async def test_the_request_is_the_real_agents_request() -> None:
 
 async def test_a_configured_header_replaces_ours() -> None:
     async with server(says(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
-        with pytest.raises(faults.StreamEnded):
+        with pytest.raises(errors.StreamEndedError):
             await collect(stream_to(url, headers={"user-agent": "whom the proxy lets in"}))
     names = [line.partition(b":")[0] for line in heads[0].lower().split(b"\r\n")]
     assert names.count(b"user-agent") == 1
@@ -177,10 +187,28 @@ async def test_the_last_event_id_is_sent_on_reconnect() -> None:
     async with server(says(body)) as (url, heads):
         stream = stream_to(url)
         for _ in range(2):
-            with pytest.raises(faults.StreamEnded):
+            with pytest.raises(errors.StreamEndedError):
                 await collect(stream)
     assert b"last-event-id: \xe2\x80\xa6\r\n" in heads[1].lower()
     assert stream.retry_s == 0.2
+
+
+@pytest.mark.parametrize("last_id", [" x", "a\x0bb", "a\x1cb", "x "])
+async def test_an_id_that_no_header_can_hold_does_not_prevent_the_next_connection(last_id: str) -> None:
+    body = STREAM_HEAD + chunked(f"id: {last_id}\ndata: a\n\n".encode()) + b"0\r\n\r\n"
+    async with server(says(body)) as (url, heads):
+        stream = stream_to(url)
+        for _ in range(2):
+            with pytest.raises(errors.StreamEndedError):
+                await collect(stream)
+    assert b"last-event-id" not in heads[1].lower()
+
+
+async def test_a_server_that_returns_the_token_does_not_get_it_into_the_error() -> None:
+    async with server(says(coderd_says(409, f"token {TOKEN}", TOKEN))) as (url, _):
+        with pytest.raises(errors.ConflictError) as caught:
+            await collect(stream_to(url))
+    assert TOKEN not in f"{caught.value!r} {caught.value} {caught.value.detail}"
 
 
 async def test_sent_is_told_before_any_byte_came_and_open_after_the_headers() -> None:
@@ -218,10 +246,10 @@ async def waits_for_deadline(url: str, fake_clock: FakeClock) -> BaseException |
 @pytest.mark.parametrize(
     ("said", "fault"),
     [
-        pytest.param(b"", faults.HeadersLate, id="no headers"),
-        pytest.param(b"HTTP/1.1 200 OK\r\nContent-", faults.HeadersLate, id="half the headers"),
-        pytest.param(STREAM_HEAD, faults.StreamIdle, id="silence after the headers"),
-        pytest.param(STREAM_HEAD + chunked(PING), faults.StreamIdle, id="silence after a ping"),
+        pytest.param(b"", errors.HeadersTimeoutError, id="no headers"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nContent-", errors.HeadersTimeoutError, id="half the headers"),
+        pytest.param(STREAM_HEAD, errors.StreamIdleError, id="silence after the headers"),
+        pytest.param(STREAM_HEAD + chunked(PING), errors.StreamIdleError, id="silence after a ping"),
     ],
 )
 async def test_silence_is_a_failure(said: bytes, fault: type[Exception], fake_clock: FakeClock) -> None:
@@ -239,7 +267,7 @@ async def test_a_trickle_is_no_life_sign(piece: bytes, fake_clock: FakeClock) ->
             await asyncio.sleep(0.001)
 
     async with server(trickle) as (url, _):
-        assert isinstance(await waits_for_deadline(url, fake_clock), faults.EventLate)
+        assert isinstance(await waits_for_deadline(url, fake_clock), errors.EventTimeoutError)
 
 
 async def test_an_error_body_that_hangs_does_not_hide_the_status(fake_clock: FakeClock) -> None:
@@ -247,7 +275,7 @@ async def test_an_error_body_that_hangs_does_not_hide_the_status(fake_clock: Fak
         b"HTTP/1.1 409 X\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n" + b'{"message":'
     )
     async with server(says_and_waits(hanging)) as (url, _):
-        assert isinstance(await waits_for_deadline(url, fake_clock), faults.Conflict)
+        assert isinstance(await waits_for_deadline(url, fake_clock), errors.ConflictError)
 
 
 async def test_quiet_for_44_seconds_is_healthy(fake_clock: FakeClock) -> None:
@@ -279,7 +307,7 @@ async def test_a_hundred_megabyte_line_is_refused_in_flat_memory() -> None:
     async with server(flood) as (url, _):
         tracemalloc.start()
         try:
-            with pytest.raises(LineTooLong):
+            with pytest.raises(LineTooLongError):
                 await collect(stream_to(url))
             assert tracemalloc.get_traced_memory()[1] < 3_000_000
         finally:
@@ -289,9 +317,9 @@ async def test_a_hundred_megabyte_line_is_refused_in_flat_memory() -> None:
 async def test_refused_and_unresolvable_are_told_apart() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        with pytest.raises(faults.ConnectionRefused):
+        with pytest.raises(errors.ConnectRefusedError):
             await collect(stream_to(f"http://127.0.0.1:{unused.getsockname()[1]}"))
-    with pytest.raises(faults.DnsFailed):
+    with pytest.raises(errors.DnsError):
         await collect(stream_to("http://no-such-host.invalid"))
 
 
@@ -307,7 +335,7 @@ async def test_an_untrusted_certificate_is_a_tls_failure(tmp_path: Path) -> None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
     async with server(says(STREAM_HEAD), ssl=context) as (url, heads):
-        with pytest.raises(faults.TlsFailed):
+        with pytest.raises(errors.TlsError):
             await collect(ReinitStream(url, context=ssl.create_default_context(), clock=Clock()))
     assert heads == []
 
@@ -320,13 +348,13 @@ async def test_a_reset_is_a_cut() -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
 
     async with server(reset) as (url, _):
-        with pytest.raises(faults.StreamCut):
+        with pytest.raises(errors.StreamCutError):
             await collect(stream_to(url))
 
 
 async def test_an_unsendable_token_is_not_quoted() -> None:
     async with server(says(STREAM_HEAD)) as (url, heads):
-        with pytest.raises(faults.ProtocolBroken) as caught:
+        with pytest.raises(errors.ProtocolError) as caught:
             async with contextlib.aclosing(stream_to(url).events("secret\nvalue")) as items:
                 await anext(items)
     assert "secret" not in str(caught.value)
@@ -360,27 +388,32 @@ async def test_cancelling_closes_the_connection_at_once() -> None:
     ],
 )  # fmt: skip
 def test_retry_after_is_seconds_or_a_date_and_bounded(value: str, seconds: float | None) -> None:
-    assert retry_after_s(value, now_unix_s=1_772_442_000.0) == seconds
+    assert retry_after_s({"retry-after": value}, now_unix_s=1_772_442_000.0) == seconds
 
 
 @pytest.mark.parametrize("content_type", ["text/event-stream", "Text/Event-Stream", "text/event-stream;", " text/event-stream ; charset=x"])  # fmt: skip
 def test_the_mime_type_is_compared_exactly_but_for_case(content_type: str) -> None:
-    assert refusal(200, {"content-type": content_type}, b"", now_unix_s=0.0) is None
+    assert (
+        stream_error(Answer.of(200, {"content-type": content_type}, b"", token=TOKEN), now_unix_s=0.0) is None
+    )
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[" * 5000, b"[]", b'{"message": 1}', b"\xff\xfe", b"null"]
 )
 def test_an_error_body_may_be_anything(body: bytes) -> None:
-    refused = refusal(500, {}, body, now_unix_s=0.0)
-    assert isinstance(refused, faults.ServerFailed)
+    refused = stream_error(Answer.of(500, {}, body, token=TOKEN), now_unix_s=0.0)
+    assert isinstance(refused, errors.ServerFaultError)
     assert refused.body_message == ""
 
 
 def test_every_answer_the_web_platform_tests_refuse_is_refused(data_dir: Path) -> None:
     cases = json.loads((data_dir / "wpt-sse-cases.json").read_text("utf-8"))
     for case in cases:
-        refused = refusal(case["status"], {"content-type": case["content_type"]}, b"", now_unix_s=0.0)
+        refused = stream_error(
+            Answer.of(case["status"], {"content-type": case["content_type"]}, b"", token=TOKEN),
+            now_unix_s=0.0,
+        )
         assert (refused is not None) == (case["outcome"] == "fail"), case["name"]
 
 
@@ -395,7 +428,7 @@ async def test_every_web_platform_case_reads_the_same_over_http(data_dir: Path) 
                 _,
             ):
                 seen: list[ServerSentEvent | Heartbeat] = []
-                failed = faults.Refused if case["outcome"] == "fail" else faults.StreamEnded
+                failed = errors.CoderdError if case["outcome"] == "fail" else errors.StreamEndedError
                 with pytest.raises(failed):
                     await collect(stream_to(url), seen)
             events = [(item.event, item.data, item.id) for item in seen if isinstance(item, ServerSentEvent)]

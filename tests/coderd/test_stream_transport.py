@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trustme
 
-from agentd.coderd import stream_faults as faults
+from agentd.coderd import errors
 from agentd.coderd.stream_transport import StreamTransport
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -97,10 +97,10 @@ def test_a_stream_loads_no_second_http_engine() -> None:
         "sys.modules['click'] = None\n"
         "from agentd.clock import Clock\n"
         "from agentd.coderd.reinit_stream import ReinitStream\n"
-        "from agentd.coderd.stream_faults import ConnectionRefused\n"
+        "from agentd.coderd.errors import ConnectRefusedError\n"
         "async def main():\n"
         f"    stream = ReinitStream('http://127.0.0.1:{closed_port()}', context=None, clock=Clock())\n"
-        "    with contextlib.suppress(ConnectionRefused):\n"
+        "    with contextlib.suppress(ConnectRefusedError):\n"
         "        async for _ in stream.events('token'): pass\n"
         "asyncio.run(main())\n"
         "assert 'httpx' in sys.modules\n"
@@ -127,16 +127,16 @@ async def test_a_body_is_read_to_its_end_however_it_is_framed(pieces: tuple[byte
 @pytest.mark.parametrize(
     ("pieces", "fault"),
     [
-        pytest.param((), faults.StreamCut, id="no answer"),
-        pytest.param((b"HTTP/1.1 200 OK\r\nContent-",), faults.StreamCut, id="half the headers"),
-        pytest.param((OK + b"Content-Length: 9\r\n\r\nabc",), faults.StreamCut, id="less than counted"),
-        pytest.param((CHUNKED + b"3\r\nab",), faults.StreamCut, id="inside a chunk"),
-        pytest.param((CHUNKED + b"3\r\nabc\r\n",), faults.StreamCut, id="after a chunk"),
-        pytest.param((CHUNKED + b"3\r\nabc\r\nxyz\r\n",), faults.ProtocolBroken, id="no chunk"),
-        pytest.param((b"\0\0\x12\4\0\0\0\0\0\r\n\r\n",), faults.ProtocolBroken, id="HTTP/2"),
-        pytest.param((OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",), faults.ProtocolBroken, id="two lengths"),
-        pytest.param((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",), faults.ProtocolBroken, id="an upgrade nobody asked for"),
-        pytest.param((OK + b"X: " + b"x" * 200_000,), faults.HeadersTooLarge, id="a header without end"),
+        pytest.param((), errors.StreamCutError, id="no answer"),
+        pytest.param((b"HTTP/1.1 200 OK\r\nContent-",), errors.StreamCutError, id="half the headers"),
+        pytest.param((OK + b"Content-Length: 9\r\n\r\nabc",), errors.StreamCutError, id="less than counted"),
+        pytest.param((CHUNKED + b"3\r\nab",), errors.StreamCutError, id="inside a chunk"),
+        pytest.param((CHUNKED + b"3\r\nabc\r\n",), errors.StreamCutError, id="after a chunk"),
+        pytest.param((CHUNKED + b"3\r\nabc\r\nxyz\r\n",), errors.ProtocolError, id="no chunk"),
+        pytest.param((b"\0\0\x12\4\0\0\0\0\0\r\n\r\n",), errors.ProtocolError, id="HTTP/2"),
+        pytest.param((OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",), errors.ProtocolError, id="two lengths"),
+        pytest.param((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",), errors.ProtocolError, id="an upgrade nobody asked for"),
+        pytest.param((OK + b"X: " + b"x" * 200_000,), errors.HeadersTooLargeError, id="a header without end"),
     ],
 )  # fmt: skip
 async def test_what_breaks_has_its_name_and_is_not_asked_again(
@@ -157,7 +157,7 @@ async def test_an_address_that_refuses_gives_way_to_the_next(monkeypatch: pytest
 
 async def test_all_addresses_refusing_is_one_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     resolves_to(monkeypatch, ("127.0.0.1", closed_port()), ("127.0.0.2", closed_port()))
-    with pytest.raises(faults.ConnectionRefused):
+    with pytest.raises(errors.ConnectRefusedError):
         await body_of("http://coder.example/")
 
 
@@ -166,7 +166,7 @@ async def test_a_name_that_takes_too_long_is_a_failed_connection(monkeypatch: py
         await asyncio.Event().wait()
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
-    with pytest.raises(faults.ConnectFailed, match="connect timeout"):
+    with pytest.raises(errors.ConnectError, match="connect timeout"):
         await body_of("http://coder.example/", connect_s=0.01)
 
 
@@ -177,7 +177,7 @@ async def test_a_trusted_certificate_is_taken_by_its_name() -> None:
     ca.configure_trust(ours)
     async with serving(Server(OK + b"Content-Length: 1\r\n\r\nx"), ssl=theirs) as server:
         assert await body_of(f"https://localhost:{server.port}/", ours) == b"x"
-        with pytest.raises(faults.TlsFailed, match="127"):
+        with pytest.raises(errors.TlsError, match="127"):
             await body_of(f"https://127.0.0.1:{server.port}/", ours)
     assert len(server.heads) == 1
 
@@ -185,7 +185,7 @@ async def test_a_trusted_certificate_is_taken_by_its_name() -> None:
 async def test_tls_to_a_server_that_speaks_none_is_a_tls_failure() -> None:
     # The first byte of a TLS greeting is enough for it.
     async with serving(Server(b"HTTP/1.1 400 Bad Request\r\n\r\n", waits_for=b"\x16")) as server:
-        with pytest.raises(faults.TlsFailed):
+        with pytest.raises(errors.TlsError):
             await body_of(f"https://127.0.0.1:{server.port}/", ssl.create_default_context())
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.coderd.client import Invalid, RateLimited, Unreachable
+from agentd.coderd.errors import InvalidRequestError, RateLimitedError, UnreachableError
 from agentd.metrics import Registry
 from agentd.stability.reporter import HEARTBEAT_S, Reporter, Update
 from agentd.stability.short_text import MESSAGE_MAX_BYTES, clean_message
@@ -110,7 +110,7 @@ async def test_what_holds_is_told_when_the_minute_is_over(desk):
 
 
 async def test_while_coderd_is_away_only_the_latest_waits_and_the_rest_is_counted(desk):
-    desk.failures = [Unreachable("no answer")] * 3
+    desk.failures = [UnreachableError("no answer")] * 3
     await desk.say(IDLE, "one")
     await desk.say(IDLE, "two")
     await desk.say(FAILURE, "three", then_s=30)
@@ -131,21 +131,21 @@ async def test_an_update_that_comes_while_another_is_being_sent_is_not_lost(desk
 
 async def test_after_a_call_that_may_have_been_carried_out_the_truth_is_told_again(desk):
     await desk.say(WORKING, explicit=True, then_s=61)
-    desk.failures = [Unreachable("timed out")]
+    desk.failures = [UnreachableError("timed out")]
     await desk.say(IDLE)
     await desk.say(WORKING, then_s=5)
     assert [state for state, _ in desk.told] == ["working", "working"]
 
 
 async def test_what_coderd_refuses_is_dropped_counted_and_not_repeated(desk):
-    desk.failures = [Invalid('No app found with slug "x"')]
+    desk.failures = [InvalidRequestError('No app found with slug "x"')]
     await desk.say(IDLE, then_s=600)
     assert desk.calls == 1
     assert desk.metrics.counter("agentd_app_status_dropped_total", "", "reason").value(reason="refused") == 1
 
 
 async def test_a_rate_limit_is_waited_for(desk):
-    desk.failures = [RateLimited("slow down", retry_after_s=45.0)]
+    desk.failures = [RateLimitedError("slow down", retry_after_s=45.0)]
     await desk.say(IDLE, then_s=44)
     assert desk.calls == 1
     await desk.clock.advance(2)
@@ -173,7 +173,7 @@ async def test_at_stop_a_final_state_stays_as_it_is(desk):
 
 async def test_at_stop_a_final_state_that_still_waits_goes_out(desk):
     await desk.say(WORKING, explicit=True)
-    desk.failures = [Unreachable("away")]
+    desk.failures = [UnreachableError("away")]
     await desk.say(FAILURE, "out of disk", explicit=True)
     assert await desk.reporter.last_word("stopped", timeout_s=1)
     assert desk.told[-1] == ("failure", "out of disk")
@@ -188,7 +188,7 @@ async def test_at_stop_nothing_is_said_about_a_task_nobody_spoke_of(desk):
 
 async def test_a_last_word_that_cannot_be_delivered_says_so(desk):
     await desk.say(WORKING, explicit=True)
-    desk.failures = [Unreachable("away")]
+    desk.failures = [UnreachableError("away")]
     assert not await desk.reporter.last_word("stopped", timeout_s=1)
 
 

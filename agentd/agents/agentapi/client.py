@@ -29,7 +29,8 @@ from agentd.agents.agentapi.messages import BodyCutOff, BodyMalformed, BodyTooLa
 from agentd.agents.agentapi.single_flight import SingleFlight
 from agentd.conversation.message import Message
 from agentd.errors import PeerError
-from agentd.sse import StreamTooLarge
+from agentd.http_client import read_start
+from agentd.sse import StreamTooLargeError
 from agentd.tls import aiohttp
 
 __all__ = [
@@ -161,7 +162,7 @@ class AgentApi:
         body = json.dumps({"content": content, "type": "user"}).encode()
         try:
             async with asyncio.timeout(timeout_s), self._exchange("POST", "/message", body) as response:
-                text = await _small_body(response)
+                text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
         except TimeoutError as error:
             raise AgentBusy(f"POST /message: not finished within {timeout_s:g} s") from error
         if response.status == 200:
@@ -182,14 +183,15 @@ class AgentApi:
                 async with asyncio.timeout(self._messages_timeout_s):
                     response = await stack.enter_async_context(self._exchange("GET", "/events"))
                     if response.status != 200 or response.content_type != "text/event-stream":
-                        raise _broken("GET /events", response, await _small_body(response))
+                        text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
+                        raise _broken("GET /events", response, text)
             except TimeoutError as error:
                 raise AgentBusy(f"GET /events: no answer within {self._messages_timeout_s:g} s") from error
             async for chunk in response.content.iter_any():
                 try:
                     for event in decoder.feed(chunk):
                         yield event
-                except StreamTooLarge as error:
+                except StreamTooLargeError as error:
                     raise AgentBroken(f"GET /events: {error}") from error
 
     async def close(self) -> None:
@@ -200,7 +202,7 @@ class AgentApi:
 
     async def _read_status(self, _begun: asyncio.Event) -> StatusReading:
         async with self._exchange("GET", "/status") as response:
-            text = await _small_body(response)
+            text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
             fields = _object(text) if response.status == 200 else None
             word = fields.get("status") if fields is not None else None
             if fields is None or not isinstance(word, str) or word not in _WORDS:
@@ -220,7 +222,8 @@ class AgentApi:
         tail = MessageTail(keep)
         async with self._exchange("GET", "/messages") as response:
             if response.status != 200:
-                raise _broken("GET /messages", response, await _small_body(response))
+                text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
+                raise _broken("GET /messages", response, text)
             begun.set()
             try:
                 async with asyncio.timeout(self._body_timeout_s):
@@ -276,17 +279,6 @@ class AgentApi:
 
 class _HungUp(AgentGone):
     """EOF instead of an answer."""
-
-
-async def _small_body(response: aiohttp.ClientResponse) -> bytes:
-    """The first bytes of a body that should be small."""
-    body = b""
-    while len(body) < _SMALL_BODY_MAX_BYTES:
-        chunk = await response.content.read(_SMALL_BODY_MAX_BYTES - len(body))
-        if not chunk:
-            break
-        body += chunk
-    return body
 
 
 def _object(body: bytes) -> dict[str, object] | None:

@@ -48,7 +48,7 @@ AgentEvent: TypeAlias = MessageUpdate | StatusChange | AgentComplaint
 
 
 class AgentEventDecoder:
-    """Push decoder for one connection.  `feed` raises `StreamTooLarge` for an event above `EVENT_MAX_BYTES`."""
+    """Push decoder for one connection.  `feed` raises `StreamTooLargeError` for an event above `EVENT_MAX_BYTES`."""
 
     def __init__(self) -> None:
         self._events = EventDecoder(event_max_bytes=EVENT_MAX_BYTES)

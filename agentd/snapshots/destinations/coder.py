@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from agentd.coderd import client as answers
+from agentd.coderd import errors
 from agentd.coderd.client import Coderd
 from agentd.conversation.fit import MAX_BYTES, fit, messages_of
 from agentd.errors import ConfigError
@@ -38,12 +38,12 @@ class CoderDestination:
         while True:
             try:
                 await self._coderd.put_log_snapshot(entry.task_id, payload, timeout_s=timeout_s)
-            except answers.TooLarge as error:
+            except errors.TooLargeError as error:
                 if len(payload) <= _SURELY_SMALL_BYTES:
                     unlikely = f"{error.message}, though it has only {len(payload)} bytes"
                     raise RetryableError(unlikely, status=error.status) from error
                 payload = _at_most(entry, len(payload) * 3 // 4)
-            except answers.CoderdError as error:
+            except errors.CoderdError as error:
                 raise _as_delivery_error(error) from error
             except ConfigError as error:
                 raise RetryableError(error.message, hint=error.hint) from error
@@ -63,23 +63,23 @@ def _at_most(entry: SpoolEntry, max_bytes: int) -> bytes:
     return fit(messages_of(entry.payload), max_messages=max(1, entry.messages), max_bytes=max_bytes).payload
 
 
-def _as_delivery_error(error: answers.CoderdError) -> DeliveryError:
+def _as_delivery_error(error: errors.CoderdError) -> DeliveryError:
     message = error.message + (f" (request {error.request_id})" if error.request_id else "")
     match error:
-        case answers.Unsupported():
+        case errors.RouteNotFoundError():
             return UnsupportedError(
                 message,
                 status=error.status,
                 hint="this Coder release has no Tasks; name another place in snapshots.destinations",
             )
-        case answers.NotFound():
+        case errors.NotFoundError():
             return RefusedError(
                 message,
                 status=error.status,
                 hint="check snapshots.task_id: a template passes"
                 ' data.coder_task.me.enabled ? data.coder_task.me.id : ""',
             )
-        case answers.CoderdError(retryable=False):
+        case errors.CoderdError(retryable=False):
             return RefusedError(message, status=error.status, hint=error.hint or "check snapshots.task_id")
         case _:
             return RetryableError(

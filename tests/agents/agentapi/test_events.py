@@ -15,7 +15,7 @@ from agentd.agents.agentapi.events import (
     StatusChange,
 )
 from agentd.conversation.message import Message, NotAMessageError
-from agentd.sse import StreamTooLarge
+from agentd.sse import StreamTooLargeError
 
 
 def sse(name: str, data: object) -> bytes:
@@ -116,5 +116,5 @@ def test_an_update_whose_inside_is_broken_says_so_when_it_is_decoded():
 
 def test_a_full_screen_passes_and_an_endless_event_does_not():
     assert len(heard(update(1, "<" * 80_000))) == 1
-    with pytest.raises(StreamTooLarge):
+    with pytest.raises(StreamTooLargeError):
         heard(b"data: ", *[b"x" * 65_536] * (EVENT_MAX_BYTES // 65_536 + 1))

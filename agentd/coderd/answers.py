@@ -1,0 +1,220 @@
+"""Chooses the error for an HTTP answer of coderd, or of a proxy in front of it. No I/O.
+
+Sources: coderd `coderd/aitasks.go` (postWorkspaceAgentTaskLogSnapshot), `coderd/workspaceagents.go` (app-status, reinit),
+`coderd/httpapi` (error bodies), `coderd/httpmw/workspaceagent.go` (401).
+
+    answer                                      of a call               of the claim stream
+    401                                         UnauthorizedError       UnauthorizedError
+    429                                         RateLimitedError        RateLimitedError
+    5xx                                         ServerFaultError        ServerFaultError
+    3xx                                         RedirectError           RedirectError
+    404 "Route not found."                      RouteNotFoundError      RouteNotFoundError
+    404 "Resource not found…"                   NotFoundError           NotFoundError
+    any other 404                               NotCoderdError          NotFoundError
+    413; 400 with "request body too large"      TooLargeError           UnexpectedStatusError
+    408, 425                                    ServerFaultError        UnexpectedStatusError
+    409                                         as other 4xx            ConflictError
+    any other 4xx with coderd's error body      InvalidRequestError     UnexpectedStatusError
+    any other status                            NotCoderdError          UnexpectedStatusError
+    204                                         success of a snapshot   NoContentError
+    200                                         success of app-status,  the stream, HtmlPageError,
+                                                if it is JSON           WrongContentTypeError, ContentEncodedError
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+from urllib.parse import urlsplit
+
+from agentd.coderd import errors
+from agentd.coderd.errors import CoderdError
+from agentd.http_client import json_object, one_line, retry_after_s
+
+ERROR_BODY_MAX_BYTES: Final = 4096
+"""As much of an error body is read. coderd's are far smaller."""
+_EXCERPT_MAX_CHARS: Final = 300
+_MESSAGE_MAX_CHARS: Final = 500
+_DETAIL_MAX_CHARS: Final = 1000
+
+_OF_ANY_REQUEST: Final[Mapping[int, type[CoderdError]]] = {
+    401: errors.UnauthorizedError,
+    429: errors.RateLimitedError,
+}
+_OF_CALL: Final[Mapping[int, type[CoderdError]]] = {
+    408: errors.ServerFaultError,
+    413: errors.TooLargeError,
+    425: errors.ServerFaultError,
+}
+_OF_STREAM: Final[Mapping[int, type[CoderdError]]] = {
+    204: errors.NoContentError,
+    404: errors.NotFoundError,
+    409: errors.ConflictError,
+}
+_NOT_CODERD_HINT: Final = "check coder.url and any proxy in front of coderd"
+
+
+class Answer(NamedTuple):
+    """An HTTP answer. `headers` looks up names without regard to case; `text` is the start of the body."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @classmethod
+    def of(cls, status: int, headers: Mapping[str, str], body: bytes, *, token: str) -> "Answer":
+        """The answer with `token` hidden, because a server may return the request in its error body."""
+        text = body.decode("utf-8", "replace")
+        return cls(status, headers, text.replace(token, "[hidden]") if token else text)
+
+
+class ErrorBody(NamedTuple):
+    """coderd's error body (`codersdk.Response`). `message` is "" for a body that is not one."""
+
+    message: str
+    detail: str
+
+
+def parse_error_body(text: str) -> ErrorBody:
+    """Parse coderd's error body. `detail` also has the details of its validations."""
+    fields = json_object(text)
+    message, validations = fields.get("message"), fields.get("validations")
+    details = [fields.get("detail")]
+    if isinstance(validations, list):
+        details += [item.get("detail") for item in validations if isinstance(item, dict)]
+    return ErrorBody(
+        one_line(message, _MESSAGE_MAX_CHARS) if isinstance(message, str) else "",
+        one_line(" ".join(detail for detail in details if isinstance(detail, str)), _DETAIL_MAX_CHARS),
+    )
+
+
+def call_error(call: str, answer: Answer, *, now_unix_s: float) -> CoderdError:
+    """The error for an answer to `call` ("METHOD path") that is not its success."""
+    body = parse_error_body(answer.text)
+    kind, hint = _kind_of_call(answer.status, body)
+    asks_to_wait = kind in (errors.RateLimitedError, errors.ServerFaultError)
+    return kind(
+        f"{call}: {answer.status} {_excerpt(answer.text, body)}".rstrip(),
+        status=answer.status,
+        body_message=body.message,
+        detail=body.detail,
+        retry_after_s=retry_after_s(answer.headers, now_unix_s=now_unix_s) if asks_to_wait else None,
+        request_id=_request_id(answer.headers),
+        hint=hint,
+    )
+
+
+def stream_error(answer: Answer, *, now_unix_s: float) -> CoderdError | None:
+    """The error for an answer to the claim stream's request, None for the stream itself.
+
+    The stream is an answer with status 200 and the content type `text/event-stream`, not encoded.
+    """
+    body = parse_error_body(answer.text)
+    kind, message = _kind_of_stream(answer.status, answer.headers, body)
+    if kind is None:
+        return None
+    said = " ".join(part for part in body if part)
+    return kind(
+        f"{message}: {said}" if said else message,
+        status=answer.status,
+        body_message=body.message,
+        detail=body.detail,
+        retry_after_s=retry_after_s(answer.headers, now_unix_s=now_unix_s),
+        request_id=_request_id(answer.headers),
+    )
+
+
+def identity_error(answer: Answer) -> errors.IdentityError:
+    """The error for coderd's refusal of an identity proof. Its 409 lists the agent names to choose from."""
+    body = parse_error_body(answer.text)
+    hints = {
+        400: "normal while a build runs; otherwise the instance belongs to an older build",
+        401: "coder.auth must name this cloud, and the Coder deployment must trust its signatures",
+        404: "the template must bind this instance to the agent; check coder.auth and coder.agent_name",
+        409: "set CODER_AGENT_NAME to one of those names",
+    }
+    if _is_absent_route(body):
+        hints[404] = "this version of Coder knows no such identity"
+    return errors.IdentityError(
+        f"coderd: {answer.status} {_excerpt(answer.text, body)}".rstrip(),
+        status=answer.status,
+        body_message=body.message,
+        detail=body.detail,
+        hint=hints.get(answer.status, "check coder.url"),
+    )
+
+
+def _kind_of_call(status: int, body: ErrorBody) -> tuple[type[CoderdError], str]:
+    if kind := _OF_ANY_REQUEST.get(status) or _OF_CALL.get(status):
+        return kind, ""
+    if status >= 500:
+        return errors.ServerFaultError, ""
+    if 300 <= status < 400:
+        # Without the target: the address of a login page may contain secrets.
+        return errors.RedirectError, "set coder.url to the final address; redirects are not followed"
+    if status < 400 or not body.message:
+        return errors.NotCoderdError, _NOT_CODERD_HINT
+    if status == 404:
+        if _is_absent_route(body):
+            return errors.RouteNotFoundError, "this version of Coder does not have it"
+        if body.message.startswith("Resource not found"):
+            return errors.NotFoundError, ""
+        return errors.NotCoderdError, _NOT_CODERD_HINT
+    if "request body too large" in f"{body.message} {body.detail}".lower():
+        return errors.TooLargeError, ""
+    return errors.InvalidRequestError, ""
+
+
+def _kind_of_stream(
+    status: int, headers: Mapping[str, str], body: ErrorBody
+) -> tuple[type[CoderdError] | None, str]:
+    message = f"the server answered {status}"
+    if status == 200:
+        return _kind_of_stream_200(headers)
+    if status == 404 and _is_absent_route(body):
+        return errors.RouteNotFoundError, message
+    if 300 <= status < 400:
+        target = _origin(headers.get("location", ""))
+        return errors.RedirectError, f"the server redirects ({status}) to {target}, which is not followed"
+    if status >= 500:
+        return errors.ServerFaultError, message
+    return _OF_ANY_REQUEST.get(status) or _OF_STREAM.get(status, errors.UnexpectedStatusError), message
+
+
+def _kind_of_stream_200(headers: Mapping[str, str]) -> tuple[type[CoderdError] | None, str]:
+    mime = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if mime in ("text/html", "application/xhtml+xml"):
+        return (
+            errors.HtmlPageError,
+            "a web page came instead of the stream (of a proxy, or coder.url is the dashboard's)",
+        )
+    if mime != "text/event-stream":
+        mime = one_line(mime, 80) or "missing"
+        return errors.WrongContentTypeError, f"the content type is {mime}; expected text/event-stream"
+    encoding = one_line(headers.get("content-encoding", ""), 40).lower()
+    if encoding not in ("", "identity"):
+        return (
+            errors.ContentEncodedError,
+            f"the stream is compressed ({encoding}), but agentd asked for identity",
+        )
+    return None, ""
+
+
+def _is_absent_route(body: ErrorBody) -> bool:
+    return body.message.startswith("Route not found")
+
+
+def _excerpt(text: str, body: ErrorBody) -> str:
+    return one_line(f"{body.message} {body.detail}" if body.message else text, _EXCERPT_MAX_CHARS)
+
+
+def _request_id(headers: Mapping[str, str]) -> str:
+    return one_line(headers.get("x-coder-request-id", ""), 64)
+
+
+def _origin(location: str) -> str:
+    # Without path and query: they may contain credentials of a login portal.
+    try:
+        parts = urlsplit(location)
+        known = bool(parts.scheme and parts.hostname)
+        return one_line(f"{parts.scheme}://{parts.hostname}", 200) if known else "another path"
+    except ValueError:
+        return "an unreadable address"

@@ -1,0 +1,80 @@
+"""The HTTP client session of agentd, and the readers that every client of a peer shares."""
+
+import json
+from collections.abc import AsyncIterable, Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from agentd import __version__
+from agentd.tls import aiohttp
+
+USER_AGENT: Final = f"agentd/{__version__}"
+RETRY_AFTER_MAX_S: Final = 300.0
+
+
+def client_session(*, trust_env: bool = False) -> aiohttp.ClientSession:
+    """A session that the caller closes. Each call sets its own deadline and TLS context.
+
+    The session keeps no cookies. It ignores the proxy variables of the environment unless `trust_env` is set, because
+    they would send requests for loopback to a corporate proxy.
+    """
+    return aiohttp.ClientSession(
+        headers={"User-Agent": USER_AGENT},
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=trust_env,
+        timeout=aiohttp.ClientTimeout(total=None),
+    )
+
+
+async def read_start(chunks: AsyncIterable[bytes], max_bytes: int, *, into: bytearray | None = None) -> bytes:
+    """Read a body up to `max_bytes` and ignore the rest. Ask for one byte more to detect a longer body.
+
+    `into` receives the bytes as they arrive, for callers that use a body even if its connection breaks.
+    """
+    body = bytearray() if into is None else into
+    async for chunk in chunks:
+        body += chunk[: max_bytes - len(body)]
+        if len(body) >= max_bytes:
+            break
+    return bytes(body)
+
+
+def json_object(text: bytes | str) -> dict[str, Any]:
+    """The JSON object in `text`, {} if it is anything else."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def one_line(text: str, max_chars: int) -> str:
+    """The start of a peer's text on one line, without control characters and lone surrogates."""
+    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * max_chars])
+    return " ".join(printable.split())[:max_chars]
+
+
+def retry_after_s(headers: Mapping[str, str], *, now_unix_s: float) -> float | None:
+    """Seconds of the `Retry-After` header (RFC 9110, section 10.2.3), 0 to `RETRY_AFTER_MAX_S`. None without a valid one.
+
+    A date is compared with the `Date` of the same response, because the local clock may be wrong, and with
+    `now_unix_s` if there is none. `headers` looks up names without regard to case.
+    """
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text[:9]), RETRY_AFTER_MAX_S)
+    until_unix_s = _http_date_unix_s(text)
+    if until_unix_s is None:
+        return None
+    sent_unix_s = _http_date_unix_s(headers.get("date", ""))
+    wait_s = until_unix_s - (now_unix_s if sent_unix_s is None else sent_unix_s)
+    return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
+
+
+def _http_date_unix_s(text: str) -> float | None:
+    try:
+        moment = parsedate_to_datetime(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
