@@ -185,8 +185,7 @@ def test_the_document_has_the_range_of_a_number(name):
 # The packages that still break a rule. A package may leave a list; no package may join one.
 UNFINISHED = {
     "error names": """
-        agentd/agents agentd/claims agentd/coderd agentd/conversation agentd/hooks agentd/simulator
-        agentd/sse.py agentd/stability
+        agentd/agents agentd/claims agentd/coderd agentd/simulator agentd/sse.py agentd/stability
     """,
     "bound names": """
         agentd/agents agentd/cli agentd/coderd agentd/conversation agentd/daemon agentd/doctor
@@ -201,8 +200,8 @@ UNFINISHED = {
         agentd/local_api agentd/simulator agentd/stability agentd/tls.py
     """,
     "full stops": """
-        agentd/agents agentd/cli agentd/coderd agentd/conversation agentd/daemon agentd/hooks
-        agentd/local_api agentd/simulator agentd/stability
+        agentd/agents agentd/coderd agentd/conversation agentd/daemon agentd/hooks agentd/local_api
+        agentd/simulator agentd/stability
     """,
     "words": """
         Dockerfile README.md agentd/agents agentd/claims agentd/cli agentd/coderd agentd/config
@@ -213,10 +212,10 @@ UNFINISHED = {
         docs/compatibility.md docs/configuration.md docs/contributing.md docs/doctor.md
         docs/guarantees.md docs/operations.md docs/protocol.md docs/scenarios.md docs/snapshots.md
         docs/status.md packaging/launcher.c systemd/agentd.service systemd/agentd.user.service
-        tests/agents tests/claims tests/cli tests/coderd tests/conversation tests/crash tests/daemon
+        tests/agents tests/claims tests/coderd tests/conversation tests/crash tests/daemon
         tests/deploy tests/doctor tests/e2e tests/hooks tests/image tests/local_api tests/scenarios
         tests/simulator tests/snapshots tests/stability tests/systemd tests/test_config.py
-        tests/test_log.py tests/test_metrics_docs.py tests/test_tls.py tests/ui
+        tests/test_metrics_docs.py tests/test_tls.py tests/ui
     """,
 }
 

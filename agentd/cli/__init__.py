@@ -1,4 +1,4 @@
-"""The command line: one module per command a person types, imported only when it is typed."""
+"""The command line: one module for each command, imported only when the command is used."""
 
 import argparse
 import contextlib
@@ -9,33 +9,33 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from agentd import __version__
 from agentd.errors import AgentdError, ExitCode
 
-# Name, what `agentd --help` says. The module is agentd.cli.<name> and has configure(parser) and run(args) -> int.
-COMMANDS = {
-    "run": "the daemon: hold the claim stream, watch the agent, keep the conversation",
-    "stop": "shut the running daemon down and show what became of the conversation",
-    "status": "what the daemon knows",
-    "report": "say what the task is at: working, idle, complete or failure",
+# Command and its line in `agentd --help`. The module agentd.cli.<command> has configure(parser) and run(args) -> int.
+COMMANDS: Final = {
+    "run": "run the daemon: act on claims, observe the agent, store and deliver the conversation",
+    "stop": "stop the daemon and print the delivery result",
+    "status": "print the state of the daemon",
+    "report": "report the state of the task: working, idle, complete or failure",
     "snapshot": "capture the conversation and deliver it now",
-    "claims": "the ledger of claims and their hooks",
-    "doctor": "what is wrong with this installation, and what to do about it",
-    "drill": "rehearse a shutdown against the real peers without stopping anything",
-    "debug": "a bundle to attach to a ticket: settings, states and findings, without secrets",
-    "completion": "completion of these commands for bash, zsh or fish",
-    "config": "the effective configuration and where each value comes from",
-    "install": "systemd unit, environment file and hooks directory",
-    "uninstall": "take away what install wrote",
-    "simulate": "a stand-in coderd or AgentAPI for local debugging",
-    "demo": "the whole main job on this machine, told as it happens",
+    "claims": "list claims and their hooks, retry or forget a claim",
+    "doctor": "check the installation and print what to correct",
+    "drill": "measure a shutdown against the real peers without stopping anything",
+    "debug": "write a bundle for a support ticket: settings, states and findings, without secrets",
+    "completion": "print a completion script for bash, zsh or fish",
+    "config": "print the effective configuration and the origin of each value",
+    "install": "install the systemd unit, the environment file and the hooks directory",
+    "uninstall": "remove the files that install wrote",
+    "simulate": "run a simulated coderd or AgentAPI for local debugging",
+    "demo": "run agentd against simulated peers and print each step",
 }
 
 
-class _Help(argparse.HelpFormatter):
-    """argparse makes one for every option it is told of, and asks shutil, 3 ms to import, for the terminal's width."""
+class _HelpFormatter(argparse.HelpFormatter):
+    """Sets the width itself: argparse creates a formatter for every option and imports shutil (3 ms) for the width."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)
@@ -48,10 +48,10 @@ def _columns() -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with sysexits' code for a command line that cannot be understood."""
+    """An argument parser that exits with `ExitCode.USAGE` on an invalid command line."""
 
     def __init__(self, **options: Any) -> None:  # noqa: ANN401 - argparse's own
-        super().__init__(**{"formatter_class": _Help, **options})
+        super().__init__(**{"formatter_class": _HelpFormatter, **options})
 
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
@@ -59,93 +59,88 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command. Returns its exit code; errors for the operator go to stderr as one line."""
-    _print_anything()
+    """Run one command and return its exit code. An `AgentdError` is printed to stderr as one line."""
+    _escape_unprintable()
     try:
         try:
             code = _run(argv)
         except SystemExit as exc:
-            # argparse has said all there is to say: help, version or usage.
+            # argparse has printed the help, the version or the usage.
             code = exc.code if isinstance(exc.code, int) else ExitCode.FAILED
-        # Here and not while Python exits, where a reader that has gone is a complaint and another exit code.
+        # At Python's exit a closed pipe would print a warning and change the exit code.
         if sys.stdout is not None:
             sys.stdout.flush()
     except AgentdError as exc:
-        _complain(str(exc))
+        _print_error(str(exc))
         return exc.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # `agentd claims | head`: the reader has seen enough.
+        # The reader of the pipe has exited, as in `agentd claims | head`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
     return code
 
 
 def _run(argv: Sequence[str]) -> int:
-    args = _parser(argv).parse_args(argv)
+    args = _parser_for(argv).parse_args(argv)
     if args.command is None:
-        _parser(argv).print_help(sys.stderr)
+        _parser_for(argv).print_help(sys.stderr)
         return ExitCode.USAGE
-    # What is imported lives for ever: frozen, the collector does not walk through all of it to find that out.
+    # Imported objects are never freed. Frozen objects are skipped by every garbage collection.
     gc.freeze()
     gc.enable()
     return int(importlib.import_module(f"agentd.cli.{args.command}").run(args))
 
 
-def _parser(argv: Sequence[str]) -> Parser:
-    # A command in the first place is the only one there is to parse for. Twenty parsers more would be a tenth of what
-    # `agentd status --oneline` takes; whoever asks for help or types something else gets them all.
+def _parser_for(argv: Sequence[str]) -> Parser:
+    # If the first argument is a command, build only its parser: the others would take a tenth of the time of
+    # `agentd status --oneline`.
     if argv and argv[0] in COMMANDS:
-        return parser_of([argv[0]], offered=[argv[0]])
-    return parser_of([word for word in argv if not word.startswith("-")][:1])
+        return build_parser([argv[0]], commands=[argv[0]])
+    return build_parser([word for word in argv if not word.startswith("-")][:1])
 
 
-def parser_of(configured: Collection[str], *, offered: Collection[str] = COMMANDS) -> Parser:
-    """The command line of the `offered` commands, with the options of the `configured` ones.
-
-    The modules of the others stay unimported.
-    """
+def build_parser(with_options: Collection[str], *, commands: Collection[str] = COMMANDS) -> Parser:
+    """A parser for `commands`. Imports the modules of `with_options` and adds the options of these commands only."""
     parser = Parser(
         prog="agentd",
         description="Agent-side sidecar of a Coder workspace.",
-        epilog="Exit codes: 0 done, 1 failed, 64 usage, 69 nothing to talk to, 73 state directory unusable or held, "
-        "75 a snapshot is kept undelivered, 78 bad configuration.",
+        epilog="Exit codes: 0 success, 1 failure, 64 invalid command line, 69 no daemon runs, or agent unreachable and "
+        "spool empty, 73 state directory unusable or in use, 75 snapshot not delivered, kept in the spool, "
+        "78 invalid configuration.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"agentd {__version__}")
-    # With `prog` given, argparse need not format a usage first.
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", prog="agentd")
-    for name in offered:
+    # `prog` saves argparse the formatting of a usage.
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", prog="agentd")
+    for name in commands:
         summary = COMMANDS[name]
-        # Abbreviated options would break scripts on the day a second option starts with the same letters.
-        command = commands.add_parser(
+        # Without abbreviations: a new option with the same first letters would break scripts.
+        command = subparsers.add_parser(
             name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.", allow_abbrev=False
         )
-        if name in configured:
+        if name in with_options:
             importlib.import_module(f"agentd.cli.{name}").configure(command)
     return parser
 
 
-def _print_anything() -> None:
-    """Let no character that a terminal cannot show, or that is none, end a command with a traceback."""
+def _escape_unprintable() -> None:
+    """Escape characters that the encoding of stdout or stderr cannot represent, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
-def _complain(text: str) -> None:
-    # Without stderr there is nobody to tell; the exit code still says it.
+def _print_error(text: str) -> None:
+    # Python sets sys.stderr to None if the descriptor is closed.
     if sys.stderr is not None:
         with contextlib.suppress(OSError):
             print(f"agentd: {text}", file=sys.stderr)
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, prefix: str = "") -> None:
-    """The options every command that reads the configuration takes.
-
-    With a `prefix` for their names a parser below another one takes them as well, without hiding those before it.
-    """
+    """Add --config and --set. In a subparser a `prefix` keeps their values apart from those of the parent parser."""
     parser.add_argument(
         "--config",
         dest=f"{prefix}config",
@@ -159,5 +154,5 @@ def add_config_options(parser: argparse.ArgumentParser, *, prefix: str = "") -> 
         action="append",
         default=[],
         dest=f"{prefix}flags",
-        help="set one key, stronger than environment and file",
+        help="set one key; overrides the environment and the file",
     )

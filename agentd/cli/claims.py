@@ -1,4 +1,4 @@
-"""`agentd claims`: the ledger, read from the daemon, or from disk when none runs."""
+"""`agentd claims`: read or change the claim ledger, through the daemon or, if none runs, on disk."""
 
 import argparse
 import json
@@ -14,16 +14,16 @@ from agentd.errors import ExitCode, UnavailableError, UsageError
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="?", choices=("list", "show", "retry", "forget"), default="list")
-    parser.add_argument("id", nargs="?", help="claim id, or the beginning of one")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("id", nargs="?", help="claim id, or its first characters")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0, or 1 for an unknown id."""
+    """Returns 0, or 1 for an unknown id."""
     if (args.id is None) != (args.action == "list"):
         raise UsageError(
-            f"agentd claims {args.action}: {'takes no id' if args.id else 'which claim?'}",
+            f"agentd claims {args.action} {'takes no claim id' if args.id else 'needs a claim id'}",
             hint="see `agentd claims --help`",
         )
     settings = config.load(file=args.config, flags=args.flags)
@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> int:
         claims = _claims(settings)
         chosen = claims if args.id is None else [_find(claims, args.id)]
         if None in chosen:
-            return _unknown(args.id)
+            return _report_unknown(args.id)
         if args.json:
             print(json.dumps(chosen if args.id is None else chosen[0], ensure_ascii=False, indent=2))
         else:
-            print("\n".join(_paragraph(one, whole=args.id is not None) for one in chosen) or "no claims")
+            print("\n".join(_describe(one, with_output=args.id is not None) for one in chosen) or "no claims")
         return ExitCode.OK
     return _change(settings, args)
 
@@ -44,7 +44,7 @@ def _claims(settings: config.Config) -> list[Any]:
     try:
         return list(call(daemon_socket(settings), "GET", "/v1/claims")["claims"])
     except UnavailableError:
-        from agentd.cli import takeover  # noqa: PLC0415 - the ledger itself, only when no daemon answers
+        from agentd.cli import takeover  # noqa: PLC0415 - the claims package, needed only without a daemon
 
         return takeover.claims(settings)
 
@@ -53,12 +53,12 @@ def _change(settings: config.Config, args: argparse.Namespace) -> int:
     try:
         claim = _find(_claims(settings), args.id)
         if claim is None:
-            return _unknown(args.id)
+            return _report_unknown(args.id)
         method, route = ("POST", "/retry") if args.action == "retry" else ("DELETE", "")
         try:
             answer = call(daemon_socket(settings), method, f"/v1/claims/{quote(claim['id'])}{route}")
         except UnavailableError:
-            from agentd.cli import takeover  # noqa: PLC0415 - the ledger itself, only when no daemon answers
+            from agentd.cli import takeover  # noqa: PLC0415 - the claims package, needed only without a daemon
 
             answer = takeover.change_claim(settings, args.action, claim["id"])
     except DaemonError as exc:
@@ -73,25 +73,25 @@ def _find(claims: list[Any], prefix: str) -> Any:  # noqa: ANN401 - a claim as J
     return found[0] if len(found) == 1 else None
 
 
-def _unknown(prefix: str) -> int:
+def _report_unknown(prefix: str) -> int:
     print(
-        f"agentd: no single claim has an id starting with {prefix!r}; `agentd claims` lists them",
+        f"agentd: no claim, or more than one claim, has an id that starts with {prefix!r}; `agentd claims` lists all",
         file=sys.stderr,
     )
     return ExitCode.FAILED
 
 
-def _paragraph(claim: dict[str, Any], *, whole: bool) -> str:
-    """A claim, its hooks a line each, and with `whole` what they printed."""
-    owner = claim["owner_id"] or "an owner the server did not name"
+def _describe(claim: dict[str, Any], *, with_output: bool) -> str:
+    """One line for the claim and one for each hook; `with_output` adds the end of each hook's output."""
+    owner = claim["owner_id"] or "an unknown owner"
     lines = [f"{claim['id']}  {claim['state']}  {claim['reason']} by {owner}, {claim['admitted_at']}"]
     if claim["why"]:
         lines.append(f"    {claim['why']}")
     for hook in claim["hooks"]:
-        tries = f"attempt {hook['attempt']}" if hook["attempt"] else "not started"
+        attempts = f"attempt {hook['attempt']}" if hook["attempt"] else "not started"
         why = f": {hook['why']}" if hook["why"] else ""
-        lines.append(f"    {hook['name']}  {hook['state']}, {tries}{why}")
-        if whole and hook.get("tail"):
+        lines.append(f"    {hook['name']}  {hook['state']}, {attempts}{why}")
+        if with_output and hook.get("tail"):
             lines += [f"        | {line}" for line in hook["tail"].splitlines()]
     if not claim["hooks"]:
         lines.append("    no hooks")

@@ -1,26 +1,31 @@
-"""`agentd config show|check`."""
+"""`agentd config`: print or check the effective configuration."""
 
 import argparse
 import json
+from typing import Final
 
 from agentd import config
 from agentd.cli import add_config_options
 from agentd.errors import ExitCode
 
-MASK = "[hidden]"
-MASKED_KINDS = ("secret", "headers")
+MASK: Final = "[hidden]"
+MASKED_KINDS: Final = ("secret", "headers")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "action", nargs="?", choices=("show", "check"), default="show", help="show (default), or check only"
+        "action",
+        nargs="?",
+        choices=("show", "check"),
+        default="show",
+        help="show (default): print every key; check: only check that the configuration is complete",
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises `ConfigError` (78) when the configuration is wrong or incomplete."""
+    """Raises `ConfigError` (78) if the configuration is invalid or incomplete."""
     effective = config.load(file=args.config, flags=args.flags)
     if args.action == "check":
         effective.require_coder()
@@ -32,19 +37,19 @@ def run(args: argparse.Namespace) -> int:
         return ExitCode.OK
     width = max(len(name) for name in explanation)
     for name, row in explanation.items():
-        print(f"{name:{width}}  {_in_words(row['value'])}  ({row['origin']})")
+        print(f"{name:{width}}  {_as_text(row['value'])}  ({row['origin']})")
     return ExitCode.OK
 
 
 def explained(effective: config.Config) -> dict[str, dict[str, object]]:
-    """Every key with its value, secrets masked, and where it comes from."""
+    """Every key with its value (secrets are masked) and its origin."""
     return {
-        name: {"value": _shown(effective, key), "origin": effective.origins[name]}
+        name: {"value": _masked(effective, key), "origin": effective.origins[name]}
         for name, key in config.keys().items()
     }
 
 
-def _shown(effective: config.Config, key: config.Key) -> object:
+def _masked(effective: config.Config, key: config.Key) -> object:
     section, field = key.name.split(".")
     value = getattr(getattr(effective, section), field)
     if key.spec.kind in MASKED_KINDS and value:
@@ -55,12 +60,12 @@ def _shown(effective: config.Config, key: config.Key) -> object:
 
 
 def _without_query(destination: str) -> str:
-    # The address of a pre-signed upload is a password.
+    # The query of a pre-signed upload URL is a credential.
     address, question, _ = destination.partition("?")
     return f"{address}?{MASK}" if question else address
 
 
-def _in_words(value: object) -> str:
+def _as_text(value: object) -> str:
     match value:
         case None | "" | []:
             return "-"
@@ -69,6 +74,6 @@ def _in_words(value: object) -> str:
         case list():
             return ", ".join(value)
         case _:
-            # A path may hold a newline, which would look like another key.
+            # A newline in a path would look like another key.
             text = str(value)
             return text if text.isprintable() else ascii(text)

@@ -1,4 +1,4 @@
-"""`agentd debug bundle`: one file to attach to a ticket. Secrets and people's words are taken out before it is written."""
+"""`agentd debug bundle`: write one archive for a support ticket, without secrets, hook output and message texts."""
 
 import argparse
 import importlib.metadata
@@ -27,40 +27,41 @@ PACKAGES: Final = ("aiohttp", "httpx", "httpx-sse", "structlog", "tenacity")
 STDOUT: Final = Path("-")
 
 CONTENTS: Final = """\
-What is in this bundle. It was made by `agentd debug bundle`; secrets are replaced by [hidden], the output of hooks and
-the words of people by their sizes.
+The contents of this bundle, which was written by `agentd debug bundle`. Secrets are replaced by [hidden]. Hook output
+and message texts are replaced by their sizes.
 
 versions.json   agentd, Python, packages, kernel
-config.json     every setting, its value and where it comes from
-environment.json names of the variables of Coder and agentd that are set, without their values
+config.json     every setting with its value and origin
+environment.json names of the Coder and agentd variables that are set, without their values
 doctor.json     the findings of `agentd doctor`
-status.json     the daemon's /v1/status; daemon.txt says so when it does not answer
+status.json     the daemon's /v1/status; if it does not answer, daemon.txt has the reason
+ready.json      the daemon's /readyz
 metrics.txt     the daemon's /metrics
 claims.json     the ledger
 spool.json      the snapshots on disk, without the conversations
 files.json      names, sizes and modes in the state directory and the hooks directory
-last-stop.json  how the last run ended, as the state directory has it
+last-stop.json  how the last run ended, from the state directory
 """
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("bundle",), help="bundle: collect everything into one archive")
+    parser.add_argument("action", choices=("bundle",), help="bundle: write everything to one archive")
     parser.add_argument(
         "--output",
         metavar="FILE",
         type=Path,
-        help="where to write it (default: agentd-debug-TIME.tar.gz here; - for standard output)",
+        help="output file (default: agentd-debug-TIME.tar.gz in this directory; - for standard output)",
     )
     parser.add_argument(
         "--with-conversation",
         action="store_true",
-        help="include the stored messages: say so to whoever reads it",
+        help="include the stored messages; warn the recipient",
     )
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 written. Raises `ConfigError` (78) when the configuration cannot be read; `agentd doctor` says why."""
+    """Returns 0. Raises `ConfigError` (78) if the configuration is invalid; `agentd doctor` shows the reason."""
     settings = config.load(file=args.config, flags=args.flags)
     now = time.time()
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
@@ -79,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _collected(settings: Config, args: argparse.Namespace) -> dict[str, Any]:
     state = settings.state.dir
-    before = last_stop.read(state)
+    last = last_stop.read(state)
     return {
         "README.txt": CONTENTS,
         "versions.json": _versions(),
@@ -92,19 +93,19 @@ def _collected(settings: Config, args: argparse.Namespace) -> dict[str, Any]:
             "state": bundle.listing(state),
             "hooks": bundle.listing(settings.claims.hooks_dir),
         },
-        "last-stop.json": None if before is None else before._asdict(),
+        "last-stop.json": None if last is None else last._asdict(),
     }
 
 
 def _shareable(explanation: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The configuration without what may quote a secret in order to find it."""
+    """The configuration without `snapshots.redact_patterns`, because a pattern may contain the secret."""
     patterns = explanation["snapshots.redact_patterns"]
     hidden = {**patterns, "value": MASK if patterns["value"] else patterns["value"]}
     return {**explanation, "snapshots.redact_patterns": hidden}
 
 
 def _from_daemon(settings: Config) -> dict[str, Any]:
-    """What the daemon says, or the ledger alone when there is none."""
+    """The daemon's status, readiness, metrics and claims; without a daemon the ledger from disk."""
     socket = daemon_socket(settings)
     try:
         return {
@@ -113,22 +114,22 @@ def _from_daemon(settings: Config) -> dict[str, Any]:
             "metrics.txt": fetch(socket, "GET", "/metrics").decode("utf-8", "replace"),
             "claims.json": bundle.without_words(call(socket, "GET", "/v1/claims")),
         }
-    except AgentdError as error:
-        return {"daemon.txt": f"{error}\n", "claims.json": _ledger(settings)}
+    except AgentdError as exc:
+        return {"daemon.txt": f"{exc}\n", "claims.json": _ledger(settings)}
 
 
 def _readiness(socket: Path) -> Any:  # noqa: ANN401 - JSON
     try:
         return call(socket, "GET", "/readyz")
-    except AgentdError as error:
-        return {"ok": False, "error": error.message}
+    except AgentdError as exc:
+        return {"ok": False, "error": exc.message}
 
 
 def _ledger(settings: Config) -> Any:  # noqa: ANN401 - JSON
     try:
         book = Ledger.read(settings.state.dir)
-    except AgentdError as error:
-        return {"error": str(error)}
+    except AgentdError as exc:
+        return {"error": str(exc)}
     claims = [describe(claim, tails=True) for claim in book.claims.values()]
     return {"claims": bundle.without_words(claims), "damage": book.damage}
 
@@ -162,7 +163,7 @@ def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return None  # a single file carries the packages without their metadata
+        return None  # the single file contains the packages without their metadata
 
 
 def _write(output: Path, archive: bytes) -> None:
@@ -171,12 +172,14 @@ def _write(output: Path, archive: bytes) -> None:
         sys.stdout.buffer.flush()
         return
     try:
-        # For its owner alone, and never through a link or over a file that somebody else has put there.
+        # Mode 0600. O_EXCL fails on an existing file or symbolic link.
         fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(archive)
-    except OSError as error:
+    except OSError as exc:
         raise AgentdError(
-            f"{output} cannot be written: {error.strerror}", hint="name another file with --output"
-        ) from error
-    print(f"{output}: {len(archive):,} bytes; look into it before you send it: tar -xOzf {output} | less")
+            f"cannot write {output}: {exc.strerror}", hint="choose another file with --output"
+        ) from exc
+    print(
+        f"{output}: {len(archive):,} bytes; check the contents before you send it: tar -xOzf {output} | less"
+    )

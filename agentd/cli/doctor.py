@@ -1,9 +1,10 @@
-"""`agentd doctor`: what is wrong with this installation, one line each, with its cause and what to do."""
+"""`agentd doctor`: check the installation; print one line for each check, with the cause and what to do."""
 
 import argparse
 import asyncio
 import json
 import sys
+from typing import Final
 
 from agentd import config, log
 from agentd.agents.agentapi.client import AgentApi
@@ -22,18 +23,18 @@ from agentd.errors import ConfigError, ExitCode
 from agentd.http_client import client_session
 from agentd.tls import aiohttp, client_context
 
-# coderd refuses it, which says as much about the way there as an answer would.
-_REFUSED = "agentd-doctor-has-none"
-_COLOURS = {Level.OK: "32", Level.WARN: "33", Level.FAIL: "31"}
+# A token that coderd rejects. The response still shows whether coderd is reachable.
+_REJECTED: Final = "agentd-doctor-has-none"
+_COLOURS: Final = {Level.OK: "32", Level.WARN: "33", Level.FAIL: "31"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 all ok or warnings; 1 a failure."""
+    """Returns 0 if every check is ok or a warning, 1 if one fails."""
     findings = diagnose(args)
     if args.json:
         print(
@@ -47,28 +48,30 @@ def run(args: argparse.Namespace) -> int:
     return ExitCode.FAILED if any_failed(findings) else ExitCode.OK
 
 
-def diagnose(args: argparse.Namespace, *, clock: Clock | None = None) -> list[Finding]:
-    """Every finding about the configuration `args` name and what it leads to."""
+def diagnose(args: argparse.Namespace) -> list[Finding]:
+    """Run every check with the configuration that `args` select."""
     try:
         settings = config.load(file=args.config, flags=args.flags)
-    except ConfigError as error:
-        return [fail("config", error.message, error.hint or "mend it; `agentd config check` says it again")]
-    # What rooms would log is said by the findings; anything else would stand between the lines.
+    except ConfigError as exc:
+        return [
+            fail("config", exc.message, exc.hint or "correct it; `agentd config check` shows the same error")
+        ]
+    # Log errors only: the findings report the rest, and log lines would mix with them.
     log.configure(level="error", fmt=settings.log.format)
-    return asyncio.run(examined(settings, clock or Clock()))
+    return asyncio.run(run_checks(settings, Clock()))
 
 
-async def examined(settings: Config, clock: Clock) -> list[Finding]:
-    """The findings about these settings. Changes nothing, here or at a peer."""
+async def run_checks(settings: Config, clock: Clock) -> list[Finding]:
+    """Run every check with `settings`. Changes nothing on this machine or at a peer."""
     async with client_session() as session:
-        known = [_complete(settings)]
+        known = [_check_complete(settings)]
         coder, agent = None, None
         try:
             token = _token(settings, session, known)
             if settings.coder.url:
                 coder = _coder(settings, token, session, clock)
-        except ConfigError as error:
-            known.append(fail("tls", error.message, error.hint))
+        except ConfigError as exc:
+            known.append(fail("tls", exc.message, exc.hint))
         agent = AgentApi(settings.agentapi.url, session=session, tls=client_context(settings.agentapi.url))
         before = last_stop.read(settings.state.dir)
         try:
@@ -88,24 +91,22 @@ async def examined(settings: Config, clock: Clock) -> list[Finding]:
             await agent.close()
 
 
-def _complete(settings: Config) -> Finding:
+def _check_complete(settings: Config) -> Finding:
     try:
         settings.require_coder()
-    except ConfigError as error:
-        return fail(
-            "token" if error.message.startswith("coder.token") else "config", error.message, error.hint
-        )
+    except ConfigError as exc:
+        return fail("token" if exc.message.startswith("coder.token") else "config", exc.message, exc.hint)
     sources = {origin for origin in settings.origins.values() if origin.startswith("file ")}
     return ok("config", "is complete" + "".join(f", with {source}" for source in sorted(sources)))
 
 
 def _token(settings: Config, session: aiohttp.ClientSession, known: list[Finding]) -> TokenSource:
-    """The token's source; a stand-in that coderd refuses where there is none, so that the way there is looked at."""
+    """The configured token source; without one an invalid token, so that the connection to coderd is still checked."""
     try:
-        return token_source(settings, session) or StaticToken(_REFUSED)
-    except ConfigError as error:
-        known.append(fail("token", error.message, error.hint))
-        return StaticToken(_REFUSED)
+        return token_source(settings, session) or StaticToken(_REJECTED)
+    except ConfigError as exc:
+        known.append(fail("token", exc.message, exc.hint))
+        return StaticToken(_REJECTED)
 
 
 def _coder(settings: Config, token: TokenSource, session: aiohttp.ClientSession, clock: Clock) -> Coder:
@@ -122,8 +123,8 @@ def _coder(settings: Config, token: TokenSource, session: aiohttp.ClientSession,
 
 
 def _line(finding: Finding, *, colours: bool) -> str:
-    word = f"{finding.level.value:4}"
+    level = f"{finding.level.value:4}"
     if colours:
-        word = f"\x1b[{_COLOURS[finding.level]}m{word}\x1b[0m"
+        level = f"\x1b[{_COLOURS[finding.level]}m{level}\x1b[0m"
     remedy = f" → {finding.remedy}" if finding.remedy else ""
-    return f"{word}  {finding.check:9} {finding.cause}{remedy}"
+    return f"{level}  {finding.check:9} {finding.cause}{remedy}"

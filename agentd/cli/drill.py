@@ -1,4 +1,4 @@
-"""`agentd drill`: how long a shutdown would take now, part by part, without stopping anything."""
+"""`agentd drill`: measure how long each part of a shutdown takes now, without stopping anything."""
 
 import argparse
 import asyncio
@@ -14,32 +14,32 @@ from agentd.state_dir import holder_pid
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="the report as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 a shutdown fits into its budget; 1 it does not, or a part of it fails."""
+    """Returns 0 if a shutdown fits into its budget, 1 if it does not or a part fails."""
     settings = config.load(file=args.config, flags=args.flags)
     timeout_s = settings.shutdown.budget_s + ANSWER_MARGIN_S
     try:
         report = call(daemon_socket(settings), "POST", "/v1/drill", timeout_s=timeout_s)
     except UnavailableError:
-        report = asyncio.run(_alone(settings))
-    given = stop_timeout.configured_or(settings, stop_timeout.of_unit(holder_pid(settings.state.dir) or 0))
+        report = asyncio.run(_without_daemon(settings))
+    timeout = stop_timeout.configured_or(settings, stop_timeout.of_unit(holder_pid(settings.state.dir) or 0))
     report = {
         **report,
-        "grace_s": given.seconds if given.seconds != float("inf") else None,
-        "grace_told_by": given.source,
+        "grace_s": timeout.seconds if timeout.seconds != float("inf") else None,
+        "grace_told_by": timeout.source,
     }
-    enough = given.is_enough_for(report["budget_s"])
-    print(json.dumps(report, ensure_ascii=False, indent=2) if args.json else story(report, enough=enough))
+    enough = timeout.is_enough_for(report["budget_s"])
+    print(json.dumps(report, ensure_ascii=False, indent=2) if args.json else as_text(report, enough=enough))
     return ExitCode.OK if report["fits"] and enough is not False else ExitCode.FAILED
 
 
-async def _alone(settings: config.Config) -> dict[str, Any]:
-    """The daemon's rooms, furnished for the drill. Raises `StateError` when another agentd holds the directory."""
-    from agentd.clock import Clock  # noqa: PLC0415 - the daemon's rooms, needed only when there is no daemon
+async def _without_daemon(settings: config.Config) -> dict[str, Any]:
+    """Run the drill in this process. Raises `StateError` if another agentd uses the state directory."""
+    from agentd.clock import Clock  # noqa: PLC0415 - the daemon package, needed only without a daemon
     from agentd.daemon import drill  # noqa: PLC0415 - as above
     from agentd.daemon.build import furnish  # noqa: PLC0415 - as above
 
@@ -49,24 +49,31 @@ async def _alone(settings: config.Config) -> dict[str, Any]:
         return await drill.rehearse(rooms)
 
 
-def story(report: dict[str, Any], *, enough: bool | None) -> str:
-    """One line a part, then the sum against the budget, then the grace, where somebody tells it."""
-    lines = ["A shutdown rehearsed: nothing is stopped, nothing is stored."]
+def as_text(report: dict[str, Any], *, enough: bool | None) -> str:
+    """One line for each part, then the total against the budget, then the stop timeout.
+
+    `enough` is whether the stop timeout is long enough for the budget; None if the timeout is unknown.
+    """
+    lines = ["Shutdown drill: nothing was stopped, nothing was stored."]
     for part in report["parts"]:
         allowed = "" if part["allowed_s"] is None else f" of {part['allowed_s']:.1f} s"
         took = "skipped" if part["outcome"] == "skipped" else f"{part['took_s']:.3f} s{allowed}"
         failed = "FAILED: " if part["outcome"] == "failed" else ""
         lines.append(f"  {part['name']:8} {took:16} {failed}{part['detail']}".rstrip())
     budget_s, took_s = report["budget_s"], report["took_s"]
-    verdict = f"{budget_s - took_s:.1f} s to spare" if report["fits"] else "does not work like this"
+    verdict = (
+        f"{budget_s - took_s:.1f} s to spare"
+        if report["fits"]
+        else "over budget, or a part failed (see FAILED above)"
+    )
     lines.append(f"  {'total':8} {f'{took_s:.3f} s of {budget_s:.1f} s':16} {verdict}")
     if enough is None:
         lines.append(
-            "  grace    not known: compare the budget with what the container gives (shutdown.grace_s)"
+            "  grace    unknown: set shutdown.grace_s to the time between SIGTERM and SIGKILL of the container"
         )
     else:
-        given = "for ever" if report["grace_s"] is None else f"{report['grace_s']:g} s"
+        grace = "unlimited" if report["grace_s"] is None else f"{report['grace_s']:g} s"
         lines.append(
-            f"  grace    {given} ({report['grace_told_by']}): {'enough' if enough else 'TOO SHORT for the budget'}"
+            f"  grace    {grace} ({report['grace_told_by']}): {'enough' if enough else 'TOO SHORT for the budget'}"
         )
     return "\n".join(lines)

@@ -1,8 +1,8 @@
-"""What `agentd install` puts where, and how a file that somebody has changed since is told from one as we left it.
+"""The files that `agentd install` writes, their places, and how agentd detects a file that was changed by hand.
 
-Every file ends with a comment line holding the SHA-256 of the lines above it. A file that agrees with its own last line
-is as some agentd wrote it, this version or an older one, and may be replaced or removed; any other is somebody's work.
-The mark travels with the file, so there is no record to lose or to contradict it.
+Every file ends with a comment line with the SHA-256 of the lines above it. If the hash matches, this or an older agentd
+wrote the file, and it may be replaced or removed. Otherwise it was changed by hand. The hash is in the file itself, so
+that no separate record can be lost or contradict it.
 """
 
 import hashlib
@@ -13,46 +13,46 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from agentd.errors import AgentdError
 
-_MARK = "# Written by `agentd install`; of the lines above, sha256 "
-_PROGRAM_IN_UNITS = "/usr/bin/env agentd"
-_USER_IN_DROP_IN = "User=coder\n"
-_UNSEEN_BY_THE_UNIT = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - ProtectHome, PrivateTmp
+_MARK: Final = "# Written by `agentd install`; of the lines above, sha256 "
+_PROGRAM_IN_UNITS: Final = "/usr/bin/env agentd"
+_USER_IN_DROP_IN: Final = "User=coder\n"
+_HIDDEN_FROM_UNIT: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - ProtectHome, PrivateTmp
 
 Found = Literal["absent", "same", "ours", "changed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One file. `name` is what `--print` calls it; `yours` marks the file that is there to be edited."""
+    """One file. `name` is its name for `--print`; `editable` marks the file that the operator edits."""
 
     name: str
     path: Path
     text: str
     mode: int = 0o644
-    yours: bool = False
+    editable: bool = False
 
     def found(self) -> Found:
-        """What lies at `path` now: nothing, exactly this, an unchanged file of ours, or somebody's work."""
+        """The file at `path`: absent, the same as `text`, written by another agentd (`ours`), or changed by hand."""
         try:
-            there = self.path.read_text(encoding="utf-8", errors="replace")
+            existing = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return "absent"
         except OSError as exc:
             raise AgentdError(
-                f"{self.path} cannot be read: {exc.strerror}", hint="run as root, or with --user"
+                f"cannot read {self.path}: {exc.strerror}", hint="run as root, or use --user"
             ) from exc
-        if there == self.text:
+        if existing == self.text:
             return "same"
-        return "ours" if _untouched(there) else "changed"
+        return "ours" if _has_valid_mark(existing) else "changed"
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where things go. `root` is prefixed to what is written, not to what the files say (for image builds)."""
+    """The directories of an installation. `root` is added to the paths on disk, not to paths inside the files."""
 
     user: bool
     root: Path
@@ -78,19 +78,19 @@ class Places:
 
 
 def pieces(places: Places, *, program: str, run_as: str = "") -> list[Piece]:
-    """Every file of an installation. `program` is the command that starts agentd, as it stands in `ExecStart=`."""
+    """Every file of an installation. `program` is the command for `ExecStart=`."""
 
-    def piece(name: str, path: Path, source: str, mode: int = 0o644, *, yours: bool = False) -> Piece:
+    def piece(name: str, path: Path, source: str, mode: int = 0o644, *, editable: bool = False) -> Piece:
         text = _source(source).replace(_PROGRAM_IN_UNITS, program)
         if places.user:
             text = text.replace("/etc/agentd", str(places.settings))
         if source == "workspace-user.conf":
             text = text.replace(_USER_IN_DROP_IN, f"User={run_as}\n")
-        return Piece(name, places.on_disk(path), _marked(text), mode, yours)
+        return Piece(name, places.on_disk(path), _marked(text), mode, editable)
 
     units = places.units
-    # 0600: people put a token here although there is a better place for it.
-    env = piece("env", places.settings / "agentd.env", "agentd.env", 0o600, yours=True)
+    # Mode 0600, because some operators put a token into it.
+    env = piece("env", places.settings / "agentd.env", "agentd.env", 0o600, editable=True)
     if places.user:
         return [piece("unit", units / "agentd.service", "agentd.user.service"), env]
     found = [
@@ -106,8 +106,8 @@ def pieces(places: Places, *, program: str, run_as: str = "") -> list[Piece]:
 
 
 def program(argv0: str) -> str:
-    """The command that started us, absolute and quoted for systemd: the script, the single file, or the interpreter."""
-    called = Path(os.path.abspath(argv0))  # noqa: PTH100 - a link such as /usr/local/bin/agentd stays a link
+    """The command that started this process, absolute and quoted for systemd: script, single file or interpreter."""
+    called = Path(os.path.abspath(argv0))  # noqa: PTH100 - does not resolve a symbolic link such as /usr/local/bin/agentd
     if getattr(sys, "frozen", False):
         return _quoted(sys.executable)
     if called.name != "__main__.py" and os.access(called, os.X_OK):
@@ -115,10 +115,10 @@ def program(argv0: str) -> str:
     return f"{_quoted(sys.executable)} -m agentd"
 
 
-def unseen(command: str) -> str:
-    """The program's path when the hardened unit could not see it there, else an empty string."""
+def hidden_path(command: str) -> str:
+    """The path of the program if the sandbox of the unit hides it, else ""."""
     path = shlex.split(command)[0]
-    return path if path.startswith(_UNSEEN_BY_THE_UNIT) else ""
+    return path if path.startswith(_HIDDEN_FROM_UNIT) else ""
 
 
 def _quoted(path: str) -> str:
@@ -127,7 +127,7 @@ def _quoted(path: str) -> str:
 
 
 def _source(name: str) -> str:
-    # A wheel carries the files inside the package; in a checkout they stand beside it.
+    # A wheel has the files inside the package, a checkout has them beside it.
     packaged = resources.files("agentd") / "systemd" / name
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
@@ -138,6 +138,6 @@ def _marked(text: str) -> str:
     return f"{text}\n{_MARK}{hashlib.sha256(text.encode()).hexdigest()}\n"
 
 
-def _untouched(there: str) -> bool:
-    text, mark, digest = there.rpartition("\n" + _MARK)
+def _has_valid_mark(content: str) -> bool:
+    text, mark, digest = content.rpartition("\n" + _MARK)
     return bool(mark) and digest == hashlib.sha256(text.encode()).hexdigest() + "\n"

@@ -1,4 +1,4 @@
-"""How far a stop has come, live on stderr: each step once, in order, with the seconds since the command was typed.
+"""The progress of `agentd stop` on stderr: each step once, in order, with the seconds since the command started.
 
 agentd stop: 0.0 s stopping
 agentd stop: 0.4 s captured 10 messages, 12,345 bytes
@@ -17,9 +17,9 @@ from typing import Any, Final, TextIO
 from agentd.cli.local_client import call
 from agentd.errors import AgentdError
 
-POLL_S: Final = 0.2
+POLL_INTERVAL_S: Final = 0.2
 _STATUS_TIMEOUT_S: Final = 1.0
-_END: Final = {
+_OUTCOMES: Final = {
     "delivered": "delivered",
     "pending": "not delivered everywhere; kept in the spool",
     "nothing": "nothing to deliver",
@@ -27,69 +27,73 @@ _END: Final = {
 
 
 class Progress:
-    """Says the steps to `out`; to nobody when that is None. Steps may be told again and again, from any thread."""
+    """Prints steps to `out`, or nothing if that is None. A step can be reported repeatedly and from any thread."""
 
     def __init__(self, out: TextIO | None, *, now: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._now = now
-        self._began_at = now()
-        self._said: set[str] = set()
+        self._started_at = now()
+        self._printed: set[str] = set()
         self._lock = threading.Lock()
 
     def stopping(self) -> None:
-        self._say("stopping")
+        self._print_once("stopping")
 
     def captured(self, receipt: Mapping[str, Any]) -> None:
-        """The conversation is safe and on its way: a receipt as far as it is known."""
+        """The snapshot is in the spool and its delivery has started. `receipt` is the current one."""
         if not receipt["messages"]:
             return
         count, names = receipt["messages"], [one["name"] for one in receipt["destinations"]]
-        self._say(f"captured {count} message{'s' * (count != 1)}, {receipt['bytes']:,} bytes", "captured")
+        self._print_once(
+            f"captured {count} message{'s' * (count != 1)}, {receipt['bytes']:,} bytes", "captured"
+        )
         if names:
-            self._say(f"delivering to {', '.join(names)}", "delivering")
+            self._print_once(f"delivering to {', '.join(names)}", "delivering")
         for one in receipt["destinations"]:
             if one["outcome"] == "pending" and one.get("attempts"):
-                self._say(f"{one['name']}: {one['detail']}; trying again")
+                self._print_once(f"{one['name']}: {one['detail']}; trying again")
 
-    def over(self, receipt: Mapping[str, Any]) -> None:
-        """The last receipt, with whatever was too quick to be seen."""
+    def finished(self, receipt: Mapping[str, Any]) -> None:
+        """The final receipt. Also prints the steps that were too short for the poll."""
         self.stopping()
         self.captured(
             {**receipt, "destinations": [{**one, "attempts": 0} for one in receipt["destinations"]]}
         )
-        self._say(_END[receipt["outcome"]], "over")
+        self._print_once(_OUTCOMES[receipt["outcome"]], "finished")
 
     @contextlib.contextmanager
-    def watching(self, socket: Path) -> Iterator[None]:
-        """Meanwhile, ask the daemon at `socket` how far it is. That it no longer answers is for the caller to see."""
+    def polling(self, socket: Path) -> Iterator[None]:
+        """Poll the daemon at `socket` during the body. Ignores a daemon that does not answer."""
         if self._out is None:
             yield
             return
-        over = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(socket, over), name="stop progress", daemon=True)
-        watcher.start()
+        done = threading.Event()
+        poller = threading.Thread(target=self._poll, args=(socket, done), name="stop progress", daemon=True)
+        poller.start()
         try:
             yield
         finally:
-            over.set()
-            watcher.join()
+            done.set()
+            poller.join()
 
-    def _watch(self, socket: Path, over: threading.Event) -> None:
-        while not over.wait(POLL_S):
+    def _poll(self, socket: Path, done: threading.Event) -> None:
+        while not done.wait(POLL_INTERVAL_S):
             try:
                 status = call(socket, "GET", "/v1/status", timeout_s=_STATUS_TIMEOUT_S)
             except AgentdError:
-                continue  # a daemon at its very end answers nobody any more
+                continue  # the daemon closes its socket before it exits
             if status.get("phase", "running") != "running":
                 self.stopping()
             if status.get("phase") == "delivering" and status["snapshot"]["last_receipt"]:
                 self.captured(status["snapshot"]["last_receipt"])
 
-    def _say(self, text: str, step: str = "") -> None:
+    def _print_once(self, text: str, step: str = "") -> None:
         with self._lock:
-            if self._out is None or (step or text) in self._said:
+            if self._out is None or (step or text) in self._printed:
                 return
-            self._said.add(step or text)
-            # A terminal that has gone away must not end a stop.
+            self._printed.add(step or text)
+            # A closed terminal must not end the stop.
             with contextlib.suppress(OSError, ValueError):
-                print(f"agentd stop: {self._now() - self._began_at:.1f} s {text}", file=self._out, flush=True)
+                print(
+                    f"agentd stop: {self._now() - self._started_at:.1f} s {text}", file=self._out, flush=True
+                )

@@ -1,13 +1,14 @@
-"""`agentd report`: say from inside the workspace what the task is at."""
+"""`agentd report`: report the state of the task from inside the workspace."""
 
 import argparse
+from typing import Final
 
 from agentd import config
 from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.errors import ExitCode
 
-STATES = ("working", "idle", "complete", "failure")
+STATES: Final = ("working", "idle", "complete", "failure")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,16 +18,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="MESSAGE",
         nargs="?",
         default="",
-        help="one line for people, at most 160 bytes of it",
+        help="one line of text; longer text is truncated to 160 bytes",
     )
-    parser.add_argument("--uri", default="", help="a link that goes with it, for instance to a pull request")
+    parser.add_argument("--uri", default="", help="a link, for example to a pull request")
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises `UnavailableError` (69) when no daemon listens, `DaemonError` (1) when the task is finished."""
+    """Raises `UnavailableError` (69) if no daemon listens, `DaemonError` (1) if the task is finished."""
     socket = daemon_socket(config.load(file=args.config, flags=args.flags))
-    said = {"state": args.state, "message": args.message, "uri": args.uri}
-    answer = call(socket, "POST", "/v1/reports", body=said)
+    report = {"state": args.state, "message": args.message, "uri": args.uri}
+    answer = call(socket, "POST", "/v1/reports", body=report)
     print(f"{answer['task']['state']}: {answer['message']}")
     return ExitCode.OK

@@ -1,4 +1,4 @@
-"""`agentd status`: what the daemon knows, in words."""
+"""`agentd status`: print the state of the daemon."""
 
 import argparse
 import json
@@ -13,46 +13,48 @@ from agentd.errors import ExitCode
 
 def configure(parser: argparse.ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the daemon's answer as it is")
+    form.add_argument("--json", action="store_true", help="print the daemon's JSON response")
     form.add_argument(
-        "--oneline", action="store_true", help="one line, for a prompt or a Coder agent-metadata script"
+        "--oneline",
+        action="store_true",
+        help="print one line, for a shell prompt or a Coder agent metadata script",
     )
     parser.add_argument(
-        "--watch", action="store_true", help="go on, printing whenever something changed; end with Ctrl-C"
+        "--watch", action="store_true", help="print the status after every change until Ctrl-C"
     )
     add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Raises `UnavailableError` (69) when no daemon listens."""
+    """Raises `UnavailableError` (69) if no daemon listens."""
     socket = daemon_socket(config.load(file=args.config, flags=args.flags))
     if not args.watch:
-        print(_shown(call(socket, "GET", "/v1/status"), args))
+        print(_as_text(call(socket, "GET", "/v1/status"), args))
         return ExitCode.OK
-    from agentd.cli.status_feed import statuses  # noqa: PLC0415 - a prompt that asks for one line need not wait for it
+    from agentd.cli.status_feed import statuses  # noqa: PLC0415 - saves import time without --watch
 
-    shown = ""
+    printed = ""
     for status in statuses(socket):
-        now = _shown(status, args)
-        if now != shown:
-            print(now, flush=True)
-            shown = now
+        text = _as_text(status, args)
+        if text != printed:
+            print(text, flush=True)
+            printed = text
     return ExitCode.OK
 
 
-def _shown(answer: dict[str, Any], args: argparse.Namespace) -> str:
+def _as_text(status: dict[str, Any], args: argparse.Namespace) -> str:
     if args.json:
-        return json.dumps(answer, ensure_ascii=False, indent=2)
-    return oneline(answer) if args.oneline else paragraph(answer)
+        return json.dumps(status, ensure_ascii=False, indent=2)
+    return _one_line(status) if args.oneline else _paragraph(status)
 
 
-def oneline(status: dict[str, Any]) -> str:
+def _one_line(status: dict[str, Any]) -> str:
     """`claims settled · agent stable · snapshot delivered (12,345 bytes)`."""
     return f"claims {status['claims']['state']} · agent {status['agent']['status']} · snapshot {_snapshot(status['snapshot'])}"
 
 
-def paragraph(status: dict[str, Any]) -> str:
-    """A line for the daemon and one for each of its jobs."""
+def _paragraph(status: dict[str, Any]) -> str:
+    """A line each for the daemon, claims, agent, task and snapshot."""
     claims, agent = status["claims"], status["agent"]
     workspace = status["workspace_id"] or "not known yet"
     lines = [
@@ -79,8 +81,8 @@ def _snapshot(snapshot: dict[str, Any]) -> str:
     receipt = snapshot["last_receipt"] or {"outcome": "nothing", "destinations": []}
     if not snapshot["pending"]:
         return f"delivered ({size})" if receipt["outcome"] == "delivered" else f"kept ({size})"
-    waits = [f"{one['name']}: {one['detail']}" for one in receipt["destinations"] if one["detail"]]
-    return "; ".join([f"pending ({size})", *waits])
+    reasons = [f"{one['name']}: {one['detail']}" for one in receipt["destinations"] if one["detail"]]
+    return "; ".join([f"pending ({size})", *reasons])
 
 
 def _at(stamp: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The daemon's status as it changes: its event stream, or asking once a second where a daemon has none."""
+"""The daemon's status after every change: from its event stream, or by polling if the daemon has no stream."""
 
 import json
 import socket
@@ -10,43 +10,45 @@ from typing import Any, Final
 from agentd.cli.local_client import call
 from agentd.errors import UnavailableError
 
-ASK_EVERY_S: Final = 1.0
-SILENCE_S: Final = 40.0
-"""More than two heartbeats of the stream."""
+POLL_INTERVAL_S: Final = 1.0
+STREAM_TIMEOUT_S: Final = 40.0
+"""Longer than two heartbeat intervals of the stream."""
 
-# HTTP/1.0: the answer is not chunked and ends with the connection.
+# With HTTP/1.0 the response is not chunked and ends with the connection.
 _REQUEST: Final = b"GET /v1/events HTTP/1.0\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 
 
 def statuses(path: Path) -> Iterator[dict[str, Any]]:
-    """The status now and after each change, for ever.  Raises `UnavailableError` when the daemon has gone."""
-    # Once in the ordinary way: it says best why there is nobody.
+    """Yield the current status, then the status after each change. Raises `UnavailableError` when the daemon ends."""
+    # The first request is an ordinary one, because its errors explain why no daemon answers.
     status = call(path, "GET", "/v1/status")
     yield status
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(SILENCE_S)
+            connection.settimeout(STREAM_TIMEOUT_S)
             connection.connect(str(path))
             connection.sendall(_REQUEST)
-            with connection.makefile("rb") as answer:
-                if b" 200 " in answer.readline():
-                    yield from _followed(answer, status)
+            with connection.makefile("rb") as response:
+                if b" 200 " in response.readline():
+                    yield from _updates(response, status)
                     raise UnavailableError(f"agentd on {path} has stopped")
     except OSError as exc:
-        raise UnavailableError(f"agentd on {path} broke off: {exc}", hint="see its log") from exc
+        raise UnavailableError(
+            f"the connection to agentd on {path} failed: {exc}", hint="see its log"
+        ) from exc
     while True:
-        time.sleep(ASK_EVERY_S)
+        time.sleep(POLL_INTERVAL_S)
         yield call(path, "GET", "/v1/status")
 
 
-def _followed(lines: Iterator[bytes], status: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """`event: <key>`, `data: <its value>`; `status` is all of it."""
+def _updates(lines: Iterator[bytes], status: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Parse `event: KEY` and `data: VALUE` lines. An event replaces one key of `status`; the event `status` replaces all."""
     event = ""
     for line in lines:
         name, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")
         if name == "event":
             event = value
         elif name == "data" and event:
-            said = json.loads(value)
-            status = said if event == "status" else {**status, event: said}
+            changed = json.loads(value)
+            status = changed if event == "status" else {**status, event: changed}
             yield status

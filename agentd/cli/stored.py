@@ -1,4 +1,4 @@
-"""`agentd snapshot fetch`: a stored conversation, from wherever it lies, without daemon, agent or lock."""
+"""`agentd snapshot fetch`: print a stored conversation. Needs no daemon, no agent and no lock."""
 
 import argparse
 import asyncio
@@ -15,24 +15,23 @@ from agentd.snapshots.destinations.place import Place
 
 
 def show(args: argparse.Namespace, settings: Config) -> int:
-    """Print it in the form that was asked for. Raises `AgentdError` when there is none or it is something else."""
-    stored = _last(settings) if args.last else reading.parse_document(*_document(args.url, settings))
+    """Print the conversation as text, JSON or raw bytes. Raises `AgentdError` if there is none or it is invalid."""
+    if args.last:
+        stored = reading.newest_in_spool(settings.state.dir / SPOOL_DIR)
+    else:
+        stored = reading.parse_document(*_document(args.url, settings))
     if stored.skipped:
-        print(f"agentd: {stored.skipped} entries are no messages and are left out", file=sys.stderr)
+        print(f"agentd: skipped {stored.skipped} entries that are not valid messages", file=sys.stderr)
     if args.raw:
         sys.stdout.buffer.write(stored.document)
         sys.stdout.buffer.flush()
     else:
-        print(transcript.as_json(stored) if args.json else transcript.readable(stored), end="\n" * args.json)
+        print(transcript.as_json(stored) if args.json else transcript.as_text(stored), end="\n" * args.json)
     return ExitCode.OK
 
 
-def _last(settings: Config) -> reading.StoredConversation:
-    return reading.newest_in_spool(settings.state.dir / SPOOL_DIR)
-
-
 def _document(url: str, settings: Config) -> tuple[bytes, str]:
-    """The bytes, and what to call their source."""
+    """The bytes and the name of their source."""
     if url == "-":
         return sys.stdin.buffer.read(reading.DOCUMENT_MAX_BYTES + 1), "standard input"
     place = Place(url, lambda: settings.workspace.id)
@@ -48,6 +47,6 @@ def _document(url: str, settings: Config) -> tuple[bytes, str]:
 
 
 def _headers_for(url: str, settings: Config) -> Path | None:
-    """The headers file, for the servers that it was written for: those of the configured destinations."""
+    """The headers file, if `url` has the scheme and host of a configured destination; None otherwise."""
     servers = {urlsplit(one)[:2] for one in settings.snapshots.destinations if "://" in one}
     return settings.snapshots.http_headers_file if urlsplit(url)[:2] in servers else None

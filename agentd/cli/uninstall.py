@@ -1,16 +1,20 @@
-"""`agentd uninstall`: takes away what `agentd install` wrote. State, settings you changed and hooks stay unless told."""
+"""`agentd uninstall`: remove the files that `agentd install` wrote.
+
+It keeps hooks and, without --purge, the state and changed settings.
+"""
 
 import argparse
 import contextlib
 import shutil
+from typing import Final
 
 from agentd.cli import installation
 from agentd.cli.install import add_place_options, reload_systemd, systemctl
 from agentd.cli.installation import Piece, Places
 from agentd.errors import AgentdError, ExitCode
 
-# Any name: which drop-in was written says the file itself, not the name of the user in it.
-_ANY_USER = "coder"
+# Any user name: the drop-in's path and mark do not depend on it.
+_ANY_USER: Final = "coder"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,14 +22,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--purge",
         action="store_true",
-        help="also remove the state directory (ledger, undelivered conversation), the settings and the token",
+        help="also remove the state directory (ledger, undelivered snapshots), the settings and the token",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 also when there was nothing to remove. Raises `AgentdError` (1) when something cannot be removed."""
+    """Returns 0, also if there was nothing to remove. Raises `AgentdError` (1) if a file cannot be removed."""
     places = Places.choose(user=args.user, root=args.root.absolute())
-    # Not enabled, not running or not there at all is no fault to somebody who wants it gone.
+    # Ignore errors: the unit may be disabled, stopped or absent.
     systemctl(places, "disable", "--now", "agentd.service")
     if not places.user:
         systemctl(places, "stop", "agentd-token.path")
@@ -37,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         _remove_empty(places)
     except OSError as exc:
         raise AgentdError(
-            f"{exc.filename} cannot be removed: {exc.strerror}", hint="run as root, or with --user"
+            f"cannot remove {exc.filename}: {exc.strerror}", hint="run as root, or use --user"
         ) from exc
     reload_systemd(places)
     return ExitCode.OK
@@ -47,13 +51,13 @@ def _remove(piece: Piece, *, purge: bool) -> None:
     match piece.found():
         case "absent":
             return
-        case "changed" if piece.yours and not purge:
-            print(f"kept     {piece.path}: it has your settings in it (--purge removes it)")
-        case "changed" if not piece.yours:
-            # Its service must not outlive it, and its change must not be lost.
+        case "changed" if piece.editable and not purge:
+            print(f"kept     {piece.path}: it contains your settings (--purge removes it)")
+        case "changed" if not piece.editable:
+            # Rename it, so that the service is gone and the change is not lost.
             old = piece.path.with_name(piece.path.name + ".old")
             piece.path.replace(old)
-            print(f"removed  {piece.path}: you had changed it, so it is now {old}")
+            print(f"removed  {piece.path}: it was changed, so it is now {old}")
         case _:
             piece.path.unlink()
             print(f"removed  {piece.path}")
@@ -65,7 +69,7 @@ def _purge(places: Places) -> None:
         token.unlink()
         print(f"removed  {token}")
     state = places.on_disk(places.state)
-    # DynamicUser keeps the directory in private/ and puts a link where it would be.
+    # With DynamicUser systemd keeps the directory in private/ and creates a symbolic link to it.
     for path in (state.parent / "private" / state.name, state):
         if path.is_symlink():
             path.unlink()
@@ -75,7 +79,7 @@ def _purge(places: Places) -> None:
 
 
 def _remove_empty(places: Places) -> None:
-    """Directories we made, unless something of yours is in them."""
+    """Remove the directories that install created, if they are empty."""
     settings = places.on_disk(places.settings)
     drop_ins = places.on_disk(places.units / "agentd.service.d")
     for path in (places.on_disk(places.hooks), settings / "hooks", settings, drop_ins):

@@ -1,4 +1,4 @@
-"""Commands run in this process set up its logging; the tests after them get it back as it was."""
+"""Restores the logging configuration after a command that ran in this process."""
 
 import logging
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import structlog
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     handlers, level = logging.root.handlers[:], logging.root.level
     yield
     structlog.reset_defaults()

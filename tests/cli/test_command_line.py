@@ -1,4 +1,4 @@
-"""What a person types: the real program as a child process, and its plain functions where that is enough."""
+"""The command line, as a child process or by its functions."""
 
 import json
 import os
@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from agentd import __version__, cli, config
-from agentd.cli import local_client, receipt
+from agentd.cli import local_client
 from agentd.cli.local_client import DaemonError, call
+from agentd.cli.stop import print_receipt
 from agentd.errors import AgentdError, ExitCode, UnavailableError
 
 TOKEN = "hunter2-hunter2"
@@ -21,7 +22,7 @@ TOKEN = "hunter2-hunter2"
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """The environment of a machine on which nothing of agentd is set."""
+    """An environment without any variable of agentd."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("COVERAGE", "PATH"))}
     return {**kept, "HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
 
@@ -43,7 +44,7 @@ def test_the_version_is_printed(agentd):
 
 
 @pytest.mark.parametrize(
-    ("args", "said"),
+    ("args", "error"),
     [
         ([], "usage: agentd"),
         (["dance"], "invalid choice: 'dance'"),
@@ -55,29 +56,29 @@ def test_the_version_is_printed(agentd):
         (["config", "--set"], "expected one argument"),
     ],
 )
-def test_a_line_that_cannot_be_understood_is_64(agentd, args, said):
+def test_an_invalid_command_line_exits_with_64(agentd, args, error):
     ended = agentd(*args)
     assert (ended.returncode, ended.stdout) == (ExitCode.USAGE, "")
-    assert said in ended.stderr
+    assert error in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_command_explains_itself(name, capsys):
+def test_every_command_has_a_help_text(name, capsys):
     assert cli.main([name, "--help"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"usage: agentd {name}")
-    assert cli.COMMANDS[name][1:].split(",")[0] in " ".join(said.split())
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"usage: agentd {name}")
+    assert cli.COMMANDS[name][1:].split(",")[0] in " ".join(printed.split())
 
 
-def test_help_names_every_command_and_every_exit_code(capsys):
+def test_the_help_lists_every_command_and_exit_code(capsys):
     assert cli.main(["--help"]) == 0
-    said = capsys.readouterr().out
-    assert set(cli.COMMANDS) <= set(said.split())
-    assert all(f"{code.value} " in said for code in ExitCode)
+    printed = capsys.readouterr().out
+    assert set(cli.COMMANDS) <= set(printed.split())
+    assert all(f"{code.value} " in printed for code in ExitCode)
 
 
-def test_only_the_command_that_was_typed_is_loaded(agentd):
+def test_the_help_imports_no_command(agentd):
     ended = agentd("--help", PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert "agentd.cli" in loaded
@@ -85,7 +86,7 @@ def test_only_the_command_that_was_typed_is_loaded(agentd):
     assert not loaded & {"aiohttp", "httpx", "structlog", "asyncio"}
 
 
-def test_a_client_command_loads_no_daemon(agentd):
+def test_a_client_command_does_not_import_the_daemon(agentd):
     ended = agentd("status", PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
     assert ended.returncode == ExitCode.UNAVAILABLE
@@ -93,15 +94,15 @@ def test_a_client_command_loads_no_daemon(agentd):
 
 
 @pytest.mark.parametrize("args", [["status"], ["status", "--json"], ["status", "--oneline", "--watch"]])
-def test_without_a_daemon_a_client_command_is_69(agentd, tmp_path, args):
+def test_without_a_daemon_a_client_command_exits_with_69(agentd, tmp_path, args):
     ended = agentd(*args, AGENTD_LOCAL_API_SOCKET=str(tmp_path / "none.sock"))
     assert (ended.returncode, ended.stdout) == (ExitCode.UNAVAILABLE, "")
     assert ended.stderr == (
-        f"agentd: no agentd listens on {tmp_path}/none.sock; is `agentd run` up with this configuration?\n"
+        f"agentd: no agentd listens on {tmp_path}/none.sock; check that `agentd run` is running with this configuration\n"
     )
 
 
-def test_a_wrong_configuration_is_78_in_one_line(agentd):
+def test_an_invalid_configuration_exits_with_78_and_one_line(agentd):
     for args in (["config"], ["run"], ["status"], ["stop"], ["snapshot"]):
         ended = agentd(*args, AGENTD_LOG_LEVL="debug")
         assert (ended.returncode, ended.stdout) == (ExitCode.CONFIG, "")
@@ -110,7 +111,7 @@ def test_a_wrong_configuration_is_78_in_one_line(agentd):
         )
 
 
-def test_the_configuration_is_shown_with_origins_and_without_secrets(agentd, tmp_path):
+def test_the_configuration_is_printed_with_origins_and_without_secrets(agentd, tmp_path):
     file = tmp_path / "agentd.toml"
     file.write_text(
         "[snapshots]\nmax_messages = 20\ndestinations = ['coder', 'https://s.example.com/x?sig=hunter2']\n"
@@ -143,13 +144,13 @@ def test_the_configuration_is_shown_with_origins_and_without_secrets(agentd, tmp
     assert "hunter2" not in ended.stdout + ended.stderr + as_json.stdout
 
 
-def test_a_path_cannot_forge_a_line(agentd):
+def test_a_newline_in_a_path_is_escaped(agentd):
     ended = agentd("config", AGENTD_STATE_DIR="/x\ncoder.url  evil")
     assert len(ended.stdout.splitlines()) == len(config.keys())
     assert r"'/x\ncoder.url  evil'" in ended.stdout
 
 
-def test_a_complete_configuration_checks_out_and_an_incomplete_one_is_78(agentd):
+def test_config_check_accepts_a_complete_configuration_and_exits_with_78_otherwise(agentd):
     ended = agentd("config", "check", CODER_AGENT_URL="http://c", CODER_AGENT_TOKEN=TOKEN)
     assert (ended.returncode, ended.stdout) == (0, "configuration is complete\n")
     ended = agentd("config", "check", "--json", CODER_AGENT_URL="http://c", CODER_AGENT_TOKEN=TOKEN)
@@ -160,7 +161,7 @@ def test_a_complete_configuration_checks_out_and_an_incomplete_one_is_78(agentd)
 
 
 @pytest.mark.parametrize("args", [["config"], ["--help"], ["config", "--json"]])
-def test_a_reader_that_has_seen_enough_is_no_complaint(env, args):
+def test_a_closed_pipe_prints_no_error(env, args):
     read, write = os.pipe()
     os.close(read)
     ended = subprocess.run(
@@ -171,7 +172,7 @@ def test_a_reader_that_has_seen_enough_is_no_complaint(env, args):
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_a_process_without_its_streams_still_tells_by_its_code(env, closed):
+def test_the_exit_code_is_right_without_stdout_and_stderr(env, closed):
     for args, code in (("config", 0), ("config check", 78), ("dance", 64)):
         script = f'exec "$0" -m agentd {args} {closed}'
         ended = subprocess.run(
@@ -181,21 +182,21 @@ def test_a_process_without_its_streams_still_tells_by_its_code(env, closed):
         assert b"Traceback" not in ended.stderr
 
 
-def test_a_character_the_terminal_cannot_show_is_escaped(agentd):
+def test_a_character_outside_the_encoding_is_escaped(agentd):
     ended = agentd("config", AGENTD_STATUS_APP_SLUG="ü", PYTHONIOENCODING="ascii")
     assert r"\xfc  (environment AGENTD_STATUS_APP_SLUG)" in ended.stdout
 
 
-def test_an_error_of_a_command_is_one_line_and_its_code(monkeypatch, capsys):
+def test_an_error_of_a_command_is_printed_as_one_line(monkeypatch, capsys):
     def fail(_args):
-        raise AgentdError("it broke", hint="mend it")
+        raise AgentdError("it broke", hint="correct it")
 
     monkeypatch.setattr("agentd.cli.config.run", fail)
     assert cli.main(["config"]) == ExitCode.FAILED
-    assert capsys.readouterr().err == "agentd: it broke; mend it\n"
+    assert capsys.readouterr().err == "agentd: it broke; correct it\n"
 
 
-def test_ctrl_c_ends_a_command_as_the_shell_expects(monkeypatch):
+def test_ctrl_c_exits_with_130(monkeypatch):
     def interrupt(_args):
         raise KeyboardInterrupt
 
@@ -203,7 +204,7 @@ def test_ctrl_c_ends_a_command_as_the_shell_expects(monkeypatch):
     assert cli.main(["config"]) == 130
 
 
-# What the daemon's end of the socket says is played byte by byte: no server of ours sends these answers.
+# A server that sends fixed bytes, because the daemon does not send these responses.
 @pytest.fixture
 def answering(tmp_path: Path) -> Iterator:
     path = tmp_path / "s"
@@ -236,13 +237,13 @@ def reply(status: str, body: bytes) -> bytes:
     return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status.encode(), len(body), body)
 
 
-def test_an_answer_is_what_the_daemon_said(answering):
+def test_a_response_is_parsed(answering):
     assert call(answering(reply("200 OK", b'{"a":"\\ud800"}')), "GET", "/v1/status") == {"a": "\ud800"}
     assert call(answering(reply("200 OK", b"")), "POST", "/v1/x", body={"b": 1}) is None
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
         (
             reply("409 Conflict", b'{"message":"It is over.","detail":"start anew"}'),
@@ -254,35 +255,42 @@ def test_an_answer_is_what_the_daemon_said(answering):
         (reply("500 Oops", b'["x"]'), "500 Oops; check local_api.socket (AGENTD_LOCAL_API_SOCKET)"),
     ],
 )
-def test_a_refusal_of_the_daemon_is_in_its_own_words(answering, raw, said):
+def test_an_error_response_becomes_a_daemon_error(answering, raw, message):
     with pytest.raises(DaemonError) as caught:
         call(answering(raw), "GET", "/v1/status")
-    assert str(caught.value) == said
+    assert str(caught.value) == message
     assert caught.value.status == int(raw.split()[1])
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "message"),
     [
-        (b"", "broke off: closed without an answer"),
-        (b"SSH-2.0-x\r\n", "broke off: that is no HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "broke off: the answer ended too early"),
-        (reply("200 OK", b"<html>"), "is no agentd; check local_api.socket"),
+        (b"", "no valid response from agentd on {path}: it is empty"),
+        (b"SSH-2.0-x\r\n", "no valid response from agentd on {path}: it is not HTTP"),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{",
+            "no valid response from agentd on {path}: it is incomplete",
+        ),
+        (
+            reply("200 OK", b"<html>"),
+            "the process that listens on {path} is not agentd; check local_api.socket",
+        ),
     ],
 )
-def test_what_is_no_answer_counts_as_no_daemon(answering, raw, said):
-    with pytest.raises(UnavailableError, match="s") as caught:
-        call(answering(raw), "GET", "/v1/status")
-    assert said in str(caught.value)
+def test_an_invalid_response_counts_as_no_daemon(answering, raw, message):
+    path = answering(raw)
+    with pytest.raises(UnavailableError) as caught:
+        call(path, "GET", "/v1/status")
+    assert str(caught.value).startswith(message.format(path=path))
 
 
-def test_a_daemon_that_does_not_answer_is_not_waited_for(answering):
+def test_a_request_has_a_timeout(answering):
     path = answering(None)
     with pytest.raises(UnavailableError, match=r"did not answer within 0.05 s"):
         call(path, "GET", "/v1/status", timeout_s=0.05)
 
 
-def test_a_place_without_a_socket_has_no_daemon(tmp_path):
+def test_without_a_socket_there_is_no_daemon(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "none", tmp_path / "file" / "x", tmp_path / "file"):
         with pytest.raises(UnavailableError, match="no agentd listens on"):
@@ -291,13 +299,14 @@ def test_a_place_without_a_socket_has_no_daemon(tmp_path):
         call(tmp_path / ("x" * 200), "GET", "/v1/status")
 
 
-def test_another_users_socket_is_named(monkeypatch, tmp_path):
+def test_a_socket_of_another_user_is_an_error(monkeypatch, tmp_path):
     def deny(*_args):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(local_client, "_exchange", deny)
     with pytest.raises(
-        UnavailableError, match="belongs to another user; run this as the user agentd runs as"
+        UnavailableError,
+        match=r"cannot connect to .*: it belongs to another user; run this command as agentd's user",
     ):
         call(tmp_path / "s", "GET", "/v1/status")
 
@@ -319,15 +328,36 @@ RECEIPT = {
     [
         ({}, 0, "delivered: 10 messages, 12,345 bytes, sha256 0123456789ab…"),
         ({"messages": 1}, 0, "delivered: 1 message, 12,345 bytes, sha256 0123456789ab…"),
-        ({"outcome": "pending"}, 75, "pending: 10 messages, 12,345 bytes, sha256 0123456789ab…; kept in the spool, the next start delivers it"),
+        ({"outcome": "pending"}, 75, "pending: 10 messages, 12,345 bytes, sha256 0123456789ab…; kept in the spool; agentd tries again, at the latest at the next start"),
         ({"outcome": "nothing", "destinations": []}, 0, "nothing to deliver"),
     ],
 )  # fmt: skip
-def test_a_receipt_says_what_became_of_the_conversation(changes, code, first, capsys):
-    said = RECEIPT | changes
-    assert receipt.show(said, as_json=False) == code
+def test_a_receipt_is_printed_with_its_exit_code(changes, code, first, capsys):
+    receipt = RECEIPT | changes
+    assert print_receipt(receipt, as_json=False) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == first
-    assert lines[1:] == (["  coder: delivered", "  s3: failed (no)"] if said["destinations"] else [])
-    assert receipt.show(said, as_json=True) == code
-    assert json.loads(capsys.readouterr().out) == said
+    assert lines[1:] == (["  coder: delivered", "  s3: failed (no)"] if receipt["destinations"] else [])
+    assert print_receipt(receipt, as_json=True) == code
+    assert json.loads(capsys.readouterr().out) == receipt
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "last"),
+    [
+        (("pending", "delivered"), "kept in the spool; agentd tries again, at the latest at the next start"),
+        (("refused", "delivered"), "kept in the spool; refused by coder: the next start tries once more"),
+        (("refused", "refused"), "kept in the spool; refused by coder, s3: the next start tries once more"),
+        (
+            ("refused", "pending"),
+            "kept in the spool; agentd tries again, at the latest at the next start;"
+            + " refused by coder: the next start tries once more",
+        ),
+    ],
+)
+def test_a_receipt_states_when_an_undelivered_snapshot_is_tried_again(outcomes, last, capsys):
+    destinations = [
+        {"name": name, "outcome": outcome} for name, outcome in zip(("coder", "s3"), outcomes, strict=True)
+    ]
+    assert print_receipt({**RECEIPT, "outcome": "pending", "destinations": destinations}, as_json=False) == 75
+    assert capsys.readouterr().out.splitlines()[0].partition("; ")[2] == last

@@ -1,4 +1,4 @@
-"""What the shells offer is what the command line takes. Real shells, no Python while completing."""
+"""The completion scripts, in real shells."""
 
 import shutil
 import subprocess
@@ -22,7 +22,7 @@ COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _agentd; printf '%s\\n' "${{C
 
 
 def zsh(script, words):
-    # The completion system needs a terminal; its three functions are all that the script calls.
+    # zsh's completion system needs a terminal, so replace the functions that the script calls.
     stand_ins = 'compdef() { :; }; compadd() { shift; print -l -- "$@"; }; _files() { print -l FILES; }\n'
     stand_ins += '_describe() { local w; for w in "${(@P)2}"; do print -r -- "${w%%:*}"; done }\n'
     typed = " ".join(f"'{word}'" for word in words)
@@ -48,36 +48,36 @@ SHELLS = {"bash": bash, "zsh": zsh, "fish": fish}
 
 
 @pytest.fixture(params=SHELLS)
-def offered(request, scripts):
+def completed(request, scripts):
     return lambda *words: SHELLS[request.param](scripts[request.param], words)
 
 
-def test_every_command_is_offered(offered):
-    assert offered("agentd", "") >= set(COMMANDS)
+def test_every_command_is_completed(completed):
+    assert completed("agentd", "") >= set(COMMANDS)
 
 
-def test_what_is_typed_narrows_the_offer(offered):
-    assert offered("agentd", "sna") == {"snapshot"}
+def test_a_prefix_selects_the_matching_commands(completed):
+    assert completed("agentd", "sna") == {"snapshot"}
 
 
-def test_a_commands_actions_and_options_are_offered(offered):
-    assert offered("agentd", "claims", "") >= {"list", "show", "retry", "forget"}
-    assert offered("agentd", "claims", "--") >= {"--json", "--config", "--set"}
-    assert "--oneline" in offered("agentd", "status", "--")
+def test_actions_and_options_of_a_command_are_completed(completed):
+    assert completed("agentd", "claims", "") >= {"list", "show", "retry", "forget"}
+    assert completed("agentd", "claims", "--") >= {"--json", "--config", "--set"}
+    assert "--oneline" in completed("agentd", "status", "--")
 
 
-def test_a_command_of_a_command_is_offered_and_has_its_own_options(offered):
-    assert offered("agentd", "simulate", "") >= {"coderd", "agentapi"}
-    assert "--era" in offered("agentd", "simulate", "coderd", "--")
+def test_a_subcommand_is_completed_with_its_own_options(completed):
+    assert completed("agentd", "simulate", "") >= {"coderd", "agentapi"}
+    assert "--era" in completed("agentd", "simulate", "coderd", "--")
 
 
-def test_after_an_option_that_takes_anything_no_option_is_offered(offered):
-    assert "--json" not in offered("agentd", "stop", "--timeout", "")
+def test_after_an_option_with_a_free_value_no_option_is_completed(completed):
+    assert "--json" not in completed("agentd", "stop", "--timeout", "")
 
 
-def test_after_an_option_with_a_few_values_those_are_offered(offered):
-    assert offered("agentd", "simulate", "coderd", "--era", "") >= {"E1", "E5"}
-    assert "--port" not in offered("agentd", "simulate", "coderd", "--era", "")
+def test_after_an_option_with_fixed_values_these_are_completed(completed):
+    assert completed("agentd", "simulate", "coderd", "--era", "") >= {"E1", "E5"}
+    assert "--port" not in completed("agentd", "simulate", "coderd", "--era", "")
 
 
 def test_every_option_of_every_command_is_in_every_script(scripts):
@@ -88,13 +88,13 @@ def test_every_option_of_every_command_is_in_every_script(scripts):
         assert {option for option in options if option.lstrip("-") not in script} == set()
 
 
-def test_it_is_printed_for_a_known_shell_and_no_other(capsys):
+def test_an_unknown_shell_exits_with_64(capsys):
     assert main(["completion", "bash"]) == 0
     assert capsys.readouterr().out.endswith("complete -o filenames -F _agentd agentd\n")
     assert main(["completion", "tcsh"]) == 64
 
 
-def test_the_shells_find_no_fault_in_the_scripts(scripts, tmp_path):
+def test_the_shells_accept_the_syntax_of_the_scripts(scripts, tmp_path):
     for name, script in scripts.items():
         if shutil.which(name):
             path = tmp_path / name

@@ -1,4 +1,4 @@
-"""`agentd debug bundle`: what an operator needs, and nothing a stranger must not see. The real daemon, planted secrets."""
+"""`agentd debug bundle` of a real daemon, with a secret planted in every possible place."""
 
 import asyncio
 import base64
@@ -17,7 +17,7 @@ from agentd.simulator.coderd import SimulatedCoderd
 from agentd.simulator.daemon_process import DaemonProcess
 
 HEADER = "proxy-p4ssw0rd/+with=signs"
-IN_HOOK = "hook-said-s3cret"
+IN_HOOK = "hook-output-s3cret"
 IN_ENVIRONMENT = "env-s3cret-value"
 IN_FILE = "headers-file-s3cret"
 IN_TALK = "conversation-s3cret-words"
@@ -39,13 +39,13 @@ def written(secret):
         yield base64.b64encode(b"\0" * shift + secret.encode()).decode()[4:-4]
 
 
-def test_without_a_daemon_it_holds_what_the_disk_and_the_doctor_tell(tmp_path, monkeypatch, capsys):
+def test_without_a_daemon_the_bundle_has_the_files_and_the_findings(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AGENTD_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("AGENTD_AGENTAPI_URL", "http://127.0.0.1:1")
     output = tmp_path / "bundle.tar.gz"
     assert main(["debug", "bundle", "--output", str(output)]) == 0
-    assert "look into it" in capsys.readouterr().out
+    assert "check the contents" in capsys.readouterr().out
     assert output.stat().st_mode & 0o777 == 0o600
     files = unpacked(output.read_bytes())
     assert "no agentd listens" in files["daemon.txt"]
@@ -57,7 +57,7 @@ def test_without_a_daemon_it_holds_what_the_disk_and_the_doctor_tell(tmp_path, m
 
 @pytest.fixture
 async def planted(tmp_path):
-    """A daemon that has settled a claim and captured a conversation, with a secret in every place there is."""
+    """A daemon that has finished a claim and captured a conversation, with a secret in every possible place."""
     hooks = tmp_path / "hooks" / "on-claim.d"
     hooks.mkdir(parents=True)
     (hooks / "10-setup").write_text(f"#!/bin/sh\necho {IN_HOOK}; echo {IN_HOOK} >&2\n")
@@ -103,7 +103,7 @@ async def bundled(environ, *words):
     return unpacked(out)
 
 
-async def test_no_planted_secret_is_in_it_in_any_form_and_no_word_of_the_conversation(planted):
+async def test_the_bundle_has_no_planted_secret_in_any_encoding_and_no_message(planted):
     environ, token = planted
     files = await bundled(environ)
     secrets = (token, HEADER, IN_HOOK, IN_ENVIRONMENT, IN_FILE, IN_TALK, IN_PATH, "query-s3cret-value")
@@ -112,7 +112,7 @@ async def test_no_planted_secret_is_in_it_in_any_form_and_no_word_of_the_convers
             assert [name for name, text in files.items() if form.lower() in text.lower()] == [], form
 
 
-async def test_it_holds_what_an_operator_needs(planted):
+async def test_the_bundle_has_every_file(planted):
     environ, _token = planted
     files = await bundled(environ)
     assert set(files) == {
@@ -135,7 +135,7 @@ async def test_it_holds_what_an_operator_needs(planted):
     }
 
 
-async def test_the_conversation_comes_only_when_asked_for(planted):
+async def test_the_bundle_has_the_conversation_only_on_request(planted):
     environ, token = planted
     files = await bundled(environ, "--with-conversation")
     [talk] = [text for name, text in files.items() if name.startswith("conversation-")]

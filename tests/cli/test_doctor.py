@@ -1,4 +1,4 @@
-"""`agentd doctor` as it is typed: lines or JSON, and its exit code."""
+"""The output and the exit code of `agentd doctor`."""
 
 import json
 
@@ -19,21 +19,21 @@ def installation(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def test_a_failure_exits_with_1_and_every_line_says_what_to_do(capsys):
+def test_a_failure_exits_with_1_and_every_line_has_a_remedy(capsys):
     assert main(["doctor"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("fail  coderd    connection refused") for line in lines)
     assert all(" → " in line for line in lines if line.startswith(("fail", "warn")))
 
 
-def test_json_says_the_same_for_machines(capsys):
+def test_json_has_every_check(capsys):
     assert main(["doctor", "--json"]) == 1
-    said = json.loads(capsys.readouterr().out)
-    assert said["ok"] is False
-    assert {tuple(check) for check in said["checks"]} == {("check", "level", "cause", "remedy")}
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert {tuple(check) for check in report["checks"]} == {("check", "level", "cause", "remedy")}
 
 
-def test_a_configuration_that_cannot_be_read_is_the_one_finding(capsys, monkeypatch):
+def test_an_invalid_configuration_is_the_only_finding(capsys, monkeypatch):
     monkeypatch.setenv("AGENTD_CODER_ULR", "http://coder.example")
     assert main(["doctor"]) == 1
     assert capsys.readouterr().out == (

@@ -1,4 +1,4 @@
-"""`agentd drill` as it is typed."""
+"""The output and the exit code of `agentd drill`."""
 
 import json
 
@@ -19,9 +19,9 @@ REPORT = {
 }  # fmt: skip
 
 
-def test_the_story_has_a_line_for_each_part_and_the_sum():
-    assert drill.story(REPORT, enough=True).splitlines() == [
-        "A shutdown rehearsed: nothing is stopped, nothing is stored.",
+def test_the_text_has_a_line_for_each_part_and_the_total():
+    assert drill.as_text(REPORT, enough=True).splitlines() == [
+        "Shutdown drill: nothing was stopped, nothing was stored.",
         "  refresh  0.012 s of 1.9 s 10 messages from the agent",
         "  upload   skipped          exec:///x: …",
         "  total    0.148 s of 8.0 s 7.9 s to spare",
@@ -29,13 +29,13 @@ def test_the_story_has_a_line_for_each_part_and_the_sum():
     ]
 
 
-@pytest.mark.parametrize(("enough", "words"), [(False, "TOO SHORT"), (None, "not known")])
-def test_the_grace_is_compared_with_the_budget(enough, words):
-    assert words in drill.story(REPORT, enough=enough).splitlines()[-1]
+@pytest.mark.parametrize(("enough", "words"), [(False, "TOO SHORT"), (None, "unknown")])
+def test_the_stop_timeout_is_compared_with_the_budget(enough, words):
+    assert words in drill.as_text(REPORT, enough=enough).splitlines()[-1]
 
 
 @pytest.fixture
-def nobody(tmp_path, monkeypatch):
+def no_peers(tmp_path, monkeypatch):
     for name, value in {
         "HOME": str(tmp_path),
         "CODER_AGENT_URL": "http://127.0.0.1:1",
@@ -46,7 +46,7 @@ def nobody(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def test_without_a_daemon_and_without_peers_the_drill_fails_and_says_where(nobody, capsys):
+def test_without_a_daemon_and_peers_the_drill_fails_and_names_the_parts(no_peers, capsys):
     assert main(["drill", "--json"]) == 1
     report = json.loads(capsys.readouterr().out)
     assert {part["name"]: part["outcome"] for part in report["parts"]} == {
@@ -54,7 +54,7 @@ def test_without_a_daemon_and_without_peers_the_drill_fails_and_says_where(nobod
     }  # fmt: skip
 
 
-def test_a_grace_below_the_budget_fails_the_drill(nobody, monkeypatch, capsys):
+def test_a_stop_timeout_below_the_budget_fails_the_drill(no_peers, monkeypatch, capsys):
     monkeypatch.setenv("AGENTD_SHUTDOWN_GRACE_S", "3")
     monkeypatch.setenv("AGENTD_SHUTDOWN_BUDGET_S", "8")
     assert main(["drill"]) == 1

@@ -21,7 +21,7 @@ needs_analyze = pytest.mark.skipif(
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty machine, and a program where the hardened unit can see it."""
+    """An empty root directory, and a program that the sandbox of the unit does not hide."""
     monkeypatch.setattr(sys, "argv", ["/bin/true"])
     (tmp_path / "root").mkdir()
     return tmp_path / "root"
@@ -62,18 +62,16 @@ def test_install_again_changes_nothing(root: Path, capsys: pytest.CaptureFixture
     assert "written" not in capsys.readouterr().out
 
 
-def test_an_edited_unit_stops_the_installation_before_anything_is_written(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_install_with_an_edited_unit_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     install(root)
     (root / UNIT).write_text((root / UNIT).read_text().replace("WatchdogSec=30", "WatchdogSec=3"))
     (root / ENV).unlink()
     before = files(root)
     assert install(root) == ExitCode.FAILED
     assert files(root) == before
-    complaint = capsys.readouterr().err
-    assert str(root / UNIT) in complaint
-    assert "--force" in complaint
+    error = capsys.readouterr().err
+    assert str(root / UNIT) in error
+    assert "--force" in error
 
 
 def test_force_replaces_an_edited_file_and_keeps_the_edit(root: Path) -> None:
@@ -85,9 +83,7 @@ def test_force_replaces_an_edited_file_and_keeps_the_edit(root: Path) -> None:
     assert (root / f"{UNIT}.old").read_text() == "mine\n"
 
 
-def test_settings_made_in_the_environment_file_survive_an_upgrade(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_upgrade_keeps_an_edited_environment_file(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     install(root)
     (root / ENV).write_text("CODER_AGENT_URL=https://coder.test\n")
     assert install(root) == ExitCode.OK
@@ -103,14 +99,14 @@ def test_a_unit_of_an_older_version_is_replaced_without_force(root: Path) -> Non
     assert (root / UNIT).read_text() == fresh
 
 
-def test_a_unit_nobody_here_wrote_is_not_taken_for_ours(root: Path) -> None:
+def test_a_unit_without_a_mark_counts_as_changed(root: Path) -> None:
     (root / UNIT).parent.mkdir(parents=True)
     (root / UNIT).write_bytes(b"[Service]\nExecStart=/bin/false # \xff\n")
     assert install(root) == ExitCode.FAILED
     assert (root / UNIT).read_bytes().startswith(b"[Service]\nExecStart=/bin/false")
 
 
-def test_uninstall_leaves_the_machine_as_it_was(root: Path) -> None:
+def test_uninstall_removes_every_installed_file_and_directory(root: Path) -> None:
     (root / "etc/systemd/system").mkdir(parents=True)
     install(root, "--run-as", "coder")
     assert uninstall(root) == ExitCode.OK
@@ -136,7 +132,7 @@ def test_uninstall_keeps_state_settings_token_and_hooks(root: Path) -> None:
     assert files(root) == kept
 
 
-def test_purge_removes_state_settings_and_token_but_no_hook_of_yours(root: Path) -> None:
+def test_purge_removes_state_settings_and_token_but_no_hook(root: Path) -> None:
     install(root)
     hook = "etc/agentd/hooks/on-claim.d/10-mine"
     private = root / "var/lib/private/agentd"
@@ -150,18 +146,18 @@ def test_purge_removes_state_settings_and_token_but_no_hook_of_yours(root: Path)
     assert not (root / "var/lib/agentd").is_symlink()
 
 
-def test_uninstall_puts_an_edited_unit_aside_so_that_its_service_is_gone(root: Path) -> None:
+def test_uninstall_renames_an_edited_unit(root: Path) -> None:
     install(root)
     (root / UNIT).write_text("mine\n")
     assert uninstall(root) == ExitCode.OK
     assert files(root) == {f"{UNIT}.old": "mine\n"}
 
 
-def test_uninstall_of_nothing_is_fine(root: Path) -> None:
+def test_uninstall_without_an_installation_exits_with_0(root: Path) -> None:
     assert uninstall(root) == ExitCode.OK
 
 
-def test_user_install_goes_to_the_users_own_places(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_install_uses_the_directories_of_the_user(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ada")
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
     assert install(root, "--user") == ExitCode.OK
@@ -175,9 +171,7 @@ def test_user_install_goes_to_the_users_own_places(root: Path, monkeypatch: pyte
     assert files(root) == {}
 
 
-def test_print_shows_what_would_be_written_and_writes_nothing(
-    root: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_print_prints_a_file_and_writes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     install(root)
     written = files(root)
     shutil.rmtree(root / "etc")
@@ -189,7 +183,7 @@ def test_print_shows_what_would_be_written_and_writes_nothing(
     assert files(root) == {}
 
 
-def test_a_program_the_unit_cannot_see_is_refused_before_anything_is_written(
+def test_a_program_that_the_sandbox_hides_is_an_error_and_nothing_is_written(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/home/ada/.local/bin/agentd"])
@@ -201,18 +195,18 @@ def test_a_program_the_unit_cannot_see_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("name", ["", "root\nExecStartPre=/bin/sh", "../x", "a b", "%n"])
-def test_run_as_takes_only_user_names(root: Path, name: str) -> None:
+def test_run_as_accepts_only_user_names(root: Path, name: str) -> None:
     install(root, "--run-as", name)
     assert "User=root" not in "".join(files(root).values())
     assert not (root / "etc/systemd/system/agentd.service.d").exists()
 
 
-def test_run_as_and_user_contradict_each_other(root: Path) -> None:
+def test_run_as_with_user_is_an_error(root: Path) -> None:
     assert install(root, "--user", "--run-as", "ada") == ExitCode.FAILED
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_without_rights_the_message_says_who_could() -> None:
+def test_install_without_root_is_an_error() -> None:
     assert main(["install"]) == ExitCode.FAILED
 
 
@@ -227,7 +221,7 @@ def test_the_unit_starts_the_program_that_installed_it(argv0: str, command: str)
     assert installation.program(argv0) == command
 
 
-def test_odd_characters_in_the_programs_path_reach_systemd_unharmed(tmp_path: Path) -> None:
+def test_special_characters_in_the_programs_path_are_escaped(tmp_path: Path) -> None:
     odd = tmp_path / 'a "b" 100%' / "agentd"
     odd.parent.mkdir()
     odd.write_text("#!/bin/sh\n")
@@ -253,9 +247,9 @@ def rendered(root: Path, *more: str) -> Path:
 
 @needs_analyze
 @pytest.mark.parametrize("run_as", [[], ["--run-as", "root"]])
-def test_systemd_has_nothing_to_say_about_the_units(root: Path, run_as: list[str]) -> None:
+def test_systemd_accepts_the_units(root: Path, run_as: list[str]) -> None:
     units = rendered(root, *run_as)
-    # `verify` returns 0 on keys it does not know and only says so: its words are the result.
+    # `verify` returns 0 for unknown keys and prints a warning, so check its output.
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", units / "agentd.service", units / "agentd-token.path"],
         capture_output=True,
@@ -266,7 +260,7 @@ def test_systemd_has_nothing_to_say_about_the_units(root: Path, run_as: list[str
 
 
 @needs_analyze
-def test_the_shipped_files_are_valid_as_they_lie_in_the_repository() -> None:
+def test_systemd_accepts_the_unit_files_of_the_repository() -> None:
     shipped = Path(__file__).parents[2] / "systemd"
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", shipped / "agentd.service", shipped / "agentd-token.path"],
@@ -278,7 +272,7 @@ def test_the_shipped_files_are_valid_as_they_lie_in_the_repository() -> None:
 
 
 @needs_analyze
-def test_systemd_has_nothing_to_say_about_the_users_unit(root: Path, tmp_path: Path) -> None:
+def test_systemd_accepts_the_user_unit(root: Path, tmp_path: Path) -> None:
     unit = tmp_path / "agentd.service"
     text = installation.pieces(Places.choose(user=True, root=root), program="/bin/true")[0].text
     unit.write_text(text)
@@ -293,7 +287,7 @@ def test_systemd_has_nothing_to_say_about_the_users_unit(root: Path, tmp_path: P
 
 
 @needs_analyze
-def test_the_system_unit_exposes_at_most_two_points_of_ten(root: Path) -> None:
+def test_the_exposure_of_the_system_unit_is_at_most_2_of_10(root: Path) -> None:
     units = rendered(root)
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=20", units / "agentd.service"],

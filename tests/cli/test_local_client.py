@@ -28,25 +28,25 @@ def not_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
 
 
-def test_a_socket_named_in_the_configuration_is_the_only_one_asked(tmp_path: Path, run: Path) -> None:
+def test_a_configured_socket_is_used(tmp_path: Path, run: Path) -> None:
     listens(run / "agentd" / "agentd.sock")
     chosen = settings(tmp_path, AGENTD_LOCAL_API_SOCKET=str(tmp_path / "mine.sock"))
     assert daemon_socket(chosen, environ={}, run=run) == tmp_path / "mine.sock"
 
 
-def test_with_a_state_directory_of_its_own_no_other_daemon_is_spoken_to(tmp_path: Path, run: Path) -> None:
+def test_with_a_configured_state_directory_the_socket_is_in_it(tmp_path: Path, run: Path) -> None:
     listens(run / "agentd" / "agentd.sock")
     chosen = settings(tmp_path, AGENTD_STATE_DIR=str(tmp_path / "mine"))
     assert daemon_socket(chosen, environ={}, run=run) == tmp_path / "mine" / "agentd.sock"
 
 
-def test_a_daemon_in_the_default_place_comes_before_any_service(tmp_path: Path, run: Path) -> None:
+def test_the_socket_in_the_default_state_directory_precedes_a_service(tmp_path: Path, run: Path) -> None:
     listens(run / "agentd" / "agentd.sock")
     own = listens(tmp_path / "home/.local/state/agentd/agentd.sock")
     assert daemon_socket(settings(tmp_path), environ={}, run=run) == own
 
 
-def test_the_users_service_comes_before_the_systems(tmp_path: Path, run: Path) -> None:
+def test_the_user_service_precedes_the_system_service(tmp_path: Path, run: Path) -> None:
     system = listens(run / "agentd" / "agentd.sock")
     assert daemon_socket(settings(tmp_path), environ={}, run=run) == system
     mine = listens(tmp_path / "user" / "agentd" / "agentd.sock")
@@ -56,8 +56,6 @@ def test_the_users_service_comes_before_the_systems(tmp_path: Path, run: Path) -
     )
 
 
-def test_where_nothing_listens_the_default_place_is_what_the_message_will_name(
-    tmp_path: Path, run: Path
-) -> None:
+def test_without_any_socket_the_default_path_is_returned(tmp_path: Path, run: Path) -> None:
     own = tmp_path / "home/.local/state/agentd/agentd.sock"
     assert daemon_socket(settings(tmp_path), environ={}, run=run) == own

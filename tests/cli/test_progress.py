@@ -34,13 +34,13 @@ def lines(out):
     return [line.removeprefix("agentd stop: ") for line in out.getvalue().splitlines()]
 
 
-def test_each_step_is_said_once_with_its_time(progress, out, clock):
+def test_each_step_is_printed_once_with_its_time(progress, out, clock):
     progress.stopping()
     clock.now += 0.4
     progress.captured(RECEIPT)
     progress.captured(RECEIPT)
     clock.now += 2
-    progress.over({**RECEIPT, "outcome": "delivered"})
+    progress.finished({**RECEIPT, "outcome": "delivered"})
     assert lines(out) == [
         "0.0 s stopping",
         "0.4 s captured 10 messages, 12,345 bytes",
@@ -49,8 +49,10 @@ def test_each_step_is_said_once_with_its_time(progress, out, clock):
     ]
 
 
-def test_what_was_too_quick_to_be_seen_is_said_at_the_end(progress, out):
-    progress.over({**RECEIPT, "outcome": "delivered", "destinations": [{**CODER, "outcome": "delivered"}]})
+def test_steps_that_the_poll_missed_are_printed_at_the_end(progress, out):
+    progress.finished(
+        {**RECEIPT, "outcome": "delivered", "destinations": [{**CODER, "outcome": "delivered"}]}
+    )
     assert [line[6:] for line in lines(out)] == [
         "stopping",
         "captured 10 messages, 12,345 bytes",
@@ -59,7 +61,7 @@ def test_what_was_too_quick_to_be_seen_is_said_at_the_end(progress, out):
     ]
 
 
-def test_a_failed_try_is_said_and_said_again_only_when_the_reason_changes(progress, out):
+def test_a_failed_try_is_printed_again_only_if_the_reason_changes(progress, out):
     for detail in ("503", "503", "timed out"):
         progress.captured({**RECEIPT, "destinations": [{**CODER, "detail": detail, "attempts": 1}]})
     assert [line[6:] for line in lines(out)][2:] == [
@@ -69,19 +71,19 @@ def test_a_failed_try_is_said_and_said_again_only_when_the_reason_changes(progre
 
 
 @pytest.mark.parametrize(
-    ("outcome", "said"),
+    ("outcome", "text"),
     [("pending", "not delivered everywhere; kept in the spool"), ("nothing", "nothing to deliver")],
 )
-def test_the_end_is_said_for_what_it_is(progress, out, outcome, said):
-    progress.over({"outcome": outcome, "messages": 0, "bytes": 0, "destinations": []})
-    assert [line[6:] for line in lines(out)] == ["stopping", said]
+def test_the_outcome_is_printed(progress, out, outcome, text):
+    progress.finished({"outcome": outcome, "messages": 0, "bytes": 0, "destinations": []})
+    assert [line[6:] for line in lines(out)] == ["stopping", text]
 
 
-def test_a_terminal_that_has_gone_ends_nothing(out, progress):
+def test_a_closed_terminal_raises_no_error(out, progress):
     out.close()
     progress.stopping()
 
 
-def test_without_anybody_to_tell_nothing_is_asked(tmp_path):
-    with Progress(None).watching(tmp_path / "no-such.sock"):
+def test_without_an_output_the_daemon_is_not_polled(tmp_path):
+    with Progress(None).polling(tmp_path / "no-such.sock"):
         pass

@@ -1,4 +1,4 @@
-"""`agentd status --oneline` has 60 ms as a Coder agent-metadata script; what it imports decides (benchmarks/status_oneline.py)."""
+"""`agentd status --oneline` has a budget of 60 ms (benchmarks/status_oneline.py), so its imports are limited."""
 
 import json
 import socket
@@ -19,7 +19,7 @@ STATUS = {
 
 @pytest.fixture
 def daemon(tmp_path):
-    """Answers one question."""
+    """A daemon that answers one request."""
     path = tmp_path / "s"
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(path))
@@ -39,15 +39,15 @@ def daemon(tmp_path):
     server.close()
 
 
-def test_it_imports_nothing_that_a_line_does_not_need(daemon):
-    asked = "import sys; from agentd.cli import main; main(['status', '--oneline']); print(*sys.modules)"
+def test_status_oneline_imports_no_heavy_module(daemon):
+    code = "import sys; from agentd.cli import main; main(['status', '--oneline']); print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", asked],
+        [sys.executable, "-c", code],
         env={"AGENTD_LOCAL_API_SOCKET": str(daemon)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    said, modules = done.stdout.splitlines()
-    assert said == "claims settled · agent stable · snapshot nothing captured yet"
+    line, modules = done.stdout.splitlines()
+    assert line == "claims settled · agent stable · snapshot nothing captured yet"
     heavy = {
         "asyncio",
         "aiohttp",

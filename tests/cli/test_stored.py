@@ -1,4 +1,4 @@
-"""`agentd snapshot fetch` as it is typed."""
+"""The output and the exit code of `agentd snapshot fetch`."""
 
 import json
 import subprocess
@@ -38,26 +38,26 @@ def typed(capsys, monkeypatch, tmp_path):
     return run
 
 
-def test_nothing_that_was_said_reaches_the_terminal_in_force(typed, payload):
+def test_control_characters_of_a_message_are_escaped(typed, payload):
     for form in ((), ("--json",)):
         code, out, _ = typed("fetch", str(payload), *form)
         assert code == 0
         assert set("".join(out.split("\n"))).isdisjoint("\x1b\x07\x9b\x7f\u202e\r")
 
 
-def test_no_line_that_was_said_can_pass_for_a_heading(typed, payload):
+def test_message_lines_are_indented(typed, payload):
     _, out, _ = typed("fetch", str(payload))
     assert [line for line in out.splitlines()[2:] if line and not line.startswith("  ")] == [
         f"agent, {WHEN}:"
     ]
 
 
-def test_as_json_the_conversation_is_exactly_what_was_said(typed, payload):
+def test_json_has_the_exact_messages(typed, payload):
     _, out, _ = typed("fetch", "--json", str(payload))
     assert json.loads(out)["messages"] == [{"id": 0, "role": "agent", "content": NASTY, "time": WHEN}]
 
 
-def test_raw_it_is_the_stored_bytes(payload, tmp_path):
+def test_raw_prints_the_stored_bytes(payload, tmp_path):
     shown = subprocess.run(
         [sys.executable, "-m", "agentd", "snapshot", "fetch", "--raw", "-"],
         input=payload.read_bytes(), capture_output=True, check=True,
@@ -65,7 +65,7 @@ def test_raw_it_is_the_stored_bytes(payload, tmp_path):
     assert shown.stdout == payload.read_bytes()
 
 
-def test_the_last_is_read_from_the_spool_without_daemon_or_agent(typed, tmp_path):
+def test_last_reads_the_spool_without_daemon_and_agent(typed, tmp_path):
     spool = Spool.open(tmp_path / "state" / "spool")
     spool.put(TASK, fit([Message(0, "user", "the end", WHEN)], max_messages=1), captured_at=WHEN)
     spool.close()
@@ -74,7 +74,7 @@ def test_the_last_is_read_from_the_spool_without_daemon_or_agent(typed, tmp_path
     assert out == f"task {TASK}, 1 message, captured {WHEN}, from {spool.path}\n\nuser, {WHEN}:\n  the end\n"
 
 
-def test_with_nothing_spooled_it_says_so_and_exits_69(typed):
+def test_last_exits_with_69_if_the_spool_is_empty(typed):
     code, out, err = typed("fetch", "--last")
     assert (code, out) == (69, "")
     assert err.startswith("agentd: no snapshot in ")
@@ -83,23 +83,23 @@ def test_with_nothing_spooled_it_says_so_and_exits_69(typed):
 @pytest.mark.parametrize(
     "words", [("fetch",), ("fetch", "--last", "x"), ("fetch", "x", "--json", "--raw"), ("fetch", "x", "y")]
 )
-def test_what_cannot_be_understood_exits_64(typed, words):
+def test_an_invalid_command_line_exits_with_64(typed, words):
     assert typed(*words)[0] == 64
 
 
-def test_the_options_may_stand_before_fetch_as_well(typed, payload, tmp_path):
+def test_options_are_accepted_before_fetch(typed, payload, tmp_path):
     assert typed("--json", "fetch", str(payload))[1].startswith("{")
     assert typed("--config", str(tmp_path / "none.toml"), "fetch", str(payload))[0] == 78
     assert typed("--set", "log.level=loud", "fetch", str(payload), "--set", "log.format=json")[0] == 78
 
 
-def test_what_is_no_conversation_exits_1_with_one_line(typed, tmp_path):
+def test_an_invalid_document_exits_with_1_and_one_line(typed, tmp_path):
     (tmp_path / "page.html").write_text("<html>")
     code, out, err = typed("fetch", str(tmp_path / "page.html"))
     assert (code, out, err.count("\n")) == (1, "", 1)
 
 
-def test_headers_go_only_to_the_servers_they_were_written_for(monkeypatch, tmp_path):
+def test_headers_are_sent_only_to_servers_of_destinations(monkeypatch, tmp_path):
     settings = config.load(
         flags=[
             "snapshots.destinations=coder,https://a.example/x/",
@@ -119,6 +119,6 @@ def test_headers_go_only_to_the_servers_they_were_written_for(monkeypatch, tmp_p
         assert _headers_for(other, settings) is None
 
 
-def test_a_message_whose_time_is_not_known_is_shown_without():
+def test_a_message_with_an_unknown_time_has_none_in_its_heading():
     stored = StoredConversation("here", b"", (Message(0, "user", "hi", "0001-01-01T00:00:00Z"),), skipped=0)
-    assert transcript.readable(stored) == "1 message, from here\n\nuser:\n  hi\n"
+    assert transcript.as_text(stored) == "1 message, from here\n\nuser:\n  hi\n"

@@ -42,7 +42,7 @@ class Patient:
 
     async def examined(self) -> list[Finding]:
         settings = config.load(environ=self.environ, system_file=self.home / "none.toml")
-        return await doctor.examined(settings, Clock(wall=lambda: time.time() + self.wall_offset_s))
+        return await doctor.run_checks(settings, Clock(wall=lambda: time.time() + self.wall_offset_s))
 
     async def behind_tls(self, context: ssl.SSLContext) -> None:
         """Put coderd behind https, at `localhost`."""

@@ -120,7 +120,7 @@ async def test_stop_without_daemon_agent_and_spool_says_so(stage):
     await stage.agent.stop()
     typed = await stage.type("stop")
     assert typed.code == 69
-    assert typed.err.strip().endswith("the agent does not answer and nothing is spooled")
+    assert typed.err.strip().endswith("the agent does not answer and the spool is empty")
 
 
 async def test_a_hanging_status_is_not_an_unreachable_agent(stage):
