@@ -342,22 +342,21 @@ def test_a_receipt_is_printed_with_its_exit_code(changes, code, first, capsys):
     assert json.loads(capsys.readouterr().out) == receipt
 
 
+LATER = "agentd tries again, at the latest at the next start"
+
+
 @pytest.mark.parametrize(
-    ("outcomes", "last"),
+    ("outcomes", "tries"),
     [
-        (("pending", "delivered"), "kept in the spool; agentd tries again, at the latest at the next start"),
-        (("refused", "delivered"), "kept in the spool; refused by coder: the next start tries once more"),
-        (("refused", "refused"), "kept in the spool; refused by coder, s3: the next start tries once more"),
-        (
-            ("refused", "pending"),
-            "kept in the spool; agentd tries again, at the latest at the next start;"
-            + " refused by coder: the next start tries once more",
-        ),
+        (("pending", "delivered"), LATER),
+        (("refused", "delivered"), "refused by coder: the next start tries once more"),
+        (("refused", "refused"), "refused by coder, s3: the next start tries once more"),
+        (("refused", "pending"), f"{LATER}; refused by coder: the next start tries once more"),
     ],
 )
-def test_a_receipt_states_when_an_undelivered_snapshot_is_tried_again(outcomes, last, capsys):
+def test_a_receipt_states_when_an_undelivered_snapshot_is_tried_again(outcomes, tries, capsys):
     destinations = [
         {"name": name, "outcome": outcome} for name, outcome in zip(("coder", "s3"), outcomes, strict=True)
     ]
     assert print_receipt({**RECEIPT, "outcome": "pending", "destinations": destinations}, as_json=False) == 75
-    assert capsys.readouterr().out.splitlines()[0].partition("; ")[2] == last
+    assert capsys.readouterr().out.splitlines()[0].partition("; ")[2] == f"kept in the spool; {tries}"
