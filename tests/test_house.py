@@ -189,7 +189,7 @@ UNFINISHED = {
     """,
     "bound names": """
         agentd/agents agentd/cli agentd/coderd agentd/conversation agentd/daemon agentd/doctor
-        agentd/hooks agentd/local_api agentd/simulator agentd/snapshots agentd/stability
+        agentd/hooks agentd/simulator agentd/snapshots agentd/stability
     """,
     "constants": """
         agentd/claims agentd/cli agentd/coderd agentd/config agentd/daemon agentd/doctor
@@ -197,15 +197,15 @@ UNFINISHED = {
     """,
     "export lists": """
         agentd/agents agentd/claims agentd/coderd agentd/conversation agentd/daemon agentd/hooks
-        agentd/local_api agentd/simulator agentd/stability agentd/tls.py
+        agentd/simulator agentd/stability agentd/tls.py
     """,
     "full stops": """
-        agentd/agents agentd/coderd agentd/conversation agentd/daemon agentd/hooks agentd/local_api
+        agentd/agents agentd/coderd agentd/conversation agentd/daemon agentd/hooks
         agentd/simulator agentd/stability
     """,
     "words": """
         Dockerfile README.md agentd/agents agentd/claims agentd/cli agentd/coderd agentd/config
-        agentd/conversation agentd/daemon agentd/doctor agentd/hooks agentd/local_api
+        agentd/conversation agentd/daemon agentd/doctor agentd/hooks
         agentd/simulator agentd/snapshots agentd/sse.py agentd/stability
         deploy/kubernetes/native-sidecar.yaml deploy/monitoring/agentd.rules.yaml
         deploy/s6/s6-rc.d/agentd/finish deploy/terraform/main.tf docs/architecture.md
@@ -213,7 +213,7 @@ UNFINISHED = {
         docs/guarantees.md docs/operations.md docs/protocol.md docs/scenarios.md docs/snapshots.md
         docs/status.md packaging/launcher.c systemd/agentd.service systemd/agentd.user.service
         tests/agents tests/claims tests/coderd tests/conversation tests/crash tests/daemon
-        tests/deploy tests/doctor tests/e2e tests/hooks tests/image tests/local_api tests/scenarios
+        tests/deploy tests/doctor tests/e2e tests/hooks tests/image tests/scenarios
         tests/simulator tests/snapshots tests/stability tests/systemd tests/test_config.py
         tests/test_metrics_docs.py tests/test_tls.py tests/ui
     """,

@@ -17,7 +17,7 @@ from agentd.conversation.fit import messages_of
 from agentd.conversation.message import Message
 from agentd.daemon.build import Rooms
 from agentd.daemon.phase import Phase
-from agentd.local_api.replies import RefusedError
+from agentd.local_api.replies import ApiError
 from agentd.stability.task_state import TaskWord
 from agentd.stability.task_status import Owner, TaskStatus, TaskStatusWord, task_status
 
@@ -60,11 +60,11 @@ def described(rooms: Rooms) -> dict[str, Any]:
 async def messages(rooms: Rooms) -> dict[str, Any]:
     """`GET /v1/messages`: the newest `snapshots.max_messages`, oldest first.
 
-    Raises `RefusedError` (409) in an error or unknown state, `AgentBroken` for an answer that AgentAPI does not give.
+    Raises `ApiError` (409) in an error or unknown state, `AgentBroken` for an answer that AgentAPI does not give.
     """
     word = task(rooms).word
     if word in _NO_LOGS:
-        raise RefusedError(
+        raise ApiError(
             409,
             "Cannot fetch logs for task in current state.",
             hint=f'Task status is "{word.value}".',

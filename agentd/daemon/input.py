@@ -15,7 +15,7 @@ from agentd import log
 from agentd.agents.agentapi.client import AgentBusy, AgentError
 from agentd.daemon import conversation
 from agentd.daemon.build import Rooms
-from agentd.local_api.replies import RefusedError
+from agentd.local_api.replies import ApiError
 from agentd.stability.desk import NotAReport
 from agentd.stability.task_state import Source, TaskFinished
 from agentd.stability.task_status import gate
@@ -38,14 +38,14 @@ class Input:
         self._log = log.get("daemon")
 
     async def send(self, content: object) -> dict[str, Any]:
-        """Give the agent its input.  Raises `RefusedError` 400, 409 or 502, whose detail tells the state."""
+        """Give the agent its input.  Raises `ApiError` 400, 409 or 502, whose detail tells the state."""
         rooms = self._rooms
         if not isinstance(content, str) or not content.strip():
             raise self._refused(400, "Task input is required.", "content: must be a text that is not blank")
         task = conversation.task(rooms)
         refusal = gate(task, rooms.tracker.state)
         if refusal is not None:
-            raise RefusedError(refusal.status, refusal.message, hint=refusal.detail)
+            raise ApiError(refusal.status, refusal.message, hint=refusal.detail)
         if self._sending:
             raise _not_ready()
         self._sending = True
@@ -80,13 +80,13 @@ class Input:
         self._log.info("agent.input_sent", characters=len(content))
 
     async def report(self, said: Mapping[str, object]) -> dict[str, Any]:
-        """An explicit word.  Raises `RefusedError` 400 for one that is none, 409 when it would take an end back."""
+        """An explicit word.  Raises `ApiError` 400 for one that is none, 409 when it would take an end back."""
         try:
             return self._taken(changed=await self._reported(said))
         except NotAReport as error:
-            raise RefusedError(400, "Not a report.", hint=error.message) from error
+            raise ApiError(400, "Not a report.", hint=error.message) from error
         except TaskFinished as error:
-            raise RefusedError(409, error.message, hint=error.hint) from error
+            raise ApiError(409, error.message, hint=error.hint) from error
 
     async def event(self, said: Mapping[str, object]) -> dict[str, Any]:
         """The same, fire-and-forget: what cannot be taken is ignored, and the answer says so."""
@@ -113,9 +113,9 @@ class Input:
         message = "Taken." if changed else "Taken; it changed nothing."
         return {"taken": True, "message": message} | conversation.described(self._rooms)
 
-    def _refused(self, status: int, message: str, detail: str) -> RefusedError:
-        return RefusedError(status, message, hint=f"{detail} (Status: {self._rooms.tracker.state.value})")
+    def _refused(self, status: int, message: str, detail: str) -> ApiError:
+        return ApiError(status, message, hint=f"{detail} (Status: {self._rooms.tracker.state.value})")
 
 
-def _not_ready() -> RefusedError:
-    return RefusedError(409, "Task app is not ready to accept input.", hint="Status: running")
+def _not_ready() -> ApiError:
+    return ApiError(409, "Task app is not ready to accept input.", hint="Status: running")

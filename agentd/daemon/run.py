@@ -52,7 +52,7 @@ class Daemon:
             socket_path=rooms.config.local_api.socket,
             listen=rooms.config.local_api.listen,
             proxies=rooms.config.local_api.allowed_hosts,
-            answers=views.answers(
+            operations=views.operations(
                 rooms, stop=self._stop_and_report, snapshot=self._snapshot_now, payload=self._payload_now
             ),
         )

@@ -10,8 +10,8 @@ from agentd.clock import rfc3339
 from agentd.daemon import conversation
 from agentd.daemon.build import Rooms
 from agentd.daemon.input import Input
-from agentd.local_api.replies import Json, RefusedError
-from agentd.local_api.server import Answers
+from agentd.local_api.replies import ApiError, Json
+from agentd.local_api.server import Operations
 from agentd.stability.tracker import AgentStatus
 
 Act = Callable[[], Awaitable[dict[str, Any]]]
@@ -26,12 +26,12 @@ _CLAIMS_OFF = {
 }
 
 
-def answers(
+def operations(
     rooms: Rooms, *, stop: Act, snapshot: Act, payload: Callable[[], Awaitable[bytes | None]]
-) -> Answers:
+) -> Operations:
     """The local API's callables, reading from `rooms`."""
     heard = Input(rooms)
-    return Answers(
+    return Operations(
         healthy=lambda: {"event_loop": "ok", "state_dir": "ok" if rooms.state.writable() else "not writable"},
         ready=lambda: _ready(rooms),
         metrics=rooms.metrics.render,
@@ -123,7 +123,7 @@ async def _forget(rooms: Rooms, claim_id: str) -> Json:
 
 def _claims_of(rooms: Rooms) -> Any:  # noqa: ANN401 - the listener
     if rooms.listener is None:
-        raise RefusedError(409, "Claims are off.", hint="claims.enabled is false")
+        raise ApiError(409, "Claims are off.", hint="claims.enabled is false")
     return rooms.listener
 
 
@@ -131,6 +131,6 @@ async def _answered(work: Awaitable[Claim | None]) -> Any:  # noqa: ANN401 - wha
     try:
         return await work
     except UnknownClaimError as exc:
-        raise RefusedError(404, exc.message, hint=exc.hint) from exc
+        raise ApiError(404, exc.message, hint=exc.hint) from exc
     except IllegalClaimStepError as exc:
-        raise RefusedError(409, exc.message, hint=exc.hint) from exc
+        raise ApiError(409, exc.message, hint=exc.hint) from exc

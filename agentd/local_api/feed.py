@@ -1,11 +1,11 @@
-"""`GET /v1/events`: `/v1/status` as it changes, as server-sent events.
+"""`GET /v1/events`: the changes of `/v1/status` as server-sent events.
 
-    event: status        everything, once, at the connect
-    event: <key>         one key of it and its new value, whenever that changes: agent, task, claims, snapshot, …
-    : heartbeat          every 15 s, so that a broken connection is noticed at either end
+    event: status        the whole status, once, after the connection is made
+    event: <key>         a top-level key of the status and its new value, after each change: agent, task, claims, …
+    : heartbeat          every 15 s, so that both ends notice a broken connection
 
-Without clients it costs nothing.  With some, the status is read when somebody says that it changed, and twice a second
-for what nobody says.  A client that is slow gets the latest of each key when it is ready again, not a backlog.
+Without clients the status is not read. With clients it is read after each call of `changed` and every 0.5 s, because
+some changes are not announced. A slow client gets the newest value of each key, not every value.
 """
 
 import asyncio
@@ -14,50 +14,50 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from agentd.local_api.replies import Json, as_json, error
-
-__all__ = ["Feed"]
+from agentd.local_api.replies import Json, encode_json, error_response
 
 CLIENTS_MAX: Final = 32
-LOOK_EVERY_S: Final = 0.5
+POLL_INTERVAL_S: Final = 0.5
 HEARTBEAT_S: Final = 15.0
-STALLED_S: Final = 30.0
-"""A client that takes nothing for so long is let go."""
+WRITE_TIMEOUT_S: Final = 30.0
+"""A client that accepts no data for this long is disconnected."""
 
 
 class _Client:
-    """What one client has not got yet: the newest value of each key, so as many as the status has keys."""
+    """Changes that one client has not received: the newest value of each key."""
 
     def __init__(self, status: Json) -> None:
-        self.waiting: dict[str, Any] = {"status": status}
-        self.woken = asyncio.Event()
-        self.woken.set()
+        self.pending: dict[str, Any] = {"status": status}
+        self.wake = asyncio.Event()
+        self.wake.set()
 
-    def offer(self, key: str, value: object) -> None:
-        self.waiting.pop(key, None)
-        self.waiting[key] = value
-        self.woken.set()
+    def put(self, key: str, value: object) -> None:
+        self.pending.pop(key, None)
+        self.pending[key] = value
+        self.wake.set()
 
 
 class Feed:
-    """`read` gives the status."""
+    """Sends the changes of a status to all connected clients. `read` returns the current status."""
 
     def __init__(self, read: Callable[[], Json]) -> None:
         self._read = read
         self._clients: set[_Client] = set()
-        self._known: dict[str, Any] = {}
-        self._looking: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
+        self._sent: dict[str, Any] = {}
+        self._poller: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
         self._closed = False
 
     def changed(self) -> None:
-        """Something did: look at once, if anybody listens."""
-        self._news.set()
+        """Read the status now, if there are clients."""
+        self._changed.set()
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        """One client, to its end."""
+        """Serve one client until it disconnects or the feed closes."""
         if self._closed or len(self._clients) >= CLIENTS_MAX:
-            return error(503, "No more listeners.", f"{len(self._clients)} of {CLIENTS_MAX}")
+            return error_response(
+                503, f"Too many clients of /v1/events ({len(self._clients)} of {CLIENTS_MAX})."
+            )
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream",
@@ -67,75 +67,75 @@ class Feed:
         )
         await response.prepare(request)
         status = self._read()
-        if self._looking is None:
-            self._known = _comparable(status)
-            self._looking = asyncio.create_task(self._look_for_ever(), name="local API events")
+        if self._poller is None:
+            self._sent = _comparable(status)
+            self._poller = asyncio.create_task(self._poll(), name="local API events")
         client = _Client(status)
         self._clients.add(client)
         try:
-            await self._pass_on(client, response)
+            await self._send_to(client, response)
         except (TimeoutError, ConnectionError):
-            pass  # it has gone or stands still; either way there is nobody to tell
+            pass  # the client disconnected or does not read
         finally:
             self._clients.discard(client)
             if not self._clients:
-                self._stop_looking()
+                self._stop_polling()
         return response
 
     def close(self) -> None:
-        """Say good-bye: every client gets what waits for it and the end of its stream."""
+        """Send each client its pending changes and end its stream."""
         self._closed = True
-        self._stop_looking()
+        self._stop_polling()
         for client in self._clients:
-            client.woken.set()
+            client.wake.set()
 
-    async def _pass_on(self, client: _Client, response: web.StreamResponse) -> None:
+    async def _send_to(self, client: _Client, response: web.StreamResponse) -> None:
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_S):
-                    await client.woken.wait()
+                    await client.wake.wait()
             except TimeoutError:
                 await _write(response, b": heartbeat\n\n")
                 continue
-            client.woken.clear()
-            while client.waiting:
-                key = next(iter(client.waiting))
-                value = as_json(client.waiting.pop(key))
+            client.wake.clear()
+            while client.pending:
+                key = next(iter(client.pending))
+                value = encode_json(client.pending.pop(key))
                 await _write(response, b"event: %s\ndata: %s\n\n" % (key.encode(), value))
             if self._closed:
                 return
 
-    async def _look_for_ever(self) -> None:
+    async def _poll(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._news.wait()
+                async with asyncio.timeout(POLL_INTERVAL_S):
+                    await self._changed.wait()
             except TimeoutError:
-                pass  # nobody said anything; look all the same
-            self._news.clear()
-            self._look()
+                pass
+            self._changed.clear()
+            self._send_changes()
 
-    def _look(self) -> None:
+    def _send_changes(self) -> None:
         status = self._read()
-        fresh = _comparable(status)
-        for key, value in fresh.items():
-            if self._known.get(key, self) != value:
+        comparable = _comparable(status)
+        for key, value in comparable.items():
+            if self._sent.get(key, self) != value:
                 for client in self._clients:
-                    client.offer(key, status[key])
-        self._known = fresh
+                    client.put(key, status[key])
+        self._sent = comparable
 
-    def _stop_looking(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            self._looking = None
+    def _stop_polling(self) -> None:
+        if self._poller is not None:
+            self._poller.cancel()
+            self._poller = None
 
 
 def _comparable(status: Json) -> dict[str, Any]:
-    """The status without what says nothing new: the agent's evidence grows with every look at it."""
+    """The status without `agent.evidence`, which changes with each poll of the agent."""
     agent = {key: value for key, value in status.get("agent", {}).items() if key != "evidence"}
     return {**status, "agent": agent}
 
 
 async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(STALLED_S):
+    async with asyncio.timeout(WRITE_TIMEOUT_S):
         await response.write(data)

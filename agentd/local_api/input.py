@@ -1,4 +1,4 @@
-"""What is said to the daemon: a message for the agent, a report about the task, an event."""
+"""The handlers of `POST /v1/messages`, `/v1/reports` and `/v1/events`."""
 
 import asyncio
 import json
@@ -7,72 +7,76 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from agentd.local_api.replies import Json, RefusedError, reply
+from agentd.local_api.replies import ApiError, Handler, Json, json_response
 
-__all__ = ["Handler", "on_event", "on_message", "on_report"]
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-ToItsEnd = Callable[[Awaitable[Json]], Awaitable[Json]]
+RunShielded = Callable[[Awaitable[Json]], Awaitable[Json]]
+"""Awaits an operation that continues when the client disconnects."""
 
 WAIT_MAX_S: Final = 3600.0
-TRY_EVERY_S: Final = 0.1
+RETRY_INTERVAL_S: Final = 0.1
 
 
-def on_message(
-    send: Callable[[object], Awaitable[Json]], to_its_end: ToItsEnd, *, closing: Callable[[], bool]
+def message_handler(
+    send: Callable[[object], Awaitable[Json]], run_shielded: RunShielded, *, closing: Callable[[], bool]
 ) -> Handler:
-    """204 once `send` took the content; with `?wait=S`, what waiting can resolve (409) is tried again for S seconds."""
+    """204 once `send` accepted the content. With `?wait=S` it retries a 409 of `send` for up to S seconds.
+
+    The retries end when the client disconnects or `closing` returns True.
+    """
 
     async def handle(request: web.Request) -> web.Response:
         wait_s = _wait_s(request)
-        content = _object(await request.read()).get("content")
-        give_up_at = asyncio.get_running_loop().time() + wait_s
+        content = _json_object(await request.read()).get("content")
+        deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             try:
-                await to_its_end(send(content))
-            except RefusedError as refused:
-                left_s = give_up_at - asyncio.get_running_loop().time()
-                if refused.status != 409 or left_s <= 0 or closing():
+                await run_shielded(send(content))
+            except ApiError as exc:
+                left_s = deadline - asyncio.get_running_loop().time()
+                if exc.status != 409 or left_s <= 0 or closing():
                     raise
-                await asyncio.sleep(min(TRY_EVERY_S, left_s))
+                await asyncio.sleep(min(RETRY_INTERVAL_S, left_s))
             else:
                 return web.Response(status=204)
-            # Nobody is there any more to be told that it was sent: then it is not sent.
+            # A client that disconnected does not learn that the message was sent, so it is not sent.
             if request.transport is None or request.transport.is_closing():
-                raise RefusedError(409, "The client has gone.")
+                raise ApiError(409, "The client disconnected.")
 
     return handle
 
 
-def on_report(report: Callable[[Json], Awaitable[Json]], to_its_end: ToItsEnd) -> Handler:
-    """200, or what `report` raises."""
+def report_handler(report: Callable[[Json], Awaitable[Json]], run_shielded: RunShielded) -> Handler:
+    """200 with the result of `report`."""
 
     async def handle(request: web.Request) -> web.Response:
-        return reply(await to_its_end(report(_object(await request.read()))))
+        return json_response(await run_shielded(report(_json_object(await request.read()))))
 
     return handle
 
 
-def on_event(event: Callable[[Json], Awaitable[Json]], to_its_end: ToItsEnd) -> Handler:
-    """200 whatever was sent: its caller does not look, and must not be made to try again. The body says what became of it."""
+def event_handler(event: Callable[[Json], Awaitable[Json]], run_shielded: RunShielded) -> Handler:
+    """200 for every request, because a client of this route ignores the response and must not retry.
+
+    `taken` in the body states whether the event was accepted.
+    """
 
     async def handle(request: web.Request) -> web.Response:
         try:
-            said = _object(await request.read())
-        except RefusedError as refused:
-            return reply({"taken": False, "message": str(refused)})
-        return reply(await to_its_end(event(said)))
+            fields = _json_object(await request.read())
+        except ApiError as exc:
+            return json_response({"taken": False, "message": str(exc)})
+        return json_response(await run_shielded(event(fields)))
 
     return handle
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(400, "Request body must be valid JSON.", hint=str(error)) from error
+    except (ValueError, RecursionError) as exc:
+        raise ApiError(400, "Request body must be valid JSON.", hint=str(exc)) from exc
     if not isinstance(value, dict):
-        raise RefusedError(400, "Request body must be a JSON object.")
+        raise ApiError(400, "Request body must be a JSON object.")
     return value
 
 
@@ -83,5 +87,5 @@ def _wait_s(request: web.Request) -> float:
     except ValueError:
         seconds = -1.0
     if not 0 <= seconds <= WAIT_MAX_S:
-        raise RefusedError(400, "Not a time to wait.", hint=f"wait: must be 0 to {WAIT_MAX_S:g} seconds")
+        raise ApiError(400, "Invalid `wait` parameter.", hint=f"wait: must be 0 to {WAIT_MAX_S:g} seconds")
     return seconds

@@ -1,4 +1,4 @@
-"""The unix socket of the local API: for its owner alone from its first moment, and never taken from a living daemon."""
+"""Creates the unix socket of the local API: mode 0600 from the start, and only if no other process listens there."""
 
 import contextlib
 import os
@@ -9,28 +9,28 @@ from typing import Final
 
 from agentd.errors import ConfigError, StateError
 
-# struct sockaddr_un holds 108 bytes, the last of them NUL.
+# struct sockaddr_un has 108 bytes for the path and its NUL.
 SOCKET_PATH_MAX_BYTES: Final = 107
 _PROBE_TIMEOUT_S: Final = 1.0
 
 
 def bind(path: Path) -> socket.socket:
-    """A socket bound to `path` with mode 0600, in place of a dead daemon's.
+    """A socket that is bound to `path` with mode 0600. Replaces the socket of a daemon that does not run any more.
 
-    Raises `ConfigError` when the path is too long for a socket, and `StateError` when somebody listens there, when it
-    is something other than a socket, or when it cannot be made.
+    Raises `ConfigError` if the path is too long for a socket. Raises `StateError` if a process listens on it, if it is
+    not a socket, or if it cannot be created.
     """
     if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
         raise ConfigError(
-            f"local_api.socket: {path} is longer than a socket's name may be ({SOCKET_PATH_MAX_BYTES} bytes)",
+            f"local_api.socket: {path} is longer than {SOCKET_PATH_MAX_BYTES} bytes, the limit for a socket",
             hint="set AGENTD_LOCAL_API_SOCKET to a shorter path",
         )
     with contextlib.ExitStack() as undo:
         bound = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _remove_dead(path)
-            # The umask is the whole process's, but nothing else of us runs yet when the local API comes up.
+            _remove_stale(path)
+            # The umask applies to the whole process, but no other task runs yet when the local API starts.
             before = os.umask(0o177)
             try:
                 bound.bind(str(path))
@@ -38,21 +38,21 @@ def bind(path: Path) -> socket.socket:
                 os.umask(before)
         except OSError as exc:
             raise StateError(
-                f"local_api.socket: {path} cannot be had ({exc.strerror or exc})",
-                hint="set AGENTD_LOCAL_API_SOCKET to a writable place",
+                f"local_api.socket: cannot create {path}: {exc.strerror or exc}",
+                hint="set AGENTD_LOCAL_API_SOCKET to a path in a writable directory",
             ) from exc
         undo.pop_all()
         return bound
 
 
-def _remove_dead(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
         raise StateError(
-            f"local_api.socket: {path} exists and is no socket", hint="remove it or choose another path"
+            f"local_api.socket: {path} exists and is not a socket", hint="remove it or choose another path"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_TIMEOUT_S)
@@ -62,8 +62,9 @@ def _remove_dead(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except (TimeoutError, BlockingIOError):
-            # Its queue of connections is full: somebody is there, and busy.
+            # The connection queue is full: a process listens, and is busy.
             pass
     raise StateError(
-        f"local_api.socket: another process listens on {path}", hint="stop it or choose another path"
+        f"local_api.socket: another process listens on {path}",
+        hint="stop that process or choose another path",
     )

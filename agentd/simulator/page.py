@@ -100,7 +100,7 @@ class Page(Served):
         if request.method != "GET":
             return _answer(405, {"message": "GET or POST"})
         if request.path in FILES:
-            return ui.answer(*FILES[request.path])
+            return ui.file_response(*FILES[request.path])
         if request.path == "/state":
             self._opened = True
             self._changes.notify()

@@ -1,4 +1,4 @@
-"""The stream of what changes: everything once, then each change, for as long as somebody listens."""
+"""`GET /v1/events`: the whole status once, then each change, while a client is connected."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ class Source:
 
 
 class Listener:
-    """One client: the events it got, as (name, value)."""
+    """One client. Its events are (name, value)."""
 
     def __init__(self, response):
         self._response = response
@@ -78,7 +78,7 @@ async def listen(feed):
     await runner.cleanup()
 
 
-async def test_everything_comes_first_and_then_what_changed(feed, source, listen):
+async def test_the_whole_status_is_sent_first_and_then_each_change(feed, source, listen):
     async with listen() as listener:
         assert await listener.event() == ("status", source.status)
         source.status["task"] = {"state": "idle"}
@@ -86,14 +86,14 @@ async def test_everything_comes_first_and_then_what_changed(feed, source, listen
         assert await listener.event() == ("task", {"state": "idle"})
 
 
-async def test_a_change_that_nobody_announced_comes_all_the_same(feed, source, listen):
+async def test_a_change_that_was_not_announced_is_sent(feed, source, listen):
     async with listen() as listener:
         await listener.event()
         source.status["claims"] = {"state": "acting"}
         assert await listener.event() == ("claims", {"state": "acting"})
 
 
-async def test_evidence_that_only_grows_is_no_change_and_comes_with_the_next_one(feed, source, listen):
+async def test_new_evidence_alone_is_not_sent_but_comes_with_the_next_change(feed, source, listen):
     async with listen() as listener:
         await listener.event()
         for samples in range(5):
@@ -105,14 +105,14 @@ async def test_evidence_that_only_grows_is_no_change_and_comes_with_the_next_one
         assert await listener.event() == ("agent", {"status": "stable", "evidence": "4 samples"})
 
 
-async def test_without_listeners_nothing_is_read(feed, source, listen):
+async def test_without_clients_the_status_is_not_read(feed, source, listen):
     feed.changed()
-    assert (source.reads, feed._looking) == (0, None)
+    assert (source.reads, feed._poller) == (0, None)
     async with listen() as listener:
         await listener.event()
     async with asyncio.timeout(10):
-        while feed._looking is not None:
-            source.status["task"] = {"state": source.reads}  # writing to it shows that it has gone
+        while feed._poller is not None:
+            source.status["task"] = {"state": source.reads}  # the write shows that the client disconnected
             feed.changed()
             await asyncio.sleep(0.01)
     reads = source.reads
@@ -121,15 +121,15 @@ async def test_without_listeners_nothing_is_read(feed, source, listen):
     assert source.reads == reads
 
 
-async def test_a_slow_listener_gets_the_latest_of_each_key_and_no_backlog(feed, source, monkeypatch):
+async def test_a_slow_client_gets_only_the_newest_value_of_each_key(feed, source, monkeypatch):
     client = feed_module._Client(source.read())
     for number in range(10_000):
-        client.offer("task", {"state": number})
-        client.offer("agent", {"status": number})
-    assert client.waiting == {"status": source.status, "task": {"state": 9999}, "agent": {"status": 9999}}
+        client.put("task", {"state": number})
+        client.put("agent", {"status": number})
+    assert client.pending == {"status": source.status, "task": {"state": 9999}, "agent": {"status": 9999}}
 
 
-async def test_silence_is_filled_with_comments(feed, source, listen, monkeypatch):
+async def test_a_heartbeat_is_sent_when_nothing_changes(feed, source, listen, monkeypatch):
     monkeypatch.setattr(feed_module, "HEARTBEAT_S", 0.05)
     async with listen() as listener:
         await listener.event()
@@ -139,14 +139,14 @@ async def test_silence_is_filled_with_comments(feed, source, listen, monkeypatch
         assert await listener.event() == ("task", {"state": "idle"})
 
 
-async def test_one_listener_too_many_is_refused(feed, listen):
+async def test_one_client_too_many_is_refused(feed, listen):
     feed._clients.update(feed_module._Client({}) for _ in range(CLIENTS_MAX))
     async with listen() as response:
         assert response.status == 503
     feed._clients.clear()
 
 
-async def test_at_the_end_every_stream_ends(feed, listen):
+async def test_close_ends_every_stream(feed, listen):
     async with listen() as listener:
         await listener.event()
         feed.close()

@@ -1,4 +1,4 @@
-"""What is said to the daemon: which answer it gets, and that waiting ends."""
+"""Messages, reports and events: the response to each, and the end of `?wait`."""
 
 import asyncio
 
@@ -6,37 +6,29 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from agentd.local_api.input import on_event, on_message, on_report
-from agentd.local_api.replies import RefusedError, error
+from agentd.local_api.input import event_handler, message_handler, report_handler
+from agentd.local_api.replies import ApiError, errors_as_json
 
-BUSY = RefusedError(409, "Task app is not ready to accept input.", hint="Status: running")
+BUSY = ApiError(409, "Task app is not ready to accept input.", hint="Status: running")
 
 
 class Agent:
     def __init__(self):
         self.refusals = []
-        self.got = []
+        self.received = []
         self.tries = 0
         self.closing = False
-        self.asked = 0  # requests that are being answered
+        self.requests = 0  # in progress
 
     async def send(self, content):
         self.tries += 1
         if self.refusals:
             raise self.refusals[0] if len(self.refusals) == 1 else self.refusals.pop(0)
-        self.got.append(content)
+        self.received.append(content)
         return {}
 
-    async def report(self, said):
-        return {"heard": said}
-
-
-@web.middleware
-async def _errors(request, handler):
-    try:
-        return await handler(request)
-    except RefusedError as exc:
-        return error(exc.status, exc.message, exc.hint)
+    async def report(self, fields):
+        return {"fields": fields}
 
 
 @pytest.fixture
@@ -48,21 +40,21 @@ def agent():
 async def client(agent):
     @web.middleware
     async def count(request, handler):
-        agent.asked += 1
+        agent.requests += 1
         try:
             return await handler(request)
         finally:
-            agent.asked -= 1
+            agent.requests -= 1
 
-    async def to_its_end(work):
+    async def run_shielded(work):
         return await asyncio.shield(asyncio.ensure_future(work))
 
-    app = web.Application(middlewares=[count, _errors])
+    app = web.Application(middlewares=[count, errors_as_json])
     app.add_routes(
         [
-            web.post("/m", on_message(agent.send, to_its_end, closing=lambda: agent.closing)),
-            web.post("/r", on_report(agent.report, to_its_end)),
-            web.post("/e", on_event(agent.report, to_its_end)),
+            web.post("/m", message_handler(agent.send, run_shielded, closing=lambda: agent.closing)),
+            web.post("/r", report_handler(agent.report, run_shielded)),
+            web.post("/e", event_handler(agent.report, run_shielded)),
         ]
     )
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -78,12 +70,12 @@ async def post(client, route, **more):
         return response.status, await response.json(content_type=None) if response.status != 204 else None
 
 
-async def test_what_is_taken_is_204_without_a_body(client, agent):
+async def test_an_accepted_message_is_204_without_a_body(client, agent):
     assert await post(client, "/m", json={"content": "go"}) == (204, None)
-    assert agent.got == ["go"]
+    assert agent.received == ["go"]
 
 
-async def test_a_refusal_is_answered_at_once_and_tells_the_state(client, agent):
+async def test_a_refusal_is_returned_at_once_with_the_state(client, agent):
     agent.refusals = [BUSY]
     assert await post(client, "/m", json={"content": "go"}) == (
         409, {"message": "Task app is not ready to accept input.", "detail": "Status: running"},
@@ -91,54 +83,54 @@ async def test_a_refusal_is_answered_at_once_and_tells_the_state(client, agent):
     assert agent.tries == 1
 
 
-async def test_with_wait_it_is_tried_until_it_is_taken(client, agent):
+async def test_with_wait_a_409_is_retried_until_the_message_is_accepted(client, agent):
     agent.refusals = [BUSY, BUSY, BUSY]
     asyncio.get_running_loop().call_later(0.3, agent.refusals.clear)
     assert (await post(client, "/m?wait=30", json={"content": "go"}))[0] == 204
-    assert agent.got == ["go"]
+    assert agent.received == ["go"]
     assert agent.tries > 1
 
 
-async def test_with_wait_the_last_refusal_is_the_answer_when_the_time_is_up(client, agent):
+async def test_with_wait_the_last_refusal_is_returned_at_the_time_limit(client, agent):
     agent.refusals = [BUSY]
     assert (await post(client, "/m?wait=0.2", json={"content": "go"}))[0] == 409
     assert agent.tries > 1
 
 
 @pytest.mark.parametrize("status", [400, 502])
-async def test_what_waiting_cannot_resolve_is_not_waited_for(client, agent, status):
-    agent.refusals = [RefusedError(status, "no", hint="Status: error")]
+async def test_only_a_409_is_retried(client, agent, status):
+    agent.refusals = [ApiError(status, "no", hint="Status: error")]
     assert (await post(client, "/m?wait=30", json={"content": "go"}))[0] == status
     assert agent.tries == 1
 
 
-async def test_nothing_is_sent_for_a_client_that_has_gone(client, agent):
+async def test_no_message_is_sent_for_a_client_that_disconnected(client, agent):
     agent.refusals = [BUSY]
-    asking = asyncio.create_task(post(client, "/m?wait=3000", json={"content": "go"}))
+    waiting = asyncio.create_task(post(client, "/m?wait=3000", json={"content": "go"}))
     async with asyncio.timeout(10):
         while not agent.tries:
             await asyncio.sleep(0.01)
-        asking.cancel()
-        while agent.asked:
+        waiting.cancel()
+        while agent.requests:
             await asyncio.sleep(0.01)
     agent.refusals.clear()
-    assert agent.got == []
+    assert agent.received == []
 
 
-async def test_a_wait_does_not_hold_up_the_end(client, agent):
+async def test_a_shutdown_ends_the_wait(client, agent):
     agent.refusals = [BUSY]
     asyncio.get_running_loop().call_later(0.2, setattr, agent, "closing", True)
     assert (await asyncio.wait_for(post(client, "/m?wait=3000", json={"content": "go"}), 10))[0] == 409
 
 
 @pytest.mark.parametrize("wait", ["x", "-1", "nan", "3601", ""])
-async def test_a_time_that_is_none_is_refused(client, agent, wait):
+async def test_an_invalid_wait_is_refused(client, agent, wait):
     assert (await post(client, f"/m?wait={wait}", json={"content": "go"}))[0] == 400
     assert agent.tries == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"\xff", b"[" * 5000])
-async def test_what_is_no_object_is_400_except_for_an_event(client, body):
+async def test_a_body_that_is_not_an_object_is_400_except_for_an_event(client, body):
     assert (await post(client, "/m", data=body))[0] == 400
     assert (await post(client, "/r", data=body))[0] == 400
     status, answer = await post(client, "/e", data=body)

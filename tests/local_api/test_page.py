@@ -5,19 +5,19 @@ import aiohttp
 import pytest
 
 from agentd import ui
-from agentd.local_api import page
-from agentd.local_api.server import Answers, LocalApi
+from agentd.local_api.server import LocalApi, Operations
 
+FILES = ui.files("daemon")
 PROXY = "coder.example.com"
 DONE = {"outcome": "nothing"}
 
 
-async def _done(*_asked):
+async def _done(*_arguments):
     return DONE
 
 
-READ_AT_ONCE = {"healthy": dict, "ready": dict, "metrics": str, "status": dict, "claims": dict}
-ANSWERS = Answers(**{name: READ_AT_ONCE.get(name, _done) for name in Answers._fields})
+SYNCHRONOUS = {"healthy": dict, "ready": dict, "metrics": str, "status": dict, "claims": dict}
+OPERATIONS = Operations(**{name: SYNCHRONOUS.get(name, _done) for name in Operations._fields})
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def tcp(tmp_path):
     api = LocalApi(
         socket_path=tmp_path / "agentd.sock",
         listen="127.0.0.1:0",
-        answers=ANSWERS,
+        operations=OPERATIONS,
         proxies=("Coder.Example.com",),
     )
     await api.start()
@@ -35,8 +35,8 @@ async def tcp(tmp_path):
     await api.close()
 
 
-@pytest.mark.parametrize(("path", "name", "kind"), [(path, *rest) for path, rest in page.FILES.items()])
-async def test_the_page_and_what_it_loads_are_served_with_a_strict_policy(tcp, path, name, kind):
+@pytest.mark.parametrize(("path", "name", "kind"), [(path, *rest) for path, rest in FILES.items()])
+async def test_the_files_of_the_page_are_served_with_a_strict_policy(tcp, path, name, kind):
     async with tcp.get(path) as answer:
         assert (answer.status, answer.content_type) == (200, kind)
         assert await answer.read() == (ui.FOLDER / name).read_bytes()
@@ -47,12 +47,12 @@ async def test_the_page_and_what_it_loads_are_served_with_a_strict_policy(tcp, p
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
-def test_the_page_loads_nothing_but_what_is_served_here_and_by_relative_urls():
+def test_the_page_loads_only_its_own_files_by_relative_urls():
     text = (ui.FOLDER / "daemon.html").read_text()
-    for path, (name, _) in page.FILES.items():
+    for path, (name, _) in FILES.items():
         if name.endswith((".css", ".svg")) or name == "daemon.js":
             assert f'="{path.removeprefix("/")}"' in text
-    for name, _ in page.FILES.values():
+    for name, _ in FILES.values():
         content = (ui.FOLDER / name).read_text().replace("http://www.w3.org/2000/svg", "")
         assert "http:" not in content
         assert "https:" not in content
@@ -70,7 +70,7 @@ def test_the_page_loads_nothing_but_what_is_served_here_and_by_relative_urls():
         ("POST", {"Host": PROXY, "Origin": f"https://{PROXY}"}, 200),
         ("POST", {"Host": PROXY, "Origin": f"http://{PROXY}"}, 200),
         ("POST", {"Host": PROXY, "Origin": "https://evil.example.com"}, 403),
-        # A link may be followed from anywhere; a frame, a script or a picture of another site may not be had.
+        # A link on another site may be followed; a frame, script or image of another site is refused.
         (
             "GET",
             {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"},
@@ -98,19 +98,19 @@ def test_the_page_loads_nothing_but_what_is_served_here_and_by_relative_urls():
         ("POST", {"Sec-Fetch-Site": "cross-site", "X-Agentd": "page"}, 403),
     ],
 )
-async def test_who_may_ask_over_tcp(tcp, method, headers, status):
+async def test_which_requests_are_accepted_over_tcp(tcp, method, headers, status):
     route = "/v1/snapshot" if method == "POST" else "/v1/status"
     async with tcp.request(method, route, headers=headers) as answer:
         assert answer.status == status
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
-async def test_a_form_drives_nothing_even_from_our_own_origin(tcp, kind):
+async def test_a_form_is_refused_even_from_the_own_origin(tcp, kind):
     origin = f"http://127.0.0.1:{tcp._base_url.port}"
     async with tcp.post("/v1/stop", data=b"x", headers={"Content-Type": kind, "Origin": origin}) as answer:
         assert answer.status == 403
     async with tcp.post("/v1/stop", data=b"x", headers={"Content-Type": kind}) as answer:
-        assert answer.status == 200, "a program on this machine is no page"
+        assert answer.status == 200, "a local program is not a page"
 
 
 async def test_a_preflight_of_another_origin_is_refused(tcp):
@@ -124,17 +124,17 @@ async def test_a_preflight_of_another_origin_is_refused(tcp):
         assert not [name for name in answer.headers if name.startswith("Access-Control-")]
 
 
-def test_who_does_not_watch_does_not_pay():
+def test_the_page_is_imported_only_with_a_tcp_port():
     script = """
 import asyncio, pathlib, sys, tempfile, types
 from agentd.local_api.server import LocalApi
 import agentd.daemon.run
 async def serve(listen):
-    api = LocalApi(socket_path=pathlib.Path(tempfile.mkdtemp()) / "s", listen=listen, answers=types.SimpleNamespace(status=dict))
+    api = LocalApi(socket_path=pathlib.Path(tempfile.mkdtemp()) / "s", listen=listen, operations=types.SimpleNamespace(status=dict))
     api._routes = lambda: []
     await api.start()
     await api.close()
-    return "agentd.local_api.page" in sys.modules
+    return "agentd.ui" in sys.modules
 assert asyncio.run(serve("")) is False
 assert asyncio.run(serve("127.0.0.1:0")) is True
 """

@@ -1,0 +1,66 @@
+"""Which TCP requests the local API accepts: those of local programs, of the daemon's own page, and through named proxies.
+
+Any page that a user opens can send requests to 127.0.0.1. With DNS rebinding it can also read the responses. A browser
+reports the origin of such a request in `Host`, `Origin` and `Sec-Fetch-Site`. The unix socket is protected by its mode.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from aiohttp import web
+
+OWN_HEADER: Final = "X-Agentd"
+"""A form and an `<img>` cannot send it. A script of another origin needs a preflight for it, which is refused."""
+
+_LOOPBACK_HOST: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+_FORM_TYPES: Final = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
+
+
+def refusal_reason(request: web.Request, proxies: Collection[str]) -> str:
+    """The header for which this request is refused, with its value; "" if it is accepted.
+
+    `proxies` are further accepted values of `Host`, in lower case: the host names of proxies in front of this API.
+    """
+    if not _is_tcp(request):
+        return ""
+    host = request.headers.get("Host", "").lower()
+    origin = request.headers.get("Origin")
+    if _LOOPBACK_HOST.fullmatch(host):
+        own = {f"http://{host}"}
+    elif host in proxies:
+        # agentd cannot see whether the browser uses TLS to the proxy.
+        own = {f"http://{host}", f"https://{host}"}
+    else:
+        return f"Host {host}"
+    if origin is not None and origin.lower() not in own:
+        return f"Origin {origin}"
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    if site not in ("none", "same-origin") and not _is_page_navigation(request):
+        return f"Sec-Fetch-Site {site}"
+    if request.method not in ("GET", "HEAD") and _is_from_page(request) and not _is_from_script(request):
+        return f"a page's request without {OWN_HEADER} and without JSON"
+    return ""
+
+
+def _is_tcp(request: web.Request) -> bool:
+    return request.transport is None or isinstance(request.transport.get_extra_info("sockname"), tuple)
+
+
+def _is_page_navigation(request: web.Request) -> bool:
+    """Whether the user followed a link. The page with the link cannot read the response."""
+    headers = request.headers
+    return (
+        request.method == "GET"
+        and headers.get("Sec-Fetch-Mode") == "navigate"
+        and headers.get("Sec-Fetch-Dest") == "document"
+    )
+
+
+def _is_from_page(request: web.Request) -> bool:
+    headers = request.headers
+    return "Sec-Fetch-Site" in headers or ("Origin" in headers and request.content_type in _FORM_TYPES)
+
+
+def _is_from_script(request: web.Request) -> bool:
+    return OWN_HEADER in request.headers or request.content_type == "application/json"
