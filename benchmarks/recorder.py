@@ -77,7 +77,7 @@ async def be_the_watcher(url: str, follow: bool) -> None:
     spool = Spool.open(Path(os.environ["SPOOL"]))
     recorder = Recorder(
         spool=spool, task_id="", max_messages=10, max_bytes=65_536, checkpoint_s=5, clock=Clock(),
-        metrics=Registry(), on_spooled=lambda _: None,
+        metrics=Registry(),
     )  # fmt: skip
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         watcher = Watcher(

@@ -10,7 +10,7 @@ from agentd.claims.lifecycle import IllegalClaimStepError
 from agentd.cli.local_client import DaemonError
 from agentd.clock import Clock
 from agentd.config import Config
-from agentd.daemon.budget import REFRESH_MAX_S, refresh_s
+from agentd.daemon.budget import REFRESH_MAX_S, disk_s, refresh_s
 from agentd.daemon.build import furnish, open_ledger
 from agentd.daemon.ending import deliver_and_end_agent
 from agentd.state_dir import StateDir, holder_pid
@@ -68,7 +68,7 @@ def change_claim(config: Config, action: str, claim_id: str) -> dict[str, Any]:
 async def _payload(config: Config) -> bytes | None:
     async with furnish(config, Clock()) as rooms:
         await rooms.last_look(REFRESH_MAX_S)
-        entry = await rooms.recorder.flush_to_disk()
+        entry = await rooms.recorder.capture()
         return entry.payload if entry else None
 
 
@@ -89,7 +89,7 @@ async def _deliver(
         await clock.sleep(HANDOVER_POLL_S)
     async with furnish(config, clock) as rooms:
         answered = await rooms.last_look(refresh_s(budget_s))
-        entry = await rooms.recorder.flush_to_disk()
+        entry = await rooms.recorder.flush_to_disk(disk_s(budget_s))
         if entry is None and not answered:
             return None
         on_captured(rooms.delivery.receipt().as_json())

@@ -34,7 +34,6 @@ from agentd.http_client import client_session
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import CoderDestination, Destination
-from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
 from agentd.stability.desk import TaskDesk
@@ -170,7 +169,6 @@ async def furnish(config: Config, clock: Clock) -> AsyncIterator[Rooms]:
             checkpoint_s=config.snapshots.checkpoint_s,
             clock=clock,
             metrics=metrics,
-            on_spooled=_say_spooled,
             redact=_redactor(config),
         )
         quiet, reached = asyncio.Event(), asyncio.Event()
@@ -357,13 +355,3 @@ def _redactor(config: Config) -> Redactor | None:
     for name in config.snapshots.redact_env:
         log.register_secret(os.environ.get(name, ""))
     return Redactor(values=log.registered_secrets, patterns=config.snapshots.redact_patterns)
-
-
-def _say_spooled(entry: SpoolEntry) -> None:
-    log.get("snapshots").debug(
-        "snapshot.spooled",
-        task_id=entry.task_id,
-        messages=entry.messages,
-        bytes=len(entry.payload),
-        durable=entry.durable,
-    )

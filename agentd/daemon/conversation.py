@@ -82,7 +82,7 @@ async def messages(rooms: Rooms) -> dict[str, Any]:
 
 async def _kept(rooms: Rooms) -> dict[str, Any]:
     """The snapshot that would be delivered now. Without one, `snapshot_at` is null and the list is empty."""
-    entry = await rooms.recorder.flush_to_disk()
+    entry = await rooms.recorder.capture()
     return {
         "messages": _plain(messages_of(entry.payload)) if entry else [],
         "snapshot": True,

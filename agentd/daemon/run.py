@@ -12,7 +12,14 @@ from agentd import log
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.daemon import orphans, views
-from agentd.daemon.budget import CLOSING_S, LAST_WORD_MAX_S, REFRESH_MAX_S, last_word_s, refresh_s
+from agentd.daemon.budget import (
+    CLOSING_S,
+    LAST_WORD_MAX_S,
+    REFRESH_MAX_S,
+    disk_s,
+    last_word_s,
+    refresh_s,
+)
 from agentd.daemon.build import Rooms
 from agentd.daemon.ending import deliver_and_end_agent
 from agentd.daemon.phase import Phase
@@ -163,7 +170,7 @@ class Daemon:
             self._unless_hurried(self._on_stop_hooks(_named(tasks, OCCASION_HOOKS))), name="on-stop hooks"
         )
         await self._unless_hurried(rooms.last_look(refresh_s(left_s)))
-        entry = await rooms.recorder.flush_to_disk()
+        entry = await rooms.recorder.flush_to_disk(disk_s(left_s))
         rooms.phase = Phase.DELIVERING
         kept_back_s = last_word_s(left_s) if rooms.telling is not None else 0.0
         delivered_by = self._deadline - CLOSING_S - kept_back_s
@@ -213,12 +220,12 @@ class Daemon:
         budget_s = self._rooms.config.shutdown.budget_s
         deadline = self._clock.monotonic() + budget_s
         await self._rooms.last_look(refresh_s(budget_s))
-        await self._rooms.recorder.flush_to_disk()
+        await self._rooms.recorder.capture()
         return (await self._rooms.delivery.flush(deadline)).as_json()
 
     async def _payload_now(self) -> bytes | None:
         await self._rooms.last_look(REFRESH_MAX_S)
-        entry = await self._rooms.recorder.flush_to_disk()
+        entry = await self._rooms.recorder.capture()
         return entry.payload if entry else None
 
     async def _feed_watchdog(self) -> None:

@@ -1,11 +1,12 @@
-"""Gets the newest snapshot to every destination: as it settles while the daemon runs, and against a deadline at stop.
+"""Delivers snapshots to every destination: in the background while the daemon runs, and until a deadline at stop.
 
-Each destination has its own uploader, receipt and pace; none waits for another.
+Each destination has its own uploader, receipt and retry schedule. Destinations do not wait for each other.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from agentd.clock import Clock
 from agentd.metrics import Registry
@@ -14,11 +15,14 @@ from agentd.snapshots.receipts import Receipt, SnapshotOutcome, combined_outcome
 from agentd.snapshots.spool import Spool
 from agentd.snapshots.uploader import DestinationUploader
 
+RECEIPT_TIMEOUT_S: Final = 1.0
+"""How long a flush waits until its receipts are on disk."""
+
 Upload = Literal["settle", "stop"]
 
 
 class Delivery:
-    """All uploaders. `upload` is the policy: `settle` sends what is offered, `stop` leaves it to the flush."""
+    """The uploaders of all destinations. `upload` is the policy: `settle` uploads on request, `stop` only in a flush."""
 
     def __init__(
         self,
@@ -30,53 +34,61 @@ class Delivery:
         metrics: Registry,
     ) -> None:
         deliveries = metrics.counter(
-            "agentd_snapshot_deliveries_total", "Tries to deliver a snapshot.", "destination", "outcome"
+            "agentd_snapshot_deliveries_total", "Attempts to deliver a snapshot.", "destination", "outcome"
         )
         self._spool = spool
         self._upload = upload
+        self._clock = clock
         self._uploaders = [
             DestinationUploader(destination, spool=spool, clock=clock, deliveries=deliveries)
             for destination in destinations
         ]
-        metrics.gauge("agentd_snapshot_pending", "Snapshots that a destination has yet to take.").read_from(
-            lambda: sum(len(uploader.pending()) for uploader in self._uploaders)
-        )
+        metrics.gauge(
+            "agentd_snapshot_pending", "Snapshots that a destination has not accepted yet."
+        ).read_from(lambda: sum(len(uploader.pending()) for uploader in self._uploaders))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The destinations, in the order of the configuration; without secrets."""
+        """The names of the destinations, in the order of the configuration. They hold no secrets."""
         return tuple(uploader.name for uploader in self._uploaders)
 
     def request_upload(self) -> None:
-        """The agent has settled and its snapshot is in the spool."""
+        """Upload the newest snapshot in the background, if the policy is `settle`. Called when the agent has settled."""
         if self._upload == "settle":
             self._wake()
 
     async def run(self) -> None:
-        """Deliver what an earlier run left, then what is offered. Runs until cancelled."""
+        """Deliver the snapshots of an earlier run, then those requested. Runs until cancelled."""
         self._wake()
         async with asyncio.TaskGroup() as group:
             for uploader in self._uploaders:
                 group.create_task(uploader.run(), name=f"snapshot uploader {uploader.name}")
-            # Without destinations there is nothing to do, and a forever-task that returns is a fault.
+            # Without destinations the group is empty, and a background task must not return.
             await asyncio.get_running_loop().create_future()
 
     async def flush(self, deadline: float) -> Receipt:
-        """Try everything at once and again until `deadline` (monotonic seconds); returns by then at the latest."""
+        """Deliver every pending snapshot now, retry until `deadline` (monotonic seconds), and return by then.
+
+        Waits at most `RECEIPT_TIMEOUT_S` for the receipts to be on disk.
+        """
         async with asyncio.TaskGroup() as group:
             for uploader in self._uploaders:
                 group.create_task(uploader.flush(deadline), name=f"snapshot flush {uploader.name}")
+        left_s = max(0.0, deadline - self._clock.monotonic())
+        # A failure is logged by the uploader. The receipt in memory is right in any case.
+        with contextlib.suppress(OSError):
+            await self._spool.flush_to_disk(min(RECEIPT_TIMEOUT_S, left_s))
         return self.receipt()
 
     def receipt(self) -> Receipt:
-        """How far the newest snapshot has come, at every destination that it concerns.
+        """Return the delivery state of the newest snapshot at every destination that supports it.
 
-        Snapshots of earlier tasks that are still to go out are listed after it and make the outcome `pending` too.
+        Pending snapshots of earlier tasks follow it, and make the outcome `pending` too.
         """
         newest = self._spool.newest()
         if newest is None:
             return Receipt(SnapshotOutcome.NOTHING)
-        receipts = [uploader.receipt(newest) for uploader in self._uploaders if uploader.takes(newest)]
+        receipts = [uploader.receipt(newest) for uploader in self._uploaders if uploader.supports(newest)]
         receipts += [
             uploader.receipt(entry)._replace(
                 detail=f"task {entry.task_id}: {uploader.receipt(entry).detail}".rstrip(": "),

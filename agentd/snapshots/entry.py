@@ -1,11 +1,11 @@
-r"""One snapshot as it lies in the spool, and the file format.
+r"""One snapshot of the spool, and the format of its file.
 
     agentd-snapshot 1 5f3a… {"task_id":"…","serial":7,"captured_at":"…","messages":10,"bytes":65530,…}\n
     {"messages":[…]}
 
-The first line is the magic word, the schema, a CRC-32 of schema and header, and the header; the exact payload follows,
-so that `tail -n +2` shows what is sent. Whatever schema comes later keeps the form of the first line up to the CRC:
-that is how an older agentd tells a newer file from a damaged one.
+The first line has the magic word, the schema, a CRC-32 of schema and header, and the header. The exact payload follows,
+so `tail -n +2` prints what is sent. Every later schema keeps the form of the first line, so that an older agentd can
+distinguish a newer file from a damaged one.
 """
 
 import hashlib
@@ -21,13 +21,13 @@ from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 
 SCHEMA: Final = 1
 FILE_MAX_BYTES: Final = 512 * 1024
-"""Payload, header and receipts with room to spare; a larger file is not one of ours and is not read."""
+"""More than payload, header and receipts need. A larger file was not written by agentd and is not read."""
 
 _HEAD: Final = re.compile(rb"agentd-snapshot (\d{1,9}) ([0-9a-f]{8}) (\{[^\n]*\})\n")
 
 
 class DamagedError(ValueError):
-    """The bytes are no whole snapshot file. The message says what is wrong with them."""
+    """The bytes are not a whole snapshot file. The message says what is wrong."""
 
 
 class NewerSpoolSchemaError(ValueError):
@@ -42,8 +42,8 @@ class NewerSpoolSchemaError(ValueError):
 class SpoolEntry:
     """The newest snapshot of one task.
 
-    `serial` grows with every snapshot of the spool, whatever the wall clock does; `receipts` are by destination name;
-    `durable` is False while the disk would not take it (it then lives in memory only).
+    `messages` counts them. `serial` grows with every snapshot of the spool and does not depend on the wall clock.
+    `receipts` are by destination name. `durable` is False until exactly this entry, with its receipts, is on disk.
     """
 
     task_id: str
@@ -57,21 +57,21 @@ class SpoolEntry:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest of the payload."""
+        """The hex digest of the payload."""
         return hashlib.sha256(self.payload).hexdigest()
 
     def delivered_to(self, destination: str) -> bool:
-        """Whether `destination` has taken exactly this snapshot."""
+        """Return True if `destination` has accepted exactly this snapshot."""
         receipt = self.receipts.get(destination)
         return receipt is not None and receipt.outcome is DestinationOutcome.DELIVERED
 
     def with_receipt(self, receipt: DestinationReceipt) -> "SpoolEntry":
-        """The entry with `receipt` in place of that destination's last one."""
+        """Return the entry with `receipt` instead of that destination's last one."""
         return replace(self, receipts={**self.receipts, receipt.name: receipt})
 
 
 def encode(entry: SpoolEntry) -> bytes:
-    """The file's bytes. Raises `ValueError` when they would be more than `decode` reads back."""
+    """Return the bytes of the file. Raises `ValueError` if `decode` would reject them as too large."""
     header = json.dumps(
         {
             "task_id": entry.task_id,
@@ -87,12 +87,12 @@ def encode(entry: SpoolEntry) -> bytes:
     ).encode()
     data = b"agentd-snapshot %d %08x %b\n%b" % (SCHEMA, _crc(SCHEMA, header), header, entry.payload)
     if len(data) > FILE_MAX_BYTES:
-        raise ValueError(f"snapshot of {len(entry.payload)} bytes is too large for the spool")
+        raise ValueError(f"snapshot is too large for the spool: {len(entry.payload)} bytes")
     return data
 
 
 def decode(data: bytes) -> SpoolEntry:
-    """The entry that `encode` wrote. Raises `DamagedError` or `NewerSpoolSchemaError`."""
+    """Return the entry that `encode` wrote. Raises `DamagedError` or `NewerSpoolSchemaError`."""
     head = _HEAD.match(data)
     if head is None:
         raise DamagedError("no header line")
@@ -114,8 +114,8 @@ def decode(data: bytes) -> SpoolEntry:
             receipts={receipt.name: receipt for receipt in receipts},
         )
         expected_bytes, expected_sha256 = fields["bytes"], fields["sha256"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DamagedError(f"header lacks something: {error!r}") from error
+    except (ValueError, TypeError, KeyError) as exc:
+        raise DamagedError(f"header lacks a field or has a wrong one: {exc!r}") from exc
     if len(payload) != expected_bytes:
         raise DamagedError(f"payload has {len(payload)} bytes, not {expected_bytes}")
     if entry.sha256 != expected_sha256:

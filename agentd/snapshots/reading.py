@@ -1,10 +1,10 @@
-r"""Reads a stored conversation back: from the spool on disk, or from the bytes of a document, wherever they came from.
+r"""Reads a stored conversation back, from the spool on disk or from the bytes of a document.
 
-Nothing here changes anything or needs a daemon, a lock or a server. Three forms are understood:
+Changes nothing and needs no daemon, lock or server. It understands three forms:
 
     {"messages":[…]}                                       a payload, as destinations hold it
-    {"format":"agentapi","data":{"messages":[…]}}          coderd's row of it
-    agentd-snapshot 1 5f3a… {…}\n{"messages":[…]}           a file of the spool (`entry`)
+    {"format":"agentapi","data":{"messages":[…]}}          coderd's form of it
+    agentd-snapshot 1 5f3a… {…}\n{"messages":[…]}           a file of the spool (`entry.py`)
 """
 
 import json
@@ -20,20 +20,21 @@ from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEnt
 from agentd.snapshots.spool import read_without_lock
 
 DOCUMENT_MAX_BYTES: Final = 1 << 20
-"""More than any of the three forms takes: coderd writes one byte of a payload in at most six."""
+"""More than any of the three forms needs: coderd escapes one byte of a payload as at most six."""
 
 _SPOOL_MAGIC: Final = b"agentd-snapshot "
 
 
 class NoConversationError(AgentdError):
-    """The bytes are no stored conversation. The message says whose and why."""
+    """The bytes are not a stored conversation. The message names the source and the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredConversation:
-    """A conversation as it was found at `source`; `document` are its bytes, of a spool file those that are delivered.
+    """A conversation that was read from `source`.
 
-    `task_id` and `captured_at` are "" where the form does not tell them. `skipped` counts entries that are no messages.
+    `document` holds its bytes, for a spool file those of the payload. `task_id` and `captured_at` are "" if the form
+    does not have them. `skipped` counts entries that are not messages.
     """
 
     source: str
@@ -47,33 +48,33 @@ class StoredConversation:
 def newest_in_spool(folder: Path) -> StoredConversation:
     """Read the newest snapshot in the spool at `folder`.
 
-    Raises `UnavailableError` when there is none that can be read; the message names what cannot.
+    Raises `UnavailableError` if no snapshot can be read; the message lists the unreadable files.
     """
     entries, wrong = read_without_lock(folder)
     if not entries:
         raise UnavailableError(
             f"no snapshot in {folder}" + (f" ({'; '.join(wrong)})" if wrong else ""),
-            hint="name the state directory with AGENTD_STATE_DIR or --set state.dir=…",
+            hint="set the state directory with AGENTD_STATE_DIR or --set state.dir=…",
         )
     return _of_entry(entries[-1], str(folder))
 
 
 def parse_document(document: bytes, source: str) -> StoredConversation:
-    """What `document` holds. Raises `NoConversationError`."""
+    """Return the conversation that `document` holds. Raises `NoConversationError`."""
     if len(document) > DOCUMENT_MAX_BYTES:
-        raise NoConversationError(f"{source}: larger than {DOCUMENT_MAX_BYTES:,} bytes, so no snapshot")
+        raise NoConversationError(f"{source}: not a snapshot: larger than {DOCUMENT_MAX_BYTES:,} bytes")
     if document.startswith(_SPOOL_MAGIC):
         try:
             return _of_entry(decode(document), source)
-        except (DamagedError, NewerSpoolSchemaError) as error:
-            raise NoConversationError(f"{source}: a spool file that cannot be read: {error}") from error
+        except (DamagedError, NewerSpoolSchemaError) as exc:
+            raise NoConversationError(f"{source}: cannot read this spool file: {exc}") from exc
     try:
         value = json.loads(document)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as exc:
         raise NoConversationError(
-            f"{source}: not JSON ({type(error).__name__} in {len(document):,} bytes)",
+            f"{source}: not JSON ({type(exc).__name__} in {len(document):,} bytes)",
             hint="give the address of the document itself, not of a page about it",
-        ) from error
+        ) from exc
     return _of_entries(_message_list(value, source), document, source)
 
 
@@ -94,7 +95,8 @@ def _message_list(value: object, source: str) -> list[Any]:
     found = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(found, list):
         raise NoConversationError(
-            f'{source}: JSON without a list of "messages"', hint="is it another kind of document?"
+            f'{source}: JSON without a list of "messages"',
+            hint="give a snapshot, not another kind of document",
         )
     return found
 
@@ -104,7 +106,7 @@ def _of_entries(entries: list[Any], document: bytes, source: str) -> StoredConve
     for entry in entries:
         if isinstance(entry, Mapping):
             try:
-                # As Go's decoder: what is missing is its zero, and only the role has to be somebody's.
+                # Like Go's decoder: a missing field has its zero value. Only the role is required.
                 messages.append(parse_message({"id": 0, "content": "", "time": FALLBACK_TIME, **entry}))
             except NotAMessageError:
                 continue

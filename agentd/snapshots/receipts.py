@@ -1,4 +1,4 @@
-"""What became of a snapshot: one receipt per destination, and the one that a command prints and exits by."""
+"""Delivery receipts: one per destination, and one for the snapshot, which a command prints and exits by."""
 
 import enum
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from typing import Any, NamedTuple
 
 
 class DestinationOutcome(enum.StrEnum):
-    """What became of a snapshot at one destination."""
+    """The delivery state of a snapshot at one destination."""
 
     DELIVERED = "delivered"
     PENDING = "pending"
-    """Not yet: the last try failed in a way that another may not, or there was no time for one."""
+    """Not delivered yet: there was no attempt, or the last one failed and can be retried."""
     REFUSED = "refused"
-    """The destination will never take this one (wrong task, invalid). The next snapshot is tried again."""
+    """The destination will never accept this snapshot (wrong task, invalid). The next snapshot is tried."""
     UNSUPPORTED = "unsupported"
-    """The destination does not offer this at all: a Coder release without Tasks."""
+    """The destination does not have this feature: a Coder release without Tasks."""
 
 
 class SnapshotOutcome(enum.StrEnum):
-    """What became of a snapshot altogether; `agentd stop` exits 75 for `PENDING` and 0 otherwise."""
+    """The delivery state of a snapshot at all destinations. `agentd stop` exits 75 for `PENDING` and 0 otherwise."""
 
     DELIVERED = "delivered"
     PENDING = "pending"
@@ -26,7 +26,10 @@ class SnapshotOutcome(enum.StrEnum):
 
 
 class DestinationReceipt(NamedTuple):
-    """One destination's. `status` is the HTTP status or exit code of the last try, `at` when it ended (RFC 3339)."""
+    """The receipt of one destination.
+
+    `status` is the HTTP status or exit code of the last attempt, `at` the time it ended (RFC 3339).
+    """
 
     name: str
     outcome: DestinationOutcome
@@ -40,12 +43,12 @@ class DestinationReceipt(NamedTuple):
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "DestinationReceipt":
-        """Raises `ValueError`, `TypeError` or `KeyError` when `value` is no receipt."""
+        """Parse what `as_json` returned. Raises `ValueError`, `TypeError` or `KeyError` if it is something else."""
         return cls(**{**value, "outcome": DestinationOutcome(value["outcome"])})
 
 
 class Receipt(NamedTuple):
-    """The newest snapshot's. `bytes`, `messages` and `sha256` describe the payload; 0 and "" when there is none."""
+    """The receipt of the newest snapshot. `bytes`, `messages`, `sha256` describe the payload: 0 and "" if there is none."""
 
     outcome: SnapshotOutcome
     bytes: int = 0
@@ -58,11 +61,11 @@ class Receipt(NamedTuple):
 
 
 def combined_outcome(destinations: Sequence[DestinationReceipt]) -> SnapshotOutcome:
-    """One word for all destinations of a snapshot.
+    """Combine the outcomes of all destinations.
 
-    `PENDING` as soon as one that could have it has it not: also a refusal, because then the user will not find the
-    conversation there and the operator has something to correct. An unsupported destination does not count: on a
-    Coder release without Tasks every stop would otherwise look like a loss.
+    `PENDING` if any supporting destination has not accepted the snapshot. This includes a refusal: the user does not
+    find the conversation there, and the operator has something to correct. An unsupported destination does not count,
+    otherwise every stop on a Coder release without Tasks would look like a loss.
     """
     outcomes = {receipt.outcome for receipt in destinations}
     if outcomes & {DestinationOutcome.PENDING, DestinationOutcome.REFUSED}:

@@ -1,10 +1,13 @@
-"""Takes what is in the spool to one destination: tries, waits, tries again, and writes down what became of it.
+"""Uploads the snapshots of the spool to one destination: attempt, retry with backoff, receipt.
 
-Two callers share a uploader: the daemon, which tries for ever at a gentle pace, and a flush, which tries at once and
-hard until a deadline. They never send at the same time; a flush cuts a running try short, for repeating is harmless.
+Delivery is at-least-once: if a response is lost, the same snapshot is sent again, so a destination must be idempotent.
+
+There are two callers: the daemon in the background, which retries without an end, and a flush, which retries until a
+deadline. They never send at the same time: a flush cancels a running attempt.
 """
 
 import asyncio
+from concurrent.futures import Future
 from typing import Final
 
 from agentd import log
@@ -24,22 +27,23 @@ from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 from agentd.snapshots.spool import Spool
 
 ATTEMPT_TIMEOUT_S: Final = 15.0
-"""One try in the background. A loaded coderd has been seen to need twelve seconds for a 204."""
+"""Limit of one attempt in the background. A loaded coderd was seen to need 12 s for a 204."""
 SPACING_S: Final = 30.0
-"""Between two snapshots to the same destination, except at a flush."""
+"""Least time between two snapshots to the same destination, except in a flush."""
 UNSUPPORTED_PAUSE_S: Final = 3600.0
-"""A server without the feature is asked again after an upgrade at the latest so much later."""
+"""Time after which a server without the feature is asked again: it may have been upgraded."""
 
-# How much of what is left of a deadline one try may use: a request that hangs must leave time for another.
-_SHARE: Final = 2 / 3
-# A server that asks for more patience than there is gets a last try so long before the end.
-_LAST_TRY_S: Final = 1.0
-_PATIENCE_MAX_S: Final = 300.0
+# Share of the time left to a deadline that one attempt may use: after a request that hangs there is time for another.
+_ATTEMPT_SHARE: Final = 2 / 3
+# If `Retry-After` ends behind the deadline, the last attempt starts so long before the deadline.
+_LAST_ATTEMPT_S: Final = 1.0
+# `Retry-After` above this is not followed.
+_RETRY_AFTER_MAX_S: Final = 300.0
 _DETAIL_MAX_CHARS: Final = 400
 
 
 class DestinationUploader:
-    """One destination's way out of the spool. `deliveries` counts tries by destination and outcome."""
+    """Sends snapshots from the spool to one destination. `deliveries` counts attempts by destination and outcome."""
 
     def __init__(self, destination: Destination, *, spool: Spool, clock: Clock, deliveries: Metric) -> None:
         self.name = destination.name
@@ -49,40 +53,40 @@ class DestinationUploader:
         self._deliveries = deliveries
         self._log = log.get("snapshots").bind(destination=self.name)
         self._due = asyncio.Event()
-        self._turn = asyncio.Lock()
+        self._sending = asyncio.Lock()
         self._backoff = Backoff(first_s=1.0, cap_s=60.0, floor_s=0.2)
         self._not_before = float("-inf")
         self._unsupported_until = float("-inf")
         self._attempt: asyncio.Timeout | None = None
         self._cut_short = False
-        # The last receipt in this process, by task; it is the entry's only while the serial is.
+        # The last receipt of this process by task: valid only while its serial equals the entry's serial.
         self._receipts: dict[str, tuple[int, DestinationReceipt]] = {}
         self._failing_with: tuple[DestinationOutcome, int | None, str] | None = None
 
     def wake(self) -> None:
-        """There may be something to deliver."""
+        """Make `run` check for pending snapshots."""
         self._due.set()
 
     def pending(self) -> list[SpoolEntry]:
-        """What this destination could have and has not, newest first.
+        """Return the snapshots that this destination supports and has not accepted, newest first.
 
-        Refusals count for the life of the process only: after a restart each is tried once more, because a task may
-        have come into being (a prebuild was claimed) or the server have been upgraded.
+        A refused snapshot is not pending until agentd restarts. It is then tried once more, because the task may
+        exist by then (a prebuild was claimed) or the server may have been upgraded.
         """
         return [
             entry
             for entry in reversed(self._spool.entries())
-            if self.takes(entry)
+            if self.supports(entry)
             and not entry.delivered_to(self.name)
             and self.receipt(entry).outcome is DestinationOutcome.PENDING
         ]
 
-    def takes(self, entry: SpoolEntry) -> bool:
-        """Whether the entry concerns this destination at all."""
+    def supports(self, entry: SpoolEntry) -> bool:
+        """Return False for an entry without a task if this destination needs one."""
         return entry.task_id != "" or not self._destination.needs_task
 
     def receipt(self, entry: SpoolEntry) -> DestinationReceipt:
-        """How far the entry has come."""
+        """Return the delivery state of `entry` at this destination."""
         serial, receipt = self._receipts.get(entry.task_id, (0, None))
         if receipt is not None and serial == entry.serial:
             return receipt
@@ -93,99 +97,103 @@ class DestinationUploader:
         return DestinationReceipt(self.name, DestinationOutcome.PENDING)
 
     async def run(self) -> None:
-        """Deliver whenever woken, at most every `SPACING_S`, and keep trying what may work later. For ever."""
+        """Deliver after each `wake`, at most every `SPACING_S`, and retry with backoff. Runs until cancelled."""
         while True:
             await self._due.wait()
             await self._clock.sleep(max(0.0, self._not_before - self._clock.monotonic()))
             self._due.clear()
             try:
-                async with self._turn:
+                async with self._sending:
                     await self._deliver_pending(ATTEMPT_TIMEOUT_S)
-            except RetryableError as error:
-                asked_s = min(error.retry_after_s or 0.0, _PATIENCE_MAX_S)
+            except RetryableError as exc:
+                asked_s = min(exc.retry_after_s or 0.0, _RETRY_AFTER_MAX_S)
                 self._not_before = self._clock.monotonic() + max(self._backoff.next(), asked_s)
                 self._due.set()
 
     async def flush(self, deadline: float) -> None:
-        """Deliver everything that is pending, trying again until `deadline` (monotonic seconds), and return by then."""
+        """Deliver every pending snapshot now, retry until `deadline` (monotonic seconds), and return by then."""
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                 if self._attempt is not None:
                     self._cut_short = True
                     self._attempt.reschedule(asyncio.get_running_loop().time())
-                async with self._turn:
+                async with self._sending:
                     self._unsupported_until = float("-inf")
                     await self._flush(deadline)
         except (TimeoutError, RetryableError):
             self._log.debug("snapshot.flush_out_of_time")
 
     async def _flush(self, deadline: float) -> None:
-        """Raises the last `RetryableError` when time is up."""
+        """Raise the last `RetryableError` at the deadline."""
         from agentd import retry  # noqa: PLC0415 - the daemon loads it late
 
         policy = retry.until(
-            deadline, clock=self._clock, on=RetryableError, first_s=0.2, cap_s=2.0, last_try_s=_LAST_TRY_S
+            deadline, clock=self._clock, on=RetryableError, first_s=0.2, cap_s=2.0, last_try_s=_LAST_ATTEMPT_S
         )
         async for attempt in policy:
             with attempt:
-                while self.pending():  # a newer one may come meanwhile
+                while self.pending():  # a newer snapshot may arrive during an attempt
                     left_s = max(0.0, deadline - self._clock.monotonic())
-                    await self._deliver_pending(max(left_s * _SHARE, min(left_s * 0.95, _LAST_TRY_S)))
+                    await self._deliver_pending(
+                        max(left_s * _ATTEMPT_SHARE, min(left_s * 0.95, _LAST_ATTEMPT_S))
+                    )
 
     async def _deliver_pending(self, timeout_s: float) -> None:
-        """Try everything that is pending, newest first. Raises the first `RetryableError`."""
+        """Try every pending snapshot once, newest first. Raises the first `RetryableError`."""
         for entry in self.pending():
             await self._deliver(entry, timeout_s)
             self._backoff.reset()
             self._not_before = self._clock.monotonic() + SPACING_S
 
     async def _deliver(self, entry: SpoolEntry, timeout_s: float) -> None:
-        """One try, with its receipt. Raises `RetryableError` when there is to be another."""
+        """Make one attempt and record its receipt. Raises `RetryableError` if it must be repeated."""
         try:
             accepted = await self._try(entry, timeout_s)
-        except RetryableError as error:
+        except RetryableError as exc:
             if not self._cut_short:
-                await self._note(entry, DestinationOutcome.PENDING, error.status, error)
+                self._record(entry, DestinationOutcome.PENDING, exc.status, exc)
             raise
-        except UnsupportedError as error:
+        except UnsupportedError as exc:
             self._unsupported_until = self._clock.monotonic() + UNSUPPORTED_PAUSE_S
-            await self._note(entry, DestinationOutcome.UNSUPPORTED, error.status, error)
-        except RefusedError as error:
-            await self._note(entry, DestinationOutcome.REFUSED, error.status, error)
+            self._record(entry, DestinationOutcome.UNSUPPORTED, exc.status, exc)
+        except RefusedError as exc:
+            self._record(entry, DestinationOutcome.REFUSED, exc.status, exc)
         else:
-            await self._note(entry, DestinationOutcome.DELIVERED, accepted.status, accepted.detail)
+            self._record(entry, DestinationOutcome.DELIVERED, accepted.status, accepted.detail)
 
     async def _try(self, entry: SpoolEntry, timeout_s: float) -> Accepted:
-        """The destination's answer within `timeout_s`, or until a flush cuts it short."""
+        """Return the destination's answer. Raises `RetryableError` after `timeout_s` or when a flush cuts it short."""
         self._cut_short = False
         try:
             async with asyncio.timeout(timeout_s) as self._attempt:
                 return await self._destination.deliver(entry, timeout_s=timeout_s)
-        except TimeoutError as error:
-            raise RetryableError(f"no answer within {timeout_s:.1f}s") from error
+        except TimeoutError as exc:
+            raise RetryableError(f"no answer within {timeout_s:.1f}s") from exc
         finally:
             self._attempt = None
 
-    async def _note(
+    def _record(
         self, entry: SpoolEntry, outcome: DestinationOutcome, status: int | None, why: DeliveryError | str
     ) -> None:
-        """Count, say and keep what became of a try. Only what is settled goes to the disk."""
+        """Count, log and store the outcome of an attempt; only a final outcome goes to the disk."""
         before = self.receipt(entry)
         detail = log.masked(str(why))[:_DETAIL_MAX_CHARS]
         at = rfc3339(self._clock.wall())
         receipt = DestinationReceipt(self.name, outcome, status, detail, before.attempts + 1, at)
         self._receipts[entry.task_id] = (entry.serial, receipt)
         self._deliveries.inc(destination=self.name, outcome=str(outcome))
-        self._say(entry, receipt)
-        if outcome is not DestinationOutcome.PENDING:
-            try:
-                await self._spool.in_thread(self._spool.mark, entry, receipt)
-            except OSError as error:
-                # Counts until the process ends; the next one delivers again, which is harmless.
-                self._log.warning("spool.receipt_not_kept", reason=error.strerror or str(error))
+        self._log_change(entry, receipt)
+        if outcome is not DestinationOutcome.PENDING and self._spool.add_receipt(entry, receipt) is not None:
+            # Not waited for: a disk that hangs must not hold up the next delivery.
+            self._spool.start_write().add_done_callback(self._log_unwritten)
 
-    def _say(self, entry: SpoolEntry, receipt: DestinationReceipt) -> None:
-        """Every delivery, and every change of what keeps one from happening."""
+    def _log_unwritten(self, write: "Future[OSError | None]") -> None:
+        """Log a receipt that is only in memory: after a restart the snapshot is delivered again, which is harmless."""
+        if (exc := write.result()) is not None:
+            self._log.warning("spool.receipt_not_kept", reason=exc.strerror or str(exc))
+
+    def _log_change(self, entry: SpoolEntry, receipt: DestinationReceipt) -> None:
+        """Log each delivery, and each new failure reason once."""
         if receipt.outcome is DestinationOutcome.DELIVERED:
             self._log.info(
                 "snapshot.delivered",
@@ -201,8 +209,8 @@ class DestinationUploader:
         if kind == self._failing_with:
             return
         self._failing_with = kind
-        tell = self._log.info if receipt.outcome is DestinationOutcome.UNSUPPORTED else self._log.warning
-        tell(
+        write_log = self._log.info if receipt.outcome is DestinationOutcome.UNSUPPORTED else self._log.warning
+        write_log(
             f"snapshot.{'delivery_failed' if receipt.outcome is DestinationOutcome.PENDING else receipt.outcome}",
             task_id=entry.task_id,
             status=receipt.status,

@@ -113,7 +113,6 @@ async def test_nothing_redacted_reaches_the_disk(tmp_path):
         checkpoint_s=5,
         clock=Clock(),
         metrics=Registry(),
-        on_spooled=lambda _entry: None,
         redact=Redactor(values=lambda: [TOKEN]),
     )
     recorder.record_messages([said(f"export CODER_AGENT_TOKEN={TOKEN}")])

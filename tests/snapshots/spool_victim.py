@@ -57,18 +57,21 @@ def main() -> None:
     origin = root / "origin"
     spool = Spool.open(origin)
     spool.put(TASK, fitted("old " * 5000), captured_at=WHEN)
+    spool.start_write().result()
+    spool.close()
     for moment in ("before", "middle", "after"):
         for deadly in range(1, 100):
             directory = root / f"{moment}-{deadly}"
             shutil.copytree(origin, directory)
-            victim = Spool.open(directory)
             pid = os.fork()
             if pid == 0:
+                victim = Spool.open(directory)
                 arm(deadly, moment)
                 entry = victim.put(TASK, fitted("new " * 6000), captured_at=WHEN)
-                victim.mark(
-                    entry, DestinationReceipt("coder", DestinationOutcome.DELIVERED, 204, "", 1, WHEN)
-                )
+                victim.start_write().result()
+                receipt = DestinationReceipt("coder", DestinationOutcome.DELIVERED, 204, "", 1, WHEN)
+                victim.add_receipt(entry, receipt)
+                victim.start_write().result()
                 os._exit(0)
             _, status = os.waitpid(pid, 0)
             died = os.WIFSIGNALED(status)

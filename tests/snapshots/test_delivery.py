@@ -23,7 +23,9 @@ WHEN = "2026-03-02T09:00:00Z"
 
 
 def put(spool, task_id, text="hello"):
-    return spool.put(task_id, fit([Message(0, "agent", text, WHEN)], max_messages=10), captured_at=WHEN)
+    spool.put(task_id, fit([Message(0, "agent", text, WHEN)], max_messages=10), captured_at=WHEN)
+    assert spool.start_write().result(timeout=10) is None
+    return spool.get(task_id)
 
 
 def delivery_of(spool, *destinations, upload="settle", clock=None, metrics=None):

@@ -100,7 +100,6 @@ class Daemon:
             checkpoint_s=5.0,
             clock=clock,
             metrics=Registry(),
-            on_spooled=lambda _entry: None,
         )
         self.delivery = Delivery(
             spool=self.spool,

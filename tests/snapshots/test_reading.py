@@ -87,6 +87,7 @@ def test_what_is_no_conversation_is_refused_by_name(document, said):
 
 def put(spool, task_id, text):
     spool.put(task_id, fit([Message(0, "agent", text, WHEN)], max_messages=1), captured_at=WHEN)
+    assert spool.start_write().result(timeout=10) is None
 
 
 def test_the_newest_snapshot_of_all_tasks_is_read_while_a_daemon_holds_the_spool(spool):

@@ -35,7 +35,6 @@ def arrive(spool, coderd, server, workspace, task_id, session):
             checkpoint_s=5.0,
             clock=clock,
             metrics=metrics,
-            on_spooled=lambda _entry: None,
         )
         delivery = Delivery(
             spool=spool,

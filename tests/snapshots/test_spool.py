@@ -1,4 +1,3 @@
-import asyncio
 import errno
 import os
 import stat
@@ -27,8 +26,22 @@ def fitted(text="hello"):
     return fit([Message(0, "agent", text, WHEN)], max_messages=10)
 
 
-def put(spool, text="hello", task_id=TASK):
-    return spool.put(task_id, fitted(text), captured_at=WHEN)
+def put(spool, text="hello", task_id=TASK, captured_at=WHEN):
+    spool.put(task_id, fitted(text), captured_at=captured_at)
+    write(spool)
+    return spool.get(task_id)
+
+
+def add_receipt(spool, entry, receipt=DELIVERED):
+    with_receipt = spool.add_receipt(entry, receipt)
+    write(spool)
+    return with_receipt
+
+
+def write(spool):
+    failure = spool.start_write().result(timeout=10)
+    if failure is not None:
+        raise failure
 
 
 @pytest.fixture
@@ -62,8 +75,8 @@ def test_the_newest_wins_per_task_and_overall(spool):
 
 
 def test_newest_does_not_depend_on_the_wall_clock(spool):
-    spool.put(TASK, fitted("first"), captured_at="2030-01-01T00:00:00Z")
-    spool.put("", fitted("second"), captured_at="2020-01-01T00:00:00Z")
+    put(spool, "first", captured_at="2030-01-01T00:00:00Z")
+    put(spool, "second", task_id="", captured_at="2020-01-01T00:00:00Z")
     assert reopened(spool).newest().task_id == ""
 
 
@@ -93,7 +106,7 @@ def test_whatever_the_task_id_is_made_of_its_file_is_in_the_spool(spool, task_id
 
 
 def test_a_receipt_stays_with_its_snapshot_and_not_with_the_next(spool):
-    assert spool.mark(put(spool), DELIVERED).delivered_to("coder")
+    assert add_receipt(spool, put(spool)).delivered_to("coder")
     again = reopened(spool)
     assert again.get(TASK).receipts == {"coder": DELIVERED}
     assert again.get(TASK).payload == fitted().payload, "still there to be read"
@@ -104,14 +117,16 @@ def test_a_receipt_stays_with_its_snapshot_and_not_with_the_next(spool):
 def test_a_receipt_for_a_snapshot_that_was_replaced_meanwhile_is_not_kept(spool):
     old = put(spool)
     put(spool, "newer")
-    assert spool.mark(old, DELIVERED) is None
+    assert add_receipt(spool, old) is None
     assert not reopened(spool).get(TASK).delivered_to("coder")
 
 
 def test_receipts_of_several_destinations_stand_side_by_side(spool):
-    spool.mark(put(spool), DELIVERED)
-    spool.mark(
-        spool.get(TASK), DestinationReceipt("file", DestinationOutcome.PENDING, None, "disk full", 3, WHEN)
+    add_receipt(spool, put(spool))
+    add_receipt(
+        spool,
+        spool.get(TASK),
+        DestinationReceipt("file", DestinationOutcome.PENDING, None, "disk full", 3, WHEN),
     )
     entry = reopened(spool).get(TASK)
     assert entry.delivered_to("coder")
@@ -242,7 +257,7 @@ def test_remains_of_an_interrupted_write_are_removed(spool):
 def test_the_spool_is_bounded_and_drops_what_was_delivered_first(spool):
     for number in range(MAX_TASKS):
         put(spool, str(number), task_id=f"task {number}")
-    spool.mark(spool.get("task 5"), DELIVERED)
+    add_receipt(spool, spool.get("task 5"))
     with capture_logs() as logs:
         put(spool, "one more", task_id="task 16")
         put(spool, "and more", task_id="task 17")
@@ -289,7 +304,7 @@ def test_a_receipt_outlives_a_disk_that_was_full_when_it_came(spool, monkeypatch
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(OSError, match="full"):
-            spool.mark(entry, DELIVERED)
+            add_receipt(spool, entry)
     assert spool.get(TASK).delivered_to("coder")
     assert not reopened(spool).get(TASK).delivered_to("coder"), (
         "delivered again after a restart, which is harmless"
@@ -325,6 +340,8 @@ async def test_writes_happen_outside_the_event_loops_thread(spool, monkeypatch):
     threads = set()
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (threads.add(threading.current_thread().name), real(fd))[1])
-    await asyncio.gather(*(spool.in_thread(put, spool, str(n)) for n in range(3)))
-    assert threads == {"agentd-spool_0"}
-    spool.close()
+    for number in range(3):
+        spool.put(TASK, fitted(str(number)), captured_at=WHEN)
+        await spool.flush_to_disk(10)
+    assert threads == {"agentd-spool"}
+    assert spool.close()
