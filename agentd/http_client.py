@@ -6,11 +6,12 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from agentd import __version__
+from agentd import __version__, log
 from agentd.tls import aiohttp
 
 USER_AGENT: Final = f"agentd/{__version__}"
 RETRY_AFTER_MAX_S: Final = 300.0
+_FAILURE_MAX_CHARS: Final = 300
 
 
 def client_session(*, trust_env: bool = False) -> aiohttp.ClientSession:
@@ -53,6 +54,11 @@ def one_line(text: str, max_chars: int) -> str:
     """The start of a peer's text on one line, without control characters and lone surrogates."""
     printable = "".join(char if char.isprintable() else " " for char in text[: 4 * max_chars])
     return " ".join(printable.split())[:max_chars]
+
+
+def failure(exc: BaseException) -> str:
+    """The text of a transport's error on one line. It may quote bytes that the server sent, so secrets are masked."""
+    return one_line(log.masked(str(exc)), _FAILURE_MAX_CHARS) or type(exc).__name__
 
 
 def retry_after_s(headers: Mapping[str, str], *, now_unix_s: float) -> float | None:

@@ -25,6 +25,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from agentd import log
 from agentd.coderd import errors
 from agentd.coderd.errors import CoderdError
 from agentd.http_client import json_object, one_line, retry_after_s
@@ -60,10 +61,9 @@ class Answer(NamedTuple):
     text: str
 
     @classmethod
-    def of(cls, status: int, headers: Mapping[str, str], body: bytes, *, token: str) -> "Answer":
-        """The answer with `token` hidden, because a server may return the request in its error body."""
-        text = body.decode("utf-8", "replace")
-        return cls(status, headers, text.replace(token, "[hidden]") if token else text)
+    def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> "Answer":
+        """The answer with secrets masked, because a server may return the request in its error body."""
+        return cls(status, headers, log.masked(body.decode("utf-8", "replace")))
 
 
 class ErrorBody(NamedTuple):

@@ -18,7 +18,7 @@ from agentd.clock import Clock
 from agentd.coderd.answers import ERROR_BODY_MAX_BYTES, Answer, call_error
 from agentd.coderd.errors import InvalidRequestError, UnreachableError
 from agentd.coderd.token import TokenSource
-from agentd.http_client import one_line, read_start
+from agentd.http_client import failure, one_line, read_start
 from agentd.tls import aiohttp
 
 # coderd's message for a body that it would have stored if it had `messages`.
@@ -96,10 +96,10 @@ class Coderd:
             raise UnreachableError(f"{call}: no answer within {timeout_s:.1f}s") from exc
         except aiohttp.ClientSSLError as exc:
             raise UnreachableError(
-                f"{call}: {exc}", hint="set coder.ca_file to your deployment's CA"
+                f"{call}: {failure(exc)}", hint="set coder.ca_file to your deployment's CA"
             ) from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise UnreachableError(f"{call}: {str(exc) or type(exc).__name__}") from exc
+            raise UnreachableError(f"{call}: {failure(exc)}") from exc
         if answer is not None:
             raise call_error(call, answer, now_unix_s=self._clock.wall())
 
@@ -127,7 +127,7 @@ class Coderd:
             # A body that breaks off must not hide the status.
             with contextlib.suppress(aiohttp.ClientPayloadError):
                 await read_start(response.content.iter_any(), ERROR_BODY_MAX_BYTES, into=error_body)
-            return Answer.of(response.status, response.headers, bytes(error_body), token=token)
+            return Answer.of(response.status, response.headers, bytes(error_body))
 
 
 def _log_snapshot(task_id: str) -> str:

@@ -9,7 +9,7 @@ import asyncio
 from typing import Final, NamedTuple
 
 from agentd.errors import PeerError
-from agentd.http_client import json_object, read_start
+from agentd.http_client import failure, json_object, read_start
 from agentd.tls import aiohttp
 
 DEFAULT_URL: Final = "http://127.0.0.1:2113/debug/manifest"
@@ -45,9 +45,7 @@ class DebugManifest:
                     raise PeerError(f"the agent's debug server answered {response.status}")
                 body = await read_start(response.content.iter_any(), MANIFEST_MAX_BYTES + 1)
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise PeerError(
-                f"the agent's debug server does not answer: {str(exc) or type(exc).__name__}"
-            ) from exc
+            raise PeerError(f"the agent's debug server does not answer: {failure(exc)}") from exc
         return _parsed(body)
 
 

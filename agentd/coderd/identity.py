@@ -1,8 +1,8 @@
-"""A session token for what the cloud says of this machine: the instance identity of AWS, Azure or Google.
+"""Gets the agent's session token from coderd in exchange for the cloud's signed identity of this instance.
 
-The machine's metadata server gives a signed proof, coderd gives the agent's token for it (coderd
-`workspaceresourceauth.go`, codersdk `agentsdk/{aws,azure,google}.go`). A new build has a new token, so a 401 is answered
-with a new exchange; while a claim job runs that fails or brings the same token, and both are normal.
+The metadata server of AWS, Azure or Google returns the signed proof, and coderd returns the token for it (coderd
+`workspaceresourceauth.go`, codersdk `agentsdk/{aws,azure,google}.go`). A new build has a new token, so agentd repeats the
+exchange after each 401. While a claim job runs, the exchange fails or returns the same token; both are normal.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ from yarl import URL
 from agentd import log
 from agentd.coderd.answers import Answer, identity_error
 from agentd.coderd.errors import IdentityError, MetadataError
-from agentd.http_client import json_object, read_start
+from agentd.http_client import failure, json_object, read_start
 from agentd.tls import aiohttp
 
 T = TypeVar("T")
 Kind = Literal["aws-instance-identity", "azure-instance-identity", "google-instance-identity"]
 
 METADATA_URL: Final = "http://169.254.169.254"
-"""The same link-local address at all three; by number, since a broken resolver must not cost the token."""
+"""The link-local address that all three clouds use. A number, so that it works without a DNS resolver."""
 STEP_TIMEOUT_S: Final = 10.0
-"""For the whole proof and for the exchange, each."""
+"""Limit of each of the two steps, the proof and the exchange."""
 _ANSWER_MAX_BYTES: Final = 64 * 1024
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 class InstanceIdentityToken:
-    """A `TokenSource` that fetches the token when it is first needed and again after a 401.
+    """A `TokenSource` that gets the token at its first use and again after each 401.
 
-    `agent_name` chooses among several agents of one machine, `headers` and `tls` are those for coderd. Raises
+    `agent_name` chooses one of several agents on this instance. `headers` and `tls` are for requests to coderd. Raises
     `MetadataError` or `IdentityError`.
     """
 
@@ -58,35 +58,35 @@ class InstanceIdentityToken:
         self._metadata_url = metadata_url.rstrip("/")
         self._token = ""
         self._failure = ""
-        # One exchange at a time: the stream and an upload meet the same 401 in the same second.
-        self._turn = asyncio.Lock()
+        # One exchange at a time: the stream and an upload can receive the same 401 within a second.
+        self._exchanging = asyncio.Lock()
         self._log = log.get("identity")
 
     async def current(self) -> str:
-        async with self._turn:
+        async with self._exchanging:
             if not self._token:
                 self._token = await self._fetch()
             return self._token
 
     async def renew(self, rejected: str) -> bool:
-        async with self._turn:
+        async with self._exchanging:
             if self._token in ("", rejected):
                 try:
                     self._token = await self._fetch()
                 except IdentityError as exc:
-                    # The old token stays: after a claim it is the right one again.
+                    # Keep the old token: after a claim coderd accepts it again.
                     if str(exc) != self._failure:
                         self._log.warning("identity.not_renewed", error=str(exc))
                     self._failure = str(exc)
             return self._token not in ("", rejected)
 
     async def _fetch(self) -> str:
-        proof = await _bounded(
+        proof = await _in_time(
             self._proof, "metadata server", MetadataError, "is agentd on an instance of that cloud?"
         )
         if self._agent_name:
             proof["agent_name"] = self._agent_name
-        token = await _bounded(lambda: self._exchange(proof), "coderd", IdentityError, "check coder.url")
+        token = await _in_time(lambda: self._exchange(proof), "coderd", IdentityError, "check coder.url")
         log.register_secret(token)
         self._failure = ""
         self._log.info("identity.exchanged", kind=self._kind)
@@ -101,16 +101,20 @@ class InstanceIdentityToken:
         return await of[self._kind]()
 
     async def _aws(self) -> dict[str, str]:
-        # IMDSv2; in a container its answer needs a hop limit of 2.
+        # IMDSv2. In a container its answer needs a hop limit of 2.
         ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
-        session = {"X-aws-ec2-metadata-token": await self._ask("PUT", "/latest/api/token", ttl)}
+        session = await self._get_metadata("PUT", "/latest/api/token", ttl)
+        if not _TOKEN.fullmatch(session):
+            raise MetadataError("metadata server: the IMDSv2 session token is not valid")
+        headers = {"X-aws-ec2-metadata-token": session}
         identity = "/latest/dynamic/instance-identity"
-        signature = await self._ask("GET", f"{identity}/signature", session)
-        return {"signature": signature, "document": await self._ask("GET", f"{identity}/document", session)}
+        signature = await self._get_metadata("GET", f"{identity}/signature", headers)
+        document = await self._get_metadata("GET", f"{identity}/document", headers)
+        return {"signature": signature, "document": document}
 
     async def _azure(self) -> dict[str, str]:
         path = "/metadata/attested/document?api-version=2020-09-01"
-        attested = json_object(await self._ask("GET", path, {"Metadata": "true"}))
+        attested = json_object(await self._get_metadata("GET", path, {"Metadata": "true"}))
         signature, encoding = attested.get("signature"), attested.get("encoding")
         if not isinstance(signature, str) or not isinstance(encoding, str):
             raise MetadataError("metadata server: the attested document has no signature and encoding")
@@ -118,19 +122,21 @@ class InstanceIdentityToken:
 
     async def _google(self) -> dict[str, str]:
         path = "/computeMetadata/v1/instance/service-accounts/default/identity?audience=coder&format=full"
-        return {"json_web_token": (await self._ask("GET", path, {"Metadata-Flavor": "Google"})).strip()}
+        token = await self._get_metadata("GET", path, {"Metadata-Flavor": "Google"})
+        return {"json_web_token": token.strip()}
 
-    async def _ask(self, method: str, path: str, headers: Mapping[str, str]) -> str:
-        """One question to the metadata server; the text of its 200."""
+    async def _get_metadata(self, method: str, path: str, headers: Mapping[str, str]) -> str:
+        """The text of the metadata server's 200."""
         url = URL(self._metadata_url + path, encoded=True)
         async with self._session.request(method, url, headers=headers, allow_redirects=False) as response:
-            body = await read_start(response.content.iter_any(), _ANSWER_MAX_BYTES)
             if response.status != 200:
                 raise MetadataError(
                     f"metadata server: {response.status} to {method} {url.path}",
                     status=response.status,
                     hint="coder.auth must name this cloud, and the instance must allow access to its metadata",
                 )
+            # coderd checks the proof, so it also rejects one that is cut off.
+            body = await read_start(response.content.iter_any(), _ANSWER_MAX_BYTES)
             return body.decode("utf-8", "replace")
 
     async def _exchange(self, proof: Mapping[str, str]) -> str:
@@ -143,7 +149,7 @@ class InstanceIdentityToken:
         ) as response:
             body = await read_start(response.content.iter_any(), _ANSWER_MAX_BYTES)
             if response.status != 200:
-                raise identity_error(Answer.of(response.status, response.headers, body, token=""))
+                raise identity_error(Answer.of(response.status, response.headers, body))
         token = json_object(body).get("session_token")
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
             raise IdentityError(
@@ -152,12 +158,12 @@ class InstanceIdentityToken:
         return token
 
 
-async def _bounded(step: Callable[[], Awaitable[T]], peer: str, kind: type[IdentityError], hint: str) -> T:
-    """`step` within its time, with every way of not being answered named after `peer`."""
+async def _in_time(step: Callable[[], Awaitable[T]], peer: str, kind: type[IdentityError], hint: str) -> T:
+    """The result of `step`. Raises `kind`, named after `peer`, if there is no answer within `STEP_TIMEOUT_S`."""
     try:
         async with asyncio.timeout(STEP_TIMEOUT_S):
             return await step()
     except TimeoutError as exc:
         raise kind(f"{peer}: no answer within {STEP_TIMEOUT_S:g}s", hint=hint) from exc
     except (aiohttp.ClientError, OSError) as exc:
-        raise kind(f"{peer}: {str(exc) or type(exc).__name__}", hint=hint) from exc
+        raise kind(f"{peer}: {failure(exc)}", hint=hint) from exc

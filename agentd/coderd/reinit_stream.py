@@ -94,7 +94,7 @@ class ReinitStream:
             async with watchdog.deadline(HeadersTimeoutError, "no response headers"):
                 response = await transport.handle_async_request(request)
             try:
-                await self._check(response, watchdog, token)
+                await self._check(response, watchdog)
                 on_open()
                 async with contextlib.aclosing(self._decoded(response, watchdog)) as items:
                     async for item in items:
@@ -103,7 +103,7 @@ class ReinitStream:
                 await response.aclose()
         raise StreamEndedError("the server ended the stream")
 
-    async def _check(self, response: "httpx.Response", watchdog: "_Watchdog", token: str) -> None:
+    async def _check(self, response: "httpx.Response", watchdog: "_Watchdog") -> None:
         """Raise the error of an answer that is not the stream."""
         body = bytearray()
         if response.status_code != 200:
@@ -111,7 +111,7 @@ class ReinitStream:
             with contextlib.suppress(UnreachableError):
                 async with watchdog.deadline(HeadersTimeoutError, "no end of the error body"):
                     await read_start(response.aiter_raw(), ERROR_BODY_MAX_BYTES, into=body)
-        answer = Answer.of(response.status_code, response.headers, bytes(body), token=token)
+        answer = Answer.of(response.status_code, response.headers, bytes(body))
         error = stream_error(answer, now_unix_s=self._clock.wall())
         if error is not None:
             raise error

@@ -26,6 +26,7 @@ from agentd.coderd.errors import (
     TlsError,
     UnreachableError,
 )
+from agentd.http_client import failure
 
 HEADERS_MAX_BYTES = 100 * 1024
 READ_BYTES = 64 * 1024
@@ -138,7 +139,7 @@ class _Connection(httpx.AsyncByteStream):
                     raise HeadersTooLargeError("the response headers are too large") from exc
                 if data == b"":
                     raise _cut(exc) from exc
-                raise ProtocolError(f"the answer is no HTTP: {_said(exc)}") from exc
+                raise ProtocolError(f"the answer is no HTTP: {failure(exc)}") from exc
             if isinstance(event, h11.Event):
                 return event
             try:
@@ -154,19 +155,15 @@ def _not_connected(exc: OSError) -> UnreachableError:
             return ConnectError("no connection within the connect timeout")
         case socket.gaierror():
             return DnsError(
-                f"the host name does not resolve: {_said(exc)}", hint="check coder.url and the resolver"
+                f"the host name does not resolve: {failure(exc)}", hint="check coder.url and the resolver"
             )
         case ssl.SSLError():
-            return TlsError(f"TLS failed: {_said(exc)}", hint="check coder.url and coder.ca_file")
+            return TlsError(f"TLS failed: {failure(exc)}", hint="check coder.url and coder.ca_file")
         case ConnectionRefusedError():
             return ConnectRefusedError("connection refused")
         case _:
-            return ConnectError(f"no connection: {_said(exc)}")
+            return ConnectError(f"no connection: {failure(exc)}")
 
 
 def _cut(exc: Exception) -> StreamCutError:
-    return StreamCutError(f"the connection broke: {_said(exc)}")
-
-
-def _said(exc: Exception) -> str:
-    return str(exc)[:200] or type(exc).__name__
+    return StreamCutError(f"the connection broke: {failure(exc)}")

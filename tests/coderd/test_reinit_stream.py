@@ -21,6 +21,7 @@ from agentd.clock import Clock
 from agentd.coderd import errors
 from agentd.coderd.answers import Answer, stream_error
 from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.token import StaticToken
 from agentd.http_client import retry_after_s
 from agentd.sse import EventTooLargeError, Heartbeat, LineTooLongError
 
@@ -205,6 +206,7 @@ async def test_an_id_that_no_header_can_hold_does_not_prevent_the_next_connectio
 
 
 async def test_a_server_that_returns_the_token_does_not_get_it_into_the_error() -> None:
+    StaticToken(TOKEN)  # registers it as a secret
     async with server(says(coderd_says(409, f"token {TOKEN}", TOKEN))) as (url, _):
         with pytest.raises(errors.ConflictError) as caught:
             await collect(stream_to(url))
@@ -393,16 +395,14 @@ def test_retry_after_is_seconds_or_a_date_and_bounded(value: str, seconds: float
 
 @pytest.mark.parametrize("content_type", ["text/event-stream", "Text/Event-Stream", "text/event-stream;", " text/event-stream ; charset=x"])  # fmt: skip
 def test_the_mime_type_is_compared_exactly_but_for_case(content_type: str) -> None:
-    assert (
-        stream_error(Answer.of(200, {"content-type": content_type}, b"", token=TOKEN), now_unix_s=0.0) is None
-    )
+    assert stream_error(Answer.of(200, {"content-type": content_type}, b""), now_unix_s=0.0) is None
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[" * 5000, b"[]", b'{"message": 1}', b"\xff\xfe", b"null"]
 )
 def test_an_error_body_may_be_anything(body: bytes) -> None:
-    refused = stream_error(Answer.of(500, {}, body, token=TOKEN), now_unix_s=0.0)
+    refused = stream_error(Answer.of(500, {}, body), now_unix_s=0.0)
     assert isinstance(refused, errors.ServerFaultError)
     assert refused.body_message == ""
 
@@ -411,7 +411,7 @@ def test_every_answer_the_web_platform_tests_refuse_is_refused(data_dir: Path) -
     cases = json.loads((data_dir / "wpt-sse-cases.json").read_text("utf-8"))
     for case in cases:
         refused = stream_error(
-            Answer.of(case["status"], {"content-type": case["content_type"]}, b"", token=TOKEN),
+            Answer.of(case["status"], {"content-type": case["content_type"]}, b""),
             now_unix_s=0.0,
         )
         assert (refused is not None) == (case["outcome"] == "fail"), case["name"]
