@@ -1,22 +1,26 @@
-# Each target stands alone: on a machine with only Python >= 3.11 and make, it sets up what it needs and does its job.
+# Each target works alone on a machine with only Python >= 3.11 and make: it installs what it needs into $(VENV).
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 
-# The newest interpreter that is new enough; `make PYTHON=/path/to/python3.12 test` chooses one.
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 test` chooses another.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
 	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+SECONDS ?= 60
+# Many tests wait for a process or a timer: more workers than processors keep the processors busy.
+WORKERS ?= 4
+PARALLEL := --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: help demo test lint types imports unit test-systemd test-image test-ui single-file lock format bench clean
+.PHONY: help demo test lint types imports unit test-long fuzz test-systemd test-image test-ui single-file lock format bench clean
 
-help: ## what can be made
+help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: $(VENV)/.run ## the whole main job on this machine, in under a minute
+demo: $(VENV)/.run ## run agentd against simulated peers, in under a minute
 	@$(BIN)/agentd demo
 
-test: lint types imports unit ## everything a change must pass
+test: lint types imports unit ## run what every change must pass, in under 3 minutes on two processors
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -29,35 +33,42 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term
 
-# These two need root and Debian's debootstrap, systemd-container and buildah; what is missing is named and skipped.
-test-systemd: $(VENV)/.dev ## the service under a real systemd, booted in a container
-	$(BIN)/pytest -m systemd --no-cov tests/systemd
+test-long: $(VENV)/.dev ## run the long series completely: kills, storms, all scenarios
+	$(BIN)/pytest -m long $(PARALLEL)
 
-test-image: $(VENV)/.dev ## the container image and the single file, run where there is nothing else
-	$(BIN)/pytest -m 'image or single_file' --no-cov tests/image
+fuzz: $(VENV)/.dev ## run the property tests with new random seeds for SECONDS (default 60)
+	$(BIN)/python tests/fuzz.py $(SECONDS)
 
-test-ui: $(VENV)/.dev ## the pages, looked at with a real Chromium
-	$(BIN)/pytest -m ui --no-cov tests/ui
+# test-systemd and test-image need root and Debian's debootstrap, systemd-container and buildah; test-ui needs chromium.
+# Tests whose tool is missing are skipped, and the reason names the tool.
+test-systemd: $(VENV)/.dev ## run the service under a real systemd, booted in a container
+	$(BIN)/pytest -m systemd tests/systemd
 
-single-file: $(BIN)/python ## dist/agentd, one file for machines without Python
+test-image: $(VENV)/.dev ## build the container image and the single file, and run each without Python around it
+	$(BIN)/pytest -m 'image or single_file' tests/image
+
+test-ui: $(VENV)/.dev ## open the pages in a real Chromium
+	$(BIN)/pytest -m ui tests/ui
+
+single-file: $(BIN)/python ## build dist/agentd, one file for machines without Python
 	$(BIN)/python packaging/single_file.py dist/agentd
 
-lock: $(BIN)/python ## choose the versions that image and single file are built with
+lock: $(BIN)/python ## update the pinned versions for the image and the single file
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
 	$(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
 	  --custom-compile-command 'make lock' --output-file packaging/requirements.txt pyproject.toml
 
-format: $(VENV)/.dev ## let ruff lay the code out
+format: $(VENV)/.dev ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: ## what one copy costs, measured with the run-time packages alone
+bench: ## measure start, memory and CPU of one daemon, with the run-time packages alone
 	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.run
 	.venv-bench/bin/python benchmarks/footprint.py
 
-clean: ## forget the environment and the caches
+clean: ## remove the environment and the caches
 	rm -rf $(VENV) .venv-bench .coverage* .hypothesis .mypy_cache .ruff_cache .pytest_cache .import_linter_cache dist build
 
 $(BIN)/python:

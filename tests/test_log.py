@@ -21,20 +21,6 @@ from agentd import log
 EVERY_CHARACTER = st.characters(categories=None, exclude_categories=())
 
 
-@pytest.fixture(autouse=True)
-def own_logging(monkeypatch):
-    """Restore the logging of the process after each test."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    monkeypatch.setattr(log, "_secrets", set())
-    monkeypatch.setattr(log, "_pattern", None)
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
-
-
 def logged(say, *, fmt: log.Format = "json", level: str = "debug") -> str:
     out = io.StringIO()
     log.configure(level=level, fmt=fmt, stream=out)

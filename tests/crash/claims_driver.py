@@ -1,8 +1,8 @@
-"""Kill the claim side at every write, start and exit, over and over, and look whether its promise held.
+"""Kills the claim side with SIGKILL at every write, hook start and hook exit, and checks what it guarantees.
 
-Run as a script: `claims_driver.py DIRECTORY SEED COUNT` prints one JSON line per story. A story is one claim with three
-hooks, a number of lives that each end by SIGKILL at a chosen moment, and one life that is left alone. Lives are forks
-of this process, so that five hundred of them take seconds; nothing of asyncio has run here before a fork.
+Run as a script: `claims_driver.py DIRECTORY SEED...` prints one JSON line per seed. Each seed makes one case: a claim with
+three hooks, some processes that SIGKILL ends at a chosen point, and a last process that is not killed. The processes
+are forks of the script, so that a case takes a tenth of a second; asyncio does not run in the script before a fork.
 """
 
 import asyncio
@@ -30,44 +30,44 @@ EVENT = ClaimEvent(
     "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222", "prebuild_claimed"
 )
 NAMES = ("10-a", "20-b", "30-c")
-# What a hook does between saying that it starts and that it is done; `$AGENTD_ATTEMPT` counts.
+# What a hook runs between the lines `start` and `done` that it writes to the trace.
 BODIES = {
     "quick": "",
     "slow": "sleep 0.02",
     "fails once": '[ "$AGENTD_ATTEMPT" -gt 1 ] || exit 1',
-    "has children": "(sleep 0.02; say late) & (setsid sleep 0.02) & wait",
+    "has children": "(sleep 0.02; trace late) & (setsid sleep 0.02) & wait",
     "always fails": "exit 7",
 }
 
 
-class Executioner:
-    """Counts the moments at which a daemon can die, and dies at the chosen one. Tears the write if that is one."""
+class KillPoints:
+    """Counts the points at which the process can die, and kills it at the chosen one. A write there is torn."""
 
     def __init__(self, at: int | None, rng: random.Random) -> None:
-        self.seen = 0
+        self.passed = 0
         self._at = at
         self._rng = rng
 
     def due(self) -> bool:
-        self.seen += 1
-        return self.seen == self._at
+        self.passed += 1
+        return self.passed == self._at
 
-    def moment(self) -> None:
+    def point(self) -> None:
         if self.due():
             die()
 
     def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
-            self.moment()
+            self.point()
             result = call(*args, **kwargs)
-            self.moment()
+            self.point()
             return result
 
         return wrapped
 
     def tearing(self, pwrite: Callable[..., int]) -> Callable[..., int]:
         def wrapped(fd: int, data: bytes, offset: int) -> int:
-            self.moment()
+            self.point()
             if self.due():
                 pwrite(fd, data[: self._rng.randrange(len(data))], offset)
                 die()
@@ -80,33 +80,33 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def briskly(seconds: float) -> None:
-    # Pauses are short here; a hook's timeout stays what it is.
+async def short_sleep(seconds: float) -> None:
+    # Pauses are shortened. A hook's timeout is not.
     await asyncio.sleep(seconds if seconds >= 20 else min(seconds, 0.004))
 
 
-async def live(root: Path, executioner: Executioner, *, redeliver: bool, on_interrupted: Any) -> None:
-    """One life of the claim side: take up what is unfinished, take the event, act."""
+async def run_claims(root: Path, kills: KillPoints, *, redeliver: bool, on_interrupted: Any) -> None:
+    """Run the claim side once: load the ledger, admit the event, run the hooks of unfinished claims."""
     for name in ("fdatasync", "fsync", "ftruncate", "link"):
-        setattr(ledger_file.os, name, executioner.around(getattr(os, name)))
-    ledger_file.os.pwrite = executioner.tearing(os.pwrite)
-    run._ended = executioner.around(run._ended)
-    runner_module.listing = executioner.around(runner_module.listing)
+        setattr(ledger_file.os, name, kills.around(getattr(os, name)))
+    ledger_file.os.pwrite = kills.tearing(os.pwrite)
+    run._ended = kills.around(run._ended)
+    runner_module.listing = kills.around(runner_module.listing)
     spawn = asyncio.create_subprocess_exec
 
     async def spawning(*args: Any, **kwargs: Any) -> Any:
-        executioner.moment()
+        kills.point()
         child = await spawn(*args, **kwargs)
-        executioner.moment()
+        kills.point()
         return child
 
-    asyncio.create_subprocess_exec = spawning  # type: ignore[assignment]  # the point of the exercise
+    asyncio.create_subprocess_exec = spawning  # type: ignore[assignment]  # adds kill points
     ledger = Ledger(root / "state", workspace_id=EVENT.workspace_id)
     ledger.token_fingerprint = "token-one"
     hook_runner = HookRunner(
         ledger=ledger,
         policy=HookPolicy(root / "hooks", root / "state", on_interrupted=on_interrupted, grace_s=0.3),
-        clock=Clock(sleep=briskly),
+        clock=Clock(sleep=short_sleep),
         metrics=Registry(),
         environ={"PATH": "/usr/bin:/bin"},
     )
@@ -114,32 +114,35 @@ async def live(root: Path, executioner: Executioner, *, redeliver: bool, on_inte
         ledger.admit(EVENT)
     for claim in ledger.unfinished():
         await hook_runner.run_claim(claim.id)
-    executioner.moment()
+    kills.point()
 
 
-def one_life(root: Path, at: int | None, rng: random.Random, **options: Any) -> tuple[bool, int]:
-    """Fork a life. Returns whether it was killed as planned, and how many moments it saw if it was not."""
+def fork_once(root: Path, at: int | None, rng: random.Random, **options: Any) -> tuple[bool, int]:
+    """Fork a process that runs the claim side.
+
+    Returns whether it was killed at point `at`, and if not, how many points it passed.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        executioner = Executioner(at, rng)
+        kills = KillPoints(at, rng)
         try:
-            asyncio.run(live(root, executioner, **options))
-            os.write(writing, str(executioner.seen).encode())
+            asyncio.run(run_claims(root, kills, **options))
+            os.write(writing, str(kills.passed).encode())
             os._exit(0)
-        except BaseException as exc:  # noqa: BLE001 - a fork must not return into the driver's loop
+        except BaseException as exc:  # noqa: BLE001 - a fork must not return into the script's loop
             os.write(2, f"{type(exc).__name__}: {exc}\n".encode())
             os._exit(1)
     os.close(writing)
     _, status = os.waitpid(pid, 0)
-    seen = os.read(reading, 32)
+    passed = os.read(reading, 32)
     os.close(reading)
     if os.WIFSIGNALED(status):
         return True, 0
     if os.WEXITSTATUS(status):
-        raise SystemExit("a life ended in an error")
-    return False, int(seen)
+        raise SystemExit("a process ended with an error")
+    return False, int(passed)
 
 
 def prepare(root: Path, bodies: list[str]) -> None:
@@ -148,14 +151,14 @@ def prepare(root: Path, bodies: list[str]) -> None:
     for name, body in zip(NAMES, bodies, strict=True):
         path = root / "hooks" / "on-claim.d" / name
         path.write_text(
-            f'#!/bin/sh\nsay() {{ echo "{name} $AGENTD_ATTEMPT $1" >> {root}/trace; }}\n'
-            f"say start\n{BODIES[body]}\nsay done\n"
+            f'#!/bin/sh\ntrace() {{ echo "{name} $AGENTD_ATTEMPT $1" >> {root}/trace; }}\n'
+            f"trace start\n{BODIES[body]}\ntrace done\n"
         )
         path.chmod(0o755)
 
 
-def verdict(root: Path, *, hold: bool, bodies: list[str]) -> list[str]:
-    """What went wrong, in words; empty when every promise held."""
+def violations(root: Path, *, hold: bool, bodies: list[str]) -> list[str]:
+    """Return a text for each guarantee that does not hold."""
     wrong = []
     trace = (
         [line.split() for line in (root / "trace").read_text().splitlines()]
@@ -190,7 +193,7 @@ def verdict(root: Path, *, hold: bool, bodies: list[str]) -> list[str]:
                 f"{hook.name} succeeded at attempt {hook.attempt}, but ran {latest.get(hook.name)}, done {done}"
             )
         if hook.state == "started":
-            wrong.append(f"{hook.name} is still said to run")
+            wrong.append(f"{hook.name} is still recorded as started")
     for number, name in enumerate(NAMES[1:], 1):
         first = next((i for i, line in enumerate(trace) if line[0] == name), None)
         before = [i for i, line in enumerate(trace) if line[0] == NAMES[number - 1]]
@@ -199,7 +202,7 @@ def verdict(root: Path, *, hold: bool, bodies: list[str]) -> list[str]:
     return wrong
 
 
-def story(root: Path, seed: int) -> dict[str, Any]:
+def run_case(root: Path, seed: int) -> dict[str, Any]:
     rng = random.Random(seed)
     bodies = [rng.choice(["quick", "quick", "slow", "has children", "fails once"]) for _ in NAMES]
     if rng.random() < 0.15:
@@ -208,26 +211,26 @@ def story(root: Path, seed: int) -> dict[str, Any]:
     prepare(root, bodies)
     killed, at = 0, 1 + seed % 75
     for _ in range(rng.choice([1, 1, 2, 3, 6])):
-        dead, seen = one_life(
+        dead, passed = fork_once(
             root, at, rng, redeliver=rng.random() < 0.5, on_interrupted="hold" if hold else "retry"
         )
         killed += dead
-        at = rng.randrange(1, 60) if dead else rng.randrange(1, max(2, seen))
-    one_life(root, None, rng, redeliver=True, on_interrupted="hold" if hold else "retry")
+        at = rng.randrange(1, 60) if dead else rng.randrange(1, max(2, passed))
+    fork_once(root, None, rng, redeliver=True, on_interrupted="hold" if hold else "retry")
     return {
         "seed": seed,
         "killed": killed,
         "bodies": bodies,
-        "wrong": verdict(root, hold=hold, bodies=bodies),
+        "wrong": violations(root, hold=hold, bodies=bodies),
     }
 
 
-def main(directory: str, seed: str, count: str) -> None:
-    log.configure(level="error", stream=open(os.devnull, "w"))  # noqa: SIM115, PTH123 - for the life of the script
-    for number in range(int(seed), int(seed) + int(count)):
-        root = Path(directory) / str(number)
+def main(directory: str, *seeds: str) -> None:
+    log.configure(level="error", stream=open(os.devnull, "w"))  # noqa: SIM115, PTH123 - open until the script ends
+    for seed in seeds:
+        root = Path(directory) / seed
         root.mkdir()
-        print(json.dumps(story(root, number)), flush=True)
+        print(json.dumps(run_case(root, int(seed))), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,21 +3,34 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from children import environ_without_coverage
+
+pytestmark = pytest.mark.crash
 
 DRIVER = Path(__file__).with_name("claims_driver.py")
-KILLS = 500
 
 
-@pytest.mark.crash
-def test_killed_anywhere_a_claim_ends_with_each_hook_done_once_or_visibly_failed(tmp_path: Path) -> None:
+def check_cases(seeds: Iterable[int], tmp_path: Path, *, kills_per_case: float) -> None:
     ran = subprocess.run(
-        [sys.executable, DRIVER, tmp_path, "0", "300"],
-        capture_output=True, text=True, timeout=570, check=False,
+        [sys.executable, DRIVER, tmp_path, *map(str, seeds)],
+        env=environ_without_coverage(), capture_output=True, text=True, timeout=570, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
-    stories = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert [story for story in stories if story["wrong"]] == []
-    assert sum(story["killed"] for story in stories) >= KILLS
+    cases = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [case for case in cases if case["wrong"]] == []
+    assert sum(case["killed"] for case in cases) >= kills_per_case * len(cases)
+
+
+def test_killed_at_a_sample_of_points_a_claim_ends_with_each_hook_done_once_or_visibly_failed(tmp_path, seed):
+    # A case's first kill is at point 1 + seed % 75.
+    check_cases(range(seed, seed + 24 * 16, 16), tmp_path, kills_per_case=1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", range(0, 300, 75))
+def test_killed_anywhere_a_claim_ends_with_each_hook_done_once_or_visibly_failed(tmp_path, first):
+    check_cases(range(first, first + 75), tmp_path, kills_per_case=500 / 300)

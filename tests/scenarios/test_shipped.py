@@ -1,21 +1,40 @@
-"""Every shipped scenario holds, with the real daemon as a child process."""
+"""Plays the shipped scenarios with the real daemon as a child process."""
 
 import pytest
 
 from agentd.simulator.scenario import file
 from agentd.simulator.scenario.play import play
 
+# One of each kind: claim stream, hooks, agent, uploads, status reports, eras, stop.
+SAMPLE = {
+    "agent-restart",
+    "era-e1-missed",
+    "kill9-hook",
+    "status-reports",
+    "stop-coderd-down",
+    "stream-reset",
+    "upload-errors",
+}
+
+
+def all_or_long() -> list[object]:
+    return [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in SAMPLE else [pytest.mark.long])
+        for path in file.shipped()
+    ]
+
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("path", file.shipped(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", all_or_long())
 async def test_shipped_scenario_holds(path, tmp_path):
     verdict = await play(file.load(path), tmp_path)
 
     assert verdict.holds, f"step {verdict.failed.number}: {verdict.failed}\n  {verdict.why}"
 
 
-def test_there_are_enough_of_them_and_each_says_what_it_shows():
+def test_there_are_many_scenarios_and_each_has_its_own_title():
     scenarios = [file.load(path) for path in file.shipped()]
 
     assert len(scenarios) >= 25
     assert len({scenario.title for scenario in scenarios}) == len(scenarios)
+    assert {path.stem for path in file.shipped()} > SAMPLE

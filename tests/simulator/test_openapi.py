@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 import json
-import os
 import sys
 
 import pytest
+from children import environ_without_coverage
 
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
@@ -21,6 +21,10 @@ CHECKS = (
 )
 
 
+def long(*values):
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 async def schemathesis(url, document, tmp_path, *words):
     """The exit code of a bounded run, and what it printed."""
     path = tmp_path / "openapi.json"
@@ -30,7 +34,7 @@ async def schemathesis(url, document, tmp_path, *words):
         "--url", url, "--checks", CHECKS, "--max-examples", EXAMPLES, "--seed", SEED, "--workers", "1",
         "--phases", "examples,coverage,fuzzing", "--request-timeout", "10", "--generation-database", "none",
         "--no-color", *words,
-        cwd=tmp_path, env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        cwd=tmp_path, env={**environ_without_coverage(), "PYTHONWARNINGS": "ignore"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     out, _ = await process.communicate()
@@ -55,7 +59,7 @@ async def meanwhile(until, happened, act):
         await asyncio.wait([acting])
 
 
-@pytest.mark.parametrize("era", ["E1", "E3", "E4"])
+@pytest.mark.parametrize("era", [long("E1"), "E3", long("E4")])
 async def test_coderd_answers_only_what_is_documented(era, ask, tmp_path):
     async with SimulatedCoderd(era=era, rate_limit=0, admin=True, flush="eager") as coderd:
         ws = coderd.add_workspace()
@@ -93,7 +97,9 @@ async def test_coderd_answers_only_what_is_documented(era, ask, tmp_path):
     assert {200, 204, 400, 401, 404, 409} <= statuses, f"it hardly asked anything: {statuses}"
 
 
-@pytest.mark.parametrize(("mode", "version"), [("pty", "0.12.1"), ("acp", "0.12.1"), ("pty", "0.9.0")])
+@pytest.mark.parametrize(
+    ("mode", "version"), [long("pty", "0.12.1"), ("acp", "0.12.1"), long("pty", "0.9.0")]
+)
 async def test_agentapi_answers_only_what_is_documented(mode, version, ask, tmp_path):
     async with SimulatedAgentApi(
         mode=mode, version=version, reply=lambda prompt: f"You said: {prompt}"
