@@ -1,7 +1,7 @@
 """Backoff with full jitter, for connections that are retried without a limit. `retry` is for bounded work.
 
-Each delay is uniform between a floor and a growing ceiling. Without jitter a fleet behind one NAT would reconnect at the
-same moment and get 429, because coderd counts its rate limit per address.
+Each delay is uniform between a floor and a growing ceiling. Without jitter a fleet behind one NAT would
+reconnect at the same moment and get 429, because coderd counts its rate limit per address.
 """
 
 import random
@@ -11,9 +11,9 @@ from collections.abc import Callable
 class Backoff:
     """Exponential backoff with full jitter. All values are in seconds.
 
-    `next()` draws uniformly from [floor_s, ceiling]; the ceiling doubles from `first_s` up to `cap_s`. The owner calls
-    `reset()` when the connection has delivered data. It does not call `reset()` when the connection opens, because a
-    server that accepts and closes would then be retried without a delay.
+    `next()` draws uniformly from [floor_s, ceiling]; the ceiling doubles from `first_s` up to `cap_s`. The
+    owner calls `reset()` after a success, not when a connection opens, because a server that accepts and closes
+    would then be retried without a delay.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ from typing import NamedTuple
 class Clock(NamedTuple):
     """Three functions of time, and waiting with a limit.
 
-    `monotonic` measures spans (seconds, never stepped); `wall` stamps records (Unix seconds, may be stepped by an
-    operator or NTP); `sleep` waits (seconds).
+    `monotonic` measures spans (seconds, never stepped); `wall` stamps records (Unix seconds, may be stepped
+    by an operator or NTP); `sleep` waits (seconds).
     """
 
     monotonic: Callable[[], float] = time.monotonic
@@ -30,7 +30,7 @@ class Clock(NamedTuple):
                 timer.cancel()
 
     async def wait_event(self, event: asyncio.Event, timeout_s: float | None) -> bool:
-        """Sleep until `event` is set, at most `timeout_s` seconds (None: no limit); False if it was not set by then."""
+        """Wait until `event` is set, at most `timeout_s` seconds (None: no limit). False on timeout."""
         if event.is_set():
             return True
         if timeout_s is None:
@@ -49,7 +49,8 @@ class Clock(NamedTuple):
 class SameMoment:
     """Converts a monotonic time to RFC 3339; consecutive calls for the same moment return the same text.
 
-    Without it the text would change with each call, because the two clocks drift and the wall clock is stepped.
+    Without it the text would change with each call, because the two clocks drift and the wall clock is
+    stepped.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -58,7 +59,10 @@ class SameMoment:
         self._text = rfc3339(clock.wall())
 
     def to_rfc3339(self, at: float | None) -> str:
-        """Convert `at` (monotonic seconds). None repeats the last result, at first the time of construction."""
+        """Convert `at` (monotonic seconds).
+
+        None repeats the last result, at first the time of construction.
+        """
         if at is not None and at != self._at:
             self._at = at
             self._text = rfc3339(self._clock.wall() - (self._clock.monotonic() - at))

@@ -10,10 +10,12 @@ TMP_PREFIX: Final = ".tmp-"
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write `data` to a temporary file beside `path`, fsync it, rename it, fsync the directory. Blocks on the disk.
+    """Write `data` to a temporary file beside `path`, fsync it, rename it, fsync the directory.
 
-    Raises `OSError`. The name then holds the old file or, if only the fsync of the directory failed, the new file; a
-    power cut can still undo that rename.
+    Blocks on the disk.
+
+    Raises `OSError`. The name then holds the old file or, if only the fsync of the directory failed, the new
+    file; a power cut can still undo that rename.
     """
     tmp = path.with_name(TMP_PREFIX + path.name)
     try:
@@ -35,7 +37,10 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Fsync a directory, so that a file created, renamed or removed in it stays so after a power cut. Raises `OSError`."""
+    """Fsync a directory, so that a file created, renamed or removed in it stays so after a power cut.
+
+    Raises `OSError`.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

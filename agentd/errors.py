@@ -27,7 +27,8 @@ class ExitCode(enum.IntEnum):
 class AgentdError(Exception):
     """Base class of the errors that an operator reads.
 
-    `message` states what is wrong and where; `hint` states what to do (may be empty). `str()` joins them with "; ".
+    `message` states what is wrong and where; `hint` states what to do (may be empty). `str()` joins them with
+    "; ".
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
@@ -48,13 +49,16 @@ class UsageError(AgentdError):
 
 
 class ConfigError(AgentdError):
-    """A configuration value is missing, malformed or unknown. The message starts with the key, as `section.key`."""
+    """A configuration value is missing, malformed or unknown.
+
+    The message starts with the key, as `section.key`.
+    """
 
     exit_code = ExitCode.CONFIG
 
 
 class StateError(AgentdError):
-    """The state directory cannot be used: permissions, a full or read-only disk, another agentd, a newer format."""
+    """The state directory is unusable: permissions, a full or read-only disk, a lock, a newer format."""
 
     exit_code = ExitCode.STATE
 

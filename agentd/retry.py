@@ -14,8 +14,9 @@ def until(
             with attempt:
                 await work()
 
-    The delay has full jitter, with a ceiling that doubles from `first_s` to `cap_s`. It is at least the error's
-    `retry_after_s`; if that ends after the deadline, the last try starts `last_try_s` before the deadline.
+    The delay has full jitter, with a ceiling that doubles from `first_s` to `cap_s`. It is at least the
+    error's `retry_after_s`; if that ends after the deadline, the last try starts `last_try_s` before the
+    deadline.
     """
     return AsyncRetrying(
         retry=retry_if_exception_type(on),

@@ -1,7 +1,7 @@
 """Notify systemd: `READY=1`, `STATUS=…`, `STOPPING=1`, `WATCHDOG=1`, `EXTEND_TIMEOUT_USEC=…`.
 
-This module never blocks: it drops a message that systemd does not read. The libraries block: sdnotify 0.3.2 after eleven
-unread messages, cysystemd 2.0.5 while it holds the interpreter lock.
+This module never blocks: it drops a message that systemd does not read. The libraries block: sdnotify 0.3.2
+after eleven unread messages, cysystemd 2.0.5 while it holds the interpreter lock.
 """
 
 import os
@@ -19,7 +19,10 @@ class Notifier:
         self._socket: socket.socket | None = None
 
     def send(self, **fields: str | int) -> None:
-        """Send the fields, for example `send(READY=1, STATUS="listening")`. Newlines in a value become spaces."""
+        """Send the fields, for example `send(READY=1, STATUS="listening")`.
+
+        Newlines in a value become spaces.
+        """
         if not self._address:
             return
         text = "\n".join(f"{name}={str(value).replace(chr(10), ' ')}" for name, value in fields.items())

@@ -13,7 +13,7 @@ from agentd.errors import StateError
 
 LOCK_NAME: Final = "agentd.lock"
 
-# `holder_pid` takes a shared lock for a moment. `StateDir.open` retries so that it does not mistake it for a daemon.
+# `holder_pid` takes a shared lock for a moment, which `StateDir.open` must not mistake for a daemon.
 _LOCK_TRIES: Final = 5
 _LOCK_PAUSE_S: Final = 0.02
 
@@ -21,8 +21,8 @@ _LOCK_PAUSE_S: Final = 0.02
 class StateDir:
     """A state directory under an exclusive lock. Use it as a context manager, or call `close()`.
 
-    The lock is `flock` on `agentd.lock`. The kernel releases it when the process ends, also after SIGKILL. The pid in the
-    file is only for error messages.
+    The lock is `flock` on `agentd.lock`. The kernel releases it when the process ends, also after SIGKILL.
+    The pid in the file is only for error messages.
     """
 
     def __init__(self, path: Path, lock_fd: int) -> None:
@@ -33,8 +33,8 @@ class StateDir:
     def open(cls, path: Path) -> Self:
         """Create `path` (mode 0700) if absent, check it and take the lock.
 
-        Raises `StateError` if the directory cannot be created or written, belongs to another user, or is locked by
-        another agentd (the message names its pid).
+        Raises `StateError` if the directory cannot be created or written, belongs to another user, or is
+        locked by another agentd (the message names its pid).
         """
         _prepare(path)
         try:
@@ -47,15 +47,15 @@ class StateDir:
         except StateError:
             os.close(fd)
             raise
-        # A daemon must start on a full disk, because it delivers the spooled snapshots, which frees space. The pid is
-        # then missing from error messages.
+        # A daemon must start on a full disk, because it delivers the spooled snapshots, which frees space.
+        # The pid is then missing from error messages.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return cls(path, fd)
 
     def writable(self) -> bool:
-        """Whether the directory is writable; the check of `/healthz` and the watchdog. A few system calls, no fsync."""
+        """Whether the directory is writable. Needs a few system calls, no fsync."""
         try:
             fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as exc:
@@ -81,7 +81,7 @@ class StateDir:
 
 
 def holder_pid(path: Path) -> int | None:
-    """Pid of the agentd that locks `path`; 0 if it wrote none; None if `path` is not locked or the file is unreadable."""
+    """Pid of the agentd that locks `path`; 0 if unknown; None if not locked or not readable."""
     try:
         fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
@@ -133,7 +133,8 @@ def _prepare(path: Path) -> None:
             hint="run agentd as that user, chown the directory, or set AGENTD_STATE_DIR to one of your own",
         )
     if info.st_mode & 0o077:
-        # The directory contains conversations and hook output. One created by hand or by a volume often has mode 0755.
+        # The directory contains conversations and hook output. One created by hand or by a volume often has
+        # mode 0755.
         try:
             path.chmod(0o700)
         except OSError as exc:

@@ -1,7 +1,8 @@
 """The stop timeout: the time between SIGTERM and SIGKILL.
 
 systemd reports it (`TimeoutStopSec` of the unit that a process runs in). An operator can configure it
-(`shutdown.grace_s`). A container cannot read its own: `docker stop` waits 10 s and Kubernetes 30 s by default.
+(`shutdown.grace_s`). A container cannot read its own: the default of Docker is 10 s, that of
+Kubernetes 30 s.
 """
 
 import os
@@ -33,8 +34,8 @@ Systemctl = Callable[[list[str]], str]
 class StopTimeout(NamedTuple):
     """Seconds between SIGTERM and SIGKILL: None if unknown, infinity if SIGKILL is never sent.
 
-    `source` names the unit or the configuration key that the value comes from. `extensible` is True if agentd can
-    request more time while it stops (a unit of type notify).
+    `source` names the unit or the configuration key that the value comes from. `extensible` is True if agentd
+    can request more time while it stops (a unit of type notify).
     """
 
     seconds: float | None = None

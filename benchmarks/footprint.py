@@ -1,12 +1,12 @@
-"""What one copy of agentd costs: start, memory, idle CPU, stop. Prints a table of minimum, median and maximum.
+"""Measure one agentd: start, memory, idle CPU, stop. Prints a table of minimum, median and maximum.
 
     python benchmarks/footprint.py [--runs 5] [--idle-s 60] [--agentd PATH]
 
-The daemon runs as a real child process, holding the claim stream of a simulated coderd and polling a simulated AgentAPI
-on loopback; both live in a process of their own. Times count from the fork: to listening is until the local API's socket
-takes a connection, to the first answer until `/healthz` has answered on it, to the claim stream until its request has
-reached coderd. Memory is read from /proc/<pid>/smaps_rollup after the daemon has been idle, CPU from the scheduler's
-nanoseconds of all its threads.
+The daemon runs as a real child process. It is connected to the claim stream of a simulated coderd and polls a
+simulated AgentAPI on loopback; both simulators run in another process. Times start at the fork. `listening`
+ends when the socket of the local API accepts a connection, `first answer` when `/healthz` answers, `claim
+stream` when the request reaches coderd. Memory is read from /proc/<pid>/smaps_rollup after the idle time, CPU
+from the scheduler's nanoseconds of all threads.
 """
 
 import argparse
@@ -29,11 +29,14 @@ from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
 
 SETTLED_S = 20.0
-"""Past the first settle, the first upload and coderd's first ping."""
+"""After the agent is stable, the first upload and coderd's first ping."""
 
 
 async def peers() -> None:
-    """Both peers of one daemon: its environment as a line of JSON, then the time of its first claim stream request."""
+    """Run both peers of one daemon.
+
+    Prints its environment as a line of JSON, then the time of its first stream request.
+    """
     async with SimulatedCoderd() as coderd, SimulatedAgentApi() as agent:
         agent.add_message("agent", "ready when you are")
         agent.add_message("user", "please fix the build")
@@ -63,7 +66,7 @@ def running_peers() -> Iterator[subprocess.Popen[str]]:
 
 
 def connected(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
-    """The first connection that `process` takes."""
+    """The first connection that `process` accepts."""
     while process.poll() is None:
         probe = socket.socket(socket.AF_UNIX)
         try:
@@ -77,7 +80,7 @@ def connected(path: Path, process: subprocess.Popen[bytes]) -> socket.socket:
 
 
 def started_ms(
-    process: subprocess.Popen[bytes], forked: float, path: Path, said: Iterator[str]
+    process: subprocess.Popen[bytes], forked: float, path: Path, printed: Iterator[str]
 ) -> dict[str, float]:
     with connected(path, process) as probe:
         listening = time.monotonic()
@@ -85,7 +88,7 @@ def started_ms(
         if not probe.recv(16).startswith(b"HTTP/1."):
             raise SystemExit("agentd does not speak HTTP on its socket")
         answered = time.monotonic()
-    moments = {"listening": listening, "first answer": answered, "claim stream": float(next(said))}
+    moments = {"listening": listening, "first answer": answered, "claim stream": float(next(printed))}
     return {f"exec to {name} ms": (at - forked) * 1000 for name, at in moments.items()}
 
 
@@ -107,9 +110,9 @@ def one_run(command: list[str], idle_s: float) -> dict[str, float]:
     home = Path(tempfile.mkdtemp(prefix="agentd-bench-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, home)
-        said = iter(stack.enter_context(running_peers()).stdout or ())
+        printed = iter(stack.enter_context(running_peers()).stdout or ())
         environ = {
-            **json.loads(next(said)),
+            **json.loads(next(printed)),
             "PATH": os.environ["PATH"],
             "HOME": str(home),
             "AGENTD_STATE_DIR": str(home / "state"),
@@ -119,7 +122,7 @@ def one_run(command: list[str], idle_s: float) -> dict[str, float]:
         process = subprocess.Popen([*command, "run"], env=environ, stderr=subprocess.DEVNULL)
         stack.callback(process.wait)
         stack.callback(process.kill)
-        figures = started_ms(process, forked, home / "state" / "agentd.sock", said)
+        figures = started_ms(process, forked, home / "state" / "agentd.sock", printed)
         time.sleep(SETTLED_S)
         before = cpu_s(process.pid)
         time.sleep(idle_s)
@@ -139,7 +142,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--idle-s", type=float, default=60.0, help="how long each run is watched while idle")
+    parser.add_argument(
+        "--idle-s", type=float, default=60.0, help="seconds that each run is measured while idle"
+    )
     parser.add_argument(
         "--agentd", default=None, help="the program to measure (default: this interpreter's agentd)"
     )

@@ -1,8 +1,8 @@
-"""How fast the newest ten messages are found in a large history, and in how much memory.
+"""Measure the time and memory to extract the newest ten messages from a large history.
 
     .venv/bin/python benchmarks/message_tail.py
 
-Each body is fed in chunks of 64 KiB, as they come from a socket; beside it, `json.loads` of the whole.
+Each body is fed in chunks of 64 KiB, as from a socket. For comparison: `json.loads` of the complete body.
 """
 
 import json
@@ -49,7 +49,7 @@ def read_tail(body: bytes) -> object:
 
 
 def measured(work):  # noqa: ANN001, ANN201 - any callable
-    """Seconds without, then peak megabytes with tracing."""
+    """Seconds without tracing, then peak megabytes with tracing."""
     began = time.perf_counter()
     work()
     took_s = time.perf_counter() - began

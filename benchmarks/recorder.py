@@ -1,11 +1,12 @@
-"""What watching an agent costs on the wire and in CPU: the poll alone, and the poll with the event stream.
+"""Measure the traffic and CPU of observing AgentAPI: by polling only, and with the event stream.
 
     .venv/bin/python benchmarks/recorder.py [--seconds 30]
 
-Three processes: a simulated AgentAPI, a watcher with recorder and spool as the daemon has them, and between them this
-one, which counts the bytes. Idle: an agent that has long waited for input. Busy: a screen of 500 padded lines that
-changes 25 times a second. CPU is from the scheduler's accounting of each process. The simulated AgentAPI is Python: its
-CPU can be compared between the rows, not with the real one's.
+Three processes: a simulated AgentAPI, a watcher with recorder and spool as in the daemon, and this process
+between them, which counts the bytes. Idle: an agent that has waited for input for some time. Busy: a screen
+of 500 padded lines that changes 25 times a second. CPU is from the scheduler's accounting of each process.
+The simulated AgentAPI is written in Python: compare its CPU only between the rows, not with the real
+AgentAPI.
 """
 
 import argparse
@@ -31,12 +32,12 @@ from agentd.stability.watcher import Watcher
 
 CHANGE_S = 0.04
 SETTLED_S = 40.0
-"""Past the time after which a quiet agent is looked at more rarely."""
+"""After the watcher has reduced its poll rate for an idle agent."""
 SCREEN = "\n".join(f"{'some output of a tool':80}" for _ in range(500))
 
 
 class Relay:
-    """Passes connections on to AgentAPI and counts what it sends."""
+    """Forwards connections to AgentAPI and counts the bytes that AgentAPI sends."""
 
     def __init__(self, port: int) -> None:
         self.sent_bytes = 0
@@ -59,7 +60,7 @@ class Relay:
         sink.close()
 
 
-async def be_the_agent(busy: bool) -> None:
+async def run_agent(busy: bool) -> None:
     async with SimulatedAgentApi() as agent:
         agent.add_message("agent", SCREEN)
         agent.add_message("user", "please fix the build")
@@ -72,8 +73,8 @@ async def be_the_agent(busy: bool) -> None:
             agent.rewrite_last(f"{SCREEN}\n{number:80}")
 
 
-async def be_the_watcher(url: str, follow: bool) -> None:
-    gc.freeze()  # as the daemon does with what is imported
+async def run_watcher(url: str, follow: bool) -> None:
+    gc.freeze()  # as the daemon does after its imports
     spool = Spool.open(Path(os.environ["SPOOL"]))
     recorder = Recorder(
         spool=spool, task_id="", max_messages=10, max_bytes=65_536, checkpoint_s=5, clock=Clock(),
@@ -90,7 +91,7 @@ async def be_the_watcher(url: str, follow: bool) -> None:
 
 @contextlib.asynccontextmanager
 async def temporary_spool() -> AsyncIterator[None]:
-    """Names it to the watcher, which is killed and could not clear it away."""
+    """Sets SPOOL for the watcher, which is killed and cannot delete the directory."""
     with tempfile.TemporaryDirectory(prefix="agentd-bench-") as folder:
         os.environ["SPOOL"] = folder
         yield
@@ -139,7 +140,9 @@ async def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=30.0)
     seconds = parser.parse_args().seconds
-    print("| agent | watched by | bytes a minute | CPU a minute, agentd | CPU a minute, simulated AgentAPI |")
+    print(
+        "| agent | observed by | bytes a minute | CPU a minute, agentd | CPU a minute, simulated AgentAPI |"
+    )
     print("| --- | --- | --- | --- | --- |")
     for busy in (False, True):
         for follow in (False, True):
@@ -148,8 +151,8 @@ async def main() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["agent"]:
-        asyncio.run(be_the_agent(sys.argv[2] == "1"))
+        asyncio.run(run_agent(sys.argv[2] == "1"))
     elif sys.argv[1:2] == ["watcher"]:
-        asyncio.run(be_the_watcher(sys.argv[2], sys.argv[3] == "1"))
+        asyncio.run(run_watcher(sys.argv[2], sys.argv[3] == "1"))
     else:
         asyncio.run(main())

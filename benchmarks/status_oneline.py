@@ -1,4 +1,4 @@
-"""How long `agentd status --oneline` takes, as a Coder agent-metadata script would run it: the budget is 60 ms.
+"""Measure the time of `agentd status --oneline` as a Coder agent metadata script; the budget is 60 ms.
 
 .venv/bin/python benchmarks/status_oneline.py [RUNS]
 """

@@ -1,10 +1,10 @@
-"""agentd's stop beside a shell script of the same job (uploader.sh): time to the 204, peak memory, and what was lost.
+"""Compare agentd's stop with a shell script for the same job (uploader.sh): time, memory, lost text.
 
     .venv/bin/python benchmarks/uploader.py [--runs 5]
 
-Both talk to the same simulated AgentAPI and coderd. agentd runs as a real daemon that has settled, uploads at stop only,
-and is timed from SIGTERM; the script is timed from its start, which is when SIGTERM would start it. Peak memory is the
-largest process of each, from the kernel's accounting at its end. Each figure is the median of the runs.
+Both use the same simulated AgentAPI and coderd. agentd runs as a real daemon with a stable agent, uploads only
+at stop, and is timed from SIGTERM. The script is timed from its start, because SIGTERM would start it. Peak
+memory is that of the largest process, from the kernel's accounting. Each figure is the median of the runs.
 """
 
 import argparse
@@ -38,8 +38,9 @@ CASES = {
 Step = Callable[[], Awaitable[None]]
 NEEDED = ("bash", "curl", "jq")
 SETTLED_S = 10.0
-"""Past the settling and the first replay of the events."""
-# A process inherits the peak of the one that it was forked from, and this one holds the histories: a small one between.
+"""After the agent is stable and the first replay of the events."""
+# A process inherits the peak memory of its parent, and this process has the histories in memory. A small
+# process between them avoids that.
 LAUNCHER = """
 import os, resource, subprocess, sys
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
@@ -51,7 +52,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, flush=True)
 
 @dataclass(frozen=True)
 class Figures:
-    """One stop: seconds to the 204 (None when there was none), peak megabytes, and what coderd has of the last ten."""
+    """One stop: seconds to the 204 (None without one), peak megabytes, and what coderd has stored."""
 
     took_s: float | None
     peak_mb: float
@@ -60,7 +61,7 @@ class Figures:
 
 
 class LargeHistory(SimulatedAgentApi):
-    """Answers `/messages` with bytes made beforehand, as quickly as the real one; the simulator's own way takes seconds."""
+    """Answers `/messages` with prepared bytes; the simulator itself would take seconds."""
 
     def prepare(self, contents: Sequence[str]) -> None:
         entries = [
@@ -77,7 +78,7 @@ class LargeHistory(SimulatedAgentApi):
 
 
 @dataclass
-class Stage:
+class Peers:
     agent: LargeHistory
     coderd: SimulatedCoderd
     token: str
@@ -87,7 +88,7 @@ class Stage:
     async def run(
         self, command: Sequence[str], environ: dict[str, str], until_ready: Step, *, signal_it: bool
     ) -> Figures:
-        """Start `command`, let it get ready, stop it where that is what is timed, and see it to its end."""
+        """Start `command`, wait until it is ready, send SIGTERM if `signal_it`, and wait for its end."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-S", "-c", LAUNCHER, *command, env=environ | {"PATH": os.environ["PATH"]},
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
@@ -120,54 +121,54 @@ class Stage:
         return Figures(took_s, peak_mb, len(contents), sum(map(len, contents)))
 
 
-async def agentd_stops(stage: Stage) -> Figures:
+async def agentd_stops(peers: Peers) -> Figures:
     environ = {
-        "CODER_AGENT_URL": stage.coderd.url,
-        "CODER_AGENT_TOKEN": stage.token,
-        "AGENTD_AGENTAPI_URL": stage.agent.url,
-        "AGENTD_STATE_DIR": str(stage.home / "state"),
-        "AGENTD_CLAIMS_HOOKS_DIR": str(stage.home / "hooks"),
-        "AGENTD_SNAPSHOTS_TASK_ID": stage.task_id,
+        "CODER_AGENT_URL": peers.coderd.url,
+        "CODER_AGENT_TOKEN": peers.token,
+        "AGENTD_AGENTAPI_URL": peers.agent.url,
+        "AGENTD_STATE_DIR": str(peers.home / "state"),
+        "AGENTD_CLAIMS_HOOKS_DIR": str(peers.home / "hooks"),
+        "AGENTD_SNAPSHOTS_TASK_ID": peers.task_id,
         "AGENTD_SNAPSHOTS_UPLOAD": "stop",
     }
 
-    async def settled() -> None:
-        while not list((stage.home / "state" / "spool").glob("*.snapshot")):
+    async def stable() -> None:
+        while not list((peers.home / "state" / "spool").glob("*.snapshot")):
             await asyncio.sleep(0.1)
         await asyncio.sleep(SETTLED_S)
 
-    return await stage.run([sys.executable, "-m", "agentd", "run"], environ, settled, signal_it=True)
+    return await peers.run([sys.executable, "-m", "agentd", "run"], environ, stable, signal_it=True)
 
 
-async def script_stops(stage: Stage) -> Figures:
+async def script_stops(peers: Peers) -> Figures:
     environ = {
-        "TMPDIR": str(stage.home),
-        "AGENTAPI_URL": stage.agent.url,
-        "CODER_URL": stage.coderd.url,
-        "TOKEN": stage.token,
-        "TASK_ID": stage.task_id,
+        "TMPDIR": str(peers.home),
+        "AGENTAPI_URL": peers.agent.url,
+        "CODER_URL": peers.coderd.url,
+        "TOKEN": peers.token,
+        "TASK_ID": peers.task_id,
     }
 
     async def at_once() -> None:
-        """The script has nothing to get ready."""
+        """The script needs no preparation."""
 
-    return await stage.run([str(SCRIPT)], environ, at_once, signal_it=False)
+    return await peers.run([str(SCRIPT)], environ, at_once, signal_it=False)
 
 
-async def one_run(contents: Sequence[str], stop: "Callable[[Stage], Awaitable[Figures]]") -> Figures:
+async def one_run(contents: Sequence[str], stop: "Callable[[Peers], Awaitable[Figures]]") -> Figures:
     home = Path(tempfile.mkdtemp(prefix="agentd-bench-"))
     try:
         agent = LargeHistory()
         agent.prepare(contents)
         async with SimulatedCoderd(rate_limit=0) as coderd, agent:
             workspace = coderd.add_workspace()
-            stage = Stage(agent, coderd, workspace.token, coderd.add_task(workspace), home)
-            return await stop(stage)
+            peers = Peers(agent, coderd, workspace.token, coderd.add_task(workspace), home)
+            return await stop(peers)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def row(case: str, who: str, contents: Sequence[str], runs: Sequence[Figures]) -> str:
+def row(case: str, program: str, contents: Sequence[str], runs: Sequence[Figures]) -> str:
     times = [run.took_s for run in runs if run.took_s is not None]
     took = f"{statistics.median(times) * 1000:.0f} ms" if len(times) == len(runs) else "never"
     peak = statistics.median(run.peak_mb for run in runs)
@@ -175,7 +176,7 @@ def row(case: str, who: str, contents: Sequence[str], runs: Sequence[Figures]) -
     least = min(runs, key=lambda run: run.characters)
     lost = max(0, there - least.characters)
     return (
-        f"| {case} | {who} | {took} | {peak:.0f} MB | {least.messages} of {min(10, len(contents))} messages, "
+        f"| {case} | {program} | {took} | {peak:.0f} MB | {least.messages} of {min(10, len(contents))} messages, "
         f"{least.characters:,} of {there:,} characters ({lost / there:.0%} lost) |"
     )
 
@@ -191,12 +192,12 @@ async def main() -> None:
         raise SystemExit(
             f"the script needs {', '.join(missing)}, which this machine lacks; on Debian: apt-get install {' '.join(missing)}"
         )
-    print("| last ten of | who | SIGTERM to 204 | peak memory | coderd has |")
+    print("| last ten of | program | SIGTERM to 204 | peak memory | coderd has |")
     print("| --- | --- | --- | --- | --- |")
     for case, contents in CASES.items():
-        for who, stop in (("bash + curl + jq", script_stops), ("agentd", agentd_stops)):
+        for program, stop in (("bash + curl + jq", script_stops), ("agentd", agentd_stops)):
             measured = [await one_run(contents, stop) for _ in range(runs)]
-            print(row(case, who, contents, measured), flush=True)
+            print(row(case, program, contents, measured), flush=True)
 
 
 if __name__ == "__main__":

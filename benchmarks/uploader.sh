@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What a stop script without agentd does: fetch the history, keep the last ten messages, drop the oldest until they fit,
-# post them once. Written for the comparison in uploader.py; needs curl and jq.
+# A stop script without agentd: fetch the history, keep the last ten messages, drop the oldest until they fit,
+# post them once. For the comparison in uploader.py; needs curl and jq.
 #
 #     AGENTAPI_URL=… CODER_URL=… TOKEN=… TASK_ID=… benchmarks/uploader.sh
 set -u

@@ -1,8 +1,8 @@
-"""Build the single file: `python packaging/single_file.py OUTPUT`, with the Python that shall be in it.
+"""Build the single file: `python packaging/single_file.py OUTPUT`, with the Python to include.
 
-Needs a C compiler that can link statically (gcc or clang with libc6-dev) and a Python on glibc. What it makes runs on
-any Linux of this machine's kind, with or without Python, glibc or anything else. Why it is made this way and not with
-PyInstaller, PEX or shiv, with the figures: docs/operations.md, "The single file".
+Needs a C compiler that can link statically (gcc or clang with libc6-dev) and a Python on glibc. The result
+runs on any Linux with this machine's architecture; it needs no Python and no glibc there. docs/operations.md,
+"The single file", compares it with PyInstaller, PEX and shiv.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 MAGIC = b"agentd\x01\x00"
-# Of no use to a daemon: what develops, tests and draws, and the interpreters inside the interpreter.
+# Standard library modules for development, tests and graphics, which a daemon does not use.
 LEFT_OUT = {
     "__pycache__", "config", "curses", "dbm", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data",
     "site-packages", "dist-packages", "sqlite3", "test", "tests", "tkinter", "turtledemo", "unittest", "venv", "wsgiref",
@@ -45,14 +45,14 @@ def main() -> None:
 
 
 def fill(tree: Path) -> str:
-    """The Python, its libraries, the packages and the start; returns the name of the dynamic loader."""
+    """Copy Python, libraries, packages and start.py to `tree`; return the name of the dynamic loader."""
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     library = tree / "lib" / version
     (tree / "bin").mkdir(parents=True)
     interpreter = Path(sys.executable).resolve()
     shutil.copy(interpreter, tree / "bin" / "python3")
     shutil.copytree(sysconfig.get_path("stdlib"), library, ignore=_left_out, symlinks=False)
-    # Some builds keep their extension modules elsewhere (Debian's multiarch); this is where they are looked for.
+    # Debian's multiarch builds have their extension modules elsewhere; copy them to where Python searches.
     dynload = Path(sysconfig.get_config_var("DESTSHARED"))
     if not (library / "lib-dynload").exists() and dynload.is_dir():
         shutil.copytree(dynload, library / "lib-dynload", ignore=_left_out)
@@ -88,7 +88,7 @@ def _left_out(folder: str, names: list[str]) -> set[str]:
 
 
 def _libraries(tree: Path, interpreter: Path) -> str:
-    """Copy every shared library that anything in the tree asks for; returns the loader's file name."""
+    """Copy every shared library that a file in the tree needs; return the file name of the loader."""
     loader = ""
     for binary in [interpreter, *tree.rglob("*.so")]:
         listed = subprocess.run(["ldd", binary], capture_output=True, text=True, check=True).stdout
@@ -106,7 +106,8 @@ def launcher(scratch: Path) -> bytes:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if not compiler:
         sys.exit("no C compiler; on Debian: apt-get install gcc libc6-dev")
-    # Lengths are checked once, where the directory is chosen, which the compiler cannot see.
+    # -Wno-format-truncation: unpack_below() checks the length of the base directory, which the compiler
+    # cannot know.
     flags = ["-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror", "-Wno-format-truncation"]
     run(compiler, *flags, "-o", scratch / "launcher", HERE / "launcher.c")
     return (scratch / "launcher").read_bytes()

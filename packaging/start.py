@@ -1,16 +1,16 @@
-"""What the launcher of the single file starts: `start.pyc FILE ARGUMENT…`, FILE being the single file itself."""
+"""Started by the launcher of the single file as `start.pyc FILE ARGUMENT…`; FILE is the single file."""
 
 import contextlib
 import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent / "packages"))
-# So that messages, and the unit `agentd install` writes, name the file a person can start again.
+# Messages, and the unit that `agentd install` writes, must name the single file, which is now argv[0].
 del sys.argv[0]
 with contextlib.suppress(OSError):
-    # The loader's name would stand in `ps` and `top`.
+    # Otherwise `ps` and `top` show the name of the loader.
     Path("/proc/self/comm").write_text("agentd")
 
-from agentd.__main__ import main  # noqa: E402 - found only now
+from agentd.__main__ import main  # noqa: E402 - needs the path above
 
 sys.exit(main())

@@ -8,7 +8,7 @@ from agentd.clock import Clock
 
 
 class FakeClock:
-    """`await clock.advance(5)` ends the sleeps of the next 5 seconds in order; each task runs before the next wakes."""
+    """`await clock.advance(5)` ends the sleeps of the next 5 seconds in order, one after the other."""
 
     def __init__(self, *, monotonic: float = 1000.0, wall: float = 1_772_442_000.0) -> None:
         self.now = monotonic

@@ -14,7 +14,8 @@ from typing import Any, Final, NoReturn
 from agentd import __version__
 from agentd.errors import AgentdError, ExitCode
 
-# Command and its line in `agentd --help`. The module agentd.cli.<command> has configure(parser) and run(args) -> int.
+# Command → its line in `agentd --help`. The module agentd.cli.<command> has configure(parser) and
+# run(args) -> int.
 COMMANDS: Final = {
     "run": "run the daemon: act on claims, observe the agent, store and deliver the conversation",
     "stop": "stop the daemon and print the delivery result",
@@ -35,7 +36,7 @@ COMMANDS: Final = {
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Sets the width itself: argparse creates a formatter for every option and imports shutil (3 ms) for the width."""
+    """Sets the width itself, because argparse imports shutil (3 ms) to get it."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)
@@ -102,12 +103,15 @@ def _parser_for(argv: Sequence[str]) -> Parser:
 
 
 def build_parser(with_options: Collection[str], *, commands: Collection[str] = COMMANDS) -> Parser:
-    """A parser for `commands`. Imports the modules of `with_options` and adds the options of these commands only."""
+    """A parser for `commands`.
+
+    Imports the modules of `with_options` and adds the options of these commands only.
+    """
     parser = Parser(
         prog="agentd",
         description="Agent-side sidecar of a Coder workspace.",
-        epilog="Exit codes: 0 success, 1 failure, 64 invalid command line, 69 no daemon runs, or agent unreachable and "
-        "spool empty, 73 state directory unusable or in use, 75 snapshot not delivered, kept in the spool, "
+        epilog="Exit codes: 0 success, 1 failure, 64 invalid command line, 69 no daemon, or no agent and an empty "
+        "spool, 73 state directory unusable or in use, 75 snapshot not delivered, kept in the spool, "
         "78 invalid configuration.",
         allow_abbrev=False,
     )
@@ -126,7 +130,7 @@ def build_parser(with_options: Collection[str], *, commands: Collection[str] = C
 
 
 def _escape_unprintable() -> None:
-    """Escape characters that the encoding of stdout or stderr cannot represent, instead of raising an error."""
+    """Escape characters that the encoding of stdout or stderr does not have, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -140,7 +144,10 @@ def _print_error(text: str) -> None:
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, prefix: str = "") -> None:
-    """Add --config and --set. In a subparser a `prefix` keeps their values apart from those of the parent parser."""
+    """Add --config and --set.
+
+    In a subparser a `prefix` keeps their values apart from those of the parent parser.
+    """
     parser.add_argument(
         "--config",
         dest=f"{prefix}config",

@@ -44,7 +44,7 @@ def _claims(settings: config.Config) -> list[Any]:
     try:
         return list(call(daemon_socket(settings), "GET", "/v1/claims")["claims"])
     except UnavailableError:
-        from agentd.cli import takeover  # noqa: PLC0415 - the claims package, needed only without a daemon
+        from agentd.cli import takeover  # noqa: PLC0415 - needed only without a daemon
 
         return takeover.claims(settings)
 
@@ -58,7 +58,7 @@ def _change(settings: config.Config, args: argparse.Namespace) -> int:
         try:
             answer = call(daemon_socket(settings), method, f"/v1/claims/{quote(claim['id'])}{route}")
         except UnavailableError:
-            from agentd.cli import takeover  # noqa: PLC0415 - the claims package, needed only without a daemon
+            from agentd.cli import takeover  # noqa: PLC0415 - needed only without a daemon
 
             answer = takeover.change_claim(settings, args.action, claim["id"])
     except DaemonError as exc:
@@ -75,7 +75,7 @@ def _find(claims: list[Any], prefix: str) -> Any:  # noqa: ANN401 - a claim as J
 
 def _report_unknown(prefix: str) -> int:
     print(
-        f"agentd: no claim, or more than one claim, has an id that starts with {prefix!r}; `agentd claims` lists all",
+        f"agentd: no claim, or more than one, has an id that starts with {prefix!r}; see `agentd claims`",
         file=sys.stderr,
     )
     return ExitCode.FAILED

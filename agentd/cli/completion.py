@@ -21,8 +21,8 @@ from agentd.errors import ExitCode
 class Word:
     """One word that can be completed.
 
-    `takes` is the argument of an option: "" none, `file`, or `value`. If `values` is not empty, it lists every valid
-    value.
+    `takes` is the argument of an option: "" none, `file`, or `value`. If `values` is not empty, it lists
+    every valid value.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""`agentd debug bundle`: write one archive for a support ticket, without secrets, hook output and message texts."""
+"""`agentd debug bundle`: write an archive for a support ticket, without secrets and message texts."""
 
 import argparse
 import importlib.metadata
@@ -27,8 +27,8 @@ PACKAGES: Final = ("aiohttp", "httpx", "httpx-sse", "structlog", "tenacity")
 STDOUT: Final = Path("-")
 
 CONTENTS: Final = """\
-The contents of this bundle, which was written by `agentd debug bundle`. Secrets are replaced by [hidden]. Hook output
-and message texts are replaced by their sizes.
+The contents of this bundle, which was written by `agentd debug bundle`. Secrets are replaced by [hidden].
+Hook output and message texts are replaced by their sizes.
 
 versions.json   agentd, Python, packages, kernel
 config.json     every setting with its value and origin
@@ -61,7 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0. Raises `ConfigError` (78) if the configuration is invalid; `agentd doctor` shows the reason."""
+    """Returns 0. Raises `ConfigError` (78) if the configuration is invalid."""
     settings = config.load(file=args.config, flags=args.flags)
     now = time.time()
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))

@@ -101,7 +101,7 @@ def _check_complete(settings: Config) -> Finding:
 
 
 def _token(settings: Config, session: aiohttp.ClientSession, known: list[Finding]) -> TokenSource:
-    """The configured token source; without one an invalid token, so that the connection to coderd is still checked."""
+    """The configured token source, or an invalid token, so that coderd is checked anyway."""
     try:
         return token_source(settings, session) or StaticToken(_REJECTED)
     except ConfigError as exc:

@@ -69,11 +69,10 @@ def as_text(report: dict[str, Any], *, enough: bool | None) -> str:
     lines.append(f"  {'total':8} {f'{took_s:.3f} s of {budget_s:.1f} s':16} {verdict}")
     if enough is None:
         lines.append(
-            "  grace    unknown: set shutdown.grace_s to the time between SIGTERM and SIGKILL of the container"
+            "  grace    unknown: set shutdown.grace_s to the container's time between SIGTERM and SIGKILL"
         )
     else:
         grace = "unlimited" if report["grace_s"] is None else f"{report['grace_s']:g} s"
-        lines.append(
-            f"  grace    {grace} ({report['grace_told_by']}): {'enough' if enough else 'TOO SHORT for the budget'}"
-        )
+        verdict = "enough" if enough else "TOO SHORT for the budget"
+        lines.append(f"  grace    {grace} ({report['grace_told_by']}): {verdict}")
     return "\n".join(lines)

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--run-as",
         metavar="USER",
         default="",
-        help="run agentd and its hooks as this user without the sandbox (system service only; see workspace-user.conf)",
+        help="run agentd and its hooks as this user, without the sandbox (system service only)",
     )
     parser.add_argument(
         "--print",
@@ -58,7 +58,7 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, also if nothing had to be written. Raises `AgentdError` (1) if a file was changed by hand."""
+    """Returns 0. Raises `AgentdError` (1) if a file was changed by hand and --force is absent."""
     _check(args)
     places = Places.choose(user=args.user, root=args.root)
     program = installation.program(sys.argv[0])
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     if changed and not args.force:
         raise AgentdError(
             f"{', '.join(map(str, changed))}: changed since agentd wrote it; nothing was written",
-            hint="move your change to a drop-in (systemctl edit agentd), or use --force, which keeps it as FILE.old",
+            hint="move your change to a drop-in (systemctl edit agentd), or use --force (keeps FILE.old)",
         )
     _make_directory(places.on_disk(places.hooks))
     for piece in pieces:

@@ -1,8 +1,8 @@
-"""The files that `agentd install` writes, their places, and how agentd detects a file that was changed by hand.
+"""The files that `agentd install` writes, their paths, and the detection of files changed by hand.
 
-Every file ends with a comment line with the SHA-256 of the lines above it. If the hash matches, this or an older agentd
-wrote the file, and it may be replaced or removed. Otherwise it was changed by hand. The hash is in the file itself, so
-that no separate record can be lost or contradict it.
+Every file ends with a comment line with the SHA-256 of the lines above it. If the hash matches, this or an
+older agentd wrote the file, and it may be replaced or removed. Otherwise it was changed by hand. The hash is in
+the file itself, so that no separate record can be lost or contradict it.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class Piece:
     editable: bool = False
 
     def found(self) -> Found:
-        """The file at `path`: absent, the same as `text`, written by another agentd (`ours`), or changed by hand."""
+        """Compare the file at `path` with `text`; `ours` means written by another agentd version."""
         try:
             existing = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -52,7 +52,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The directories of an installation. `root` is added to the paths on disk, not to paths inside the files."""
+    """The directories of an installation.
+
+    `root` is added to the paths on disk, not to paths inside the files.
+    """
 
     user: bool
     root: Path
@@ -106,8 +109,8 @@ def pieces(places: Places, *, program: str, run_as: str = "") -> list[Piece]:
 
 
 def program(argv0: str) -> str:
-    """The command that started this process, absolute and quoted for systemd: script, single file or interpreter."""
-    called = Path(os.path.abspath(argv0))  # noqa: PTH100 - does not resolve a symbolic link such as /usr/local/bin/agentd
+    """The absolute command that started this process, quoted for systemd."""
+    called = Path(os.path.abspath(argv0))  # noqa: PTH100 - keeps a link such as /usr/local/bin/agentd
     if getattr(sys, "frozen", False):
         return _quoted(sys.executable)
     if called.name != "__main__.py" and os.access(called, os.X_OK):

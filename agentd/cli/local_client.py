@@ -1,4 +1,7 @@
-"""HTTP requests to the daemon over its unix socket. Imports little, because `agentd status` must start quickly."""
+"""HTTP requests to the daemon over its unix socket.
+
+Imports little, because `agentd status` must start quickly.
+"""
 
 import json
 import os
@@ -31,8 +34,8 @@ def daemon_socket(
 ) -> Path:
     """The path of the daemon's socket: as configured, or the first default path that exists.
 
-    The defaults are the state directory, then the runtime directories of a user service and of a system service. A shell
-    does not have the service's `RUNTIME_DIRECTORY`.
+    The defaults are the state directory, then the runtime directories of a user service and of a system
+    service. A shell does not have the service's `RUNTIME_DIRECTORY`.
     """
     own = settings.local_api.socket
     chosen = {settings.origins["local_api.socket"], settings.origins["state.dir"]} - {"default"}
@@ -59,8 +62,8 @@ def call(path: Path, method: str, route: str, *, body: object = None, timeout_s:
 def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> bytes:
     """Send one request to the daemon at socket `path` and return the body of the response.
 
-    Raises `UnavailableError` if no daemon listens or it does not answer within `timeout_s`, and `DaemonError` if it
-    returns an error.
+    Raises `UnavailableError` if no daemon listens or it does not answer within `timeout_s`, and `DaemonError`
+    if it returns an error.
     """
     try:
         status, reason, text = _exchange(path, _request(method, route, body), timeout_s)
@@ -88,7 +91,10 @@ def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s
 
 
 def _request(method: str, route: str, body: object) -> bytes:
-    """The request's bytes. With HTTP/1.0 the response ends with the connection, so that no HTTP library is needed."""
+    """The request's bytes.
+
+    With HTTP/1.0 the response ends with the connection, so that no HTTP library is needed.
+    """
     # Importing http.client would take a quarter of the time of `status --oneline`.
     content = b"" if body is None else json.dumps(body).encode()
     kind = "" if body is None else "Content-Type: application/json\r\n"
@@ -97,7 +103,10 @@ def _request(method: str, route: str, body: object) -> bytes:
 
 
 def _exchange(path: Path, request: bytes, timeout_s: float) -> tuple[int, str, bytes]:
-    """Returns status, reason and body. Raises `OSError` (includes `TimeoutError`) or `_InvalidResponseError`."""
+    """Returns status, reason and body.
+
+    Raises `OSError` (includes `TimeoutError`) or `_InvalidResponseError`.
+    """
     deadline = time.monotonic() + timeout_s
     response = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

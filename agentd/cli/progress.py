@@ -1,4 +1,4 @@
-"""The progress of `agentd stop` on stderr: each step once, in order, with the seconds since the command started.
+"""Prints the progress of `agentd stop` to stderr: each step once, with the seconds since the start.
 
 agentd stop: 0.0 s stopping
 agentd stop: 0.4 s captured 10 messages, 12,345 bytes
@@ -27,7 +27,10 @@ _OUTCOMES: Final = {
 
 
 class Progress:
-    """Prints steps to `out`, or nothing if that is None. A step can be reported repeatedly and from any thread."""
+    """Prints steps to `out`, or nothing if that is None.
+
+    A step can be reported repeatedly and from any thread.
+    """
 
     def __init__(self, out: TextIO | None, *, now: Callable[[], float] = time.monotonic) -> None:
         self._out = out

@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0 (delivered, or nothing to deliver), 75 (kept in the spool) or 69 (agent unreachable, spool empty)."""
+    """Returns 0 (delivered or nothing to deliver), 75 (kept in the spool) or 69 (no agent, spool empty)."""
     if args.action == "fetch":
         from agentd.cli import stored  # noqa: PLC0415 - needed only by this action
 

@@ -1,4 +1,4 @@
-"""The daemon's status after every change: from its event stream, or by polling if the daemon has no stream."""
+"""The daemon's status after every change, from its event stream or, without one, by polling."""
 
 import json
 import socket
@@ -19,7 +19,10 @@ _REQUEST: Final = b"GET /v1/events HTTP/1.0\r\nHost: localhost\r\nAccept: text/e
 
 
 def statuses(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the current status, then the status after each change. Raises `UnavailableError` when the daemon ends."""
+    """Yield the current status, then the status after each change.
+
+    Raises `UnavailableError` when the daemon ends.
+    """
     # The first request is an ordinary one, because its errors explain why no daemon answers.
     status = call(path, "GET", "/v1/status")
     yield status
@@ -42,7 +45,10 @@ def statuses(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _updates(lines: Iterator[bytes], status: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Parse `event: KEY` and `data: VALUE` lines. An event replaces one key of `status`; the event `status` replaces all."""
+    """Parse `event: KEY` and `data: VALUE` lines.
+
+    An event replaces one key of `status`; the event `status` replaces all.
+    """
     event = ""
     for line in lines:
         name, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")

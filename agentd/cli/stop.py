@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0 (delivered, or nothing to deliver), 75 (kept in the spool) or 69 (agent unreachable, spool empty)."""
+    """Returns 0 (delivered or nothing to deliver), 75 (kept in the spool) or 69 (no agent, spool empty)."""
     settings = config.load(file=args.config, flags=args.flags)
     progress = _progress(args.progress)
     timeout_s = args.timeout if args.timeout is not None else settings.shutdown.budget_s + ANSWER_MARGIN_S
@@ -78,7 +78,7 @@ def _summary(receipt: Mapping[str, Any]) -> str:
 
 
 def _next_tries(receipt: Mapping[str, Any]) -> str:
-    """What agentd does with an undelivered snapshot. It retries a refused one only once, at the next start."""
+    """When agentd tries an undelivered snapshot again. It retries a refused one only once per start."""
     refused = [one["name"] for one in receipt["destinations"] if one["outcome"] == "refused"]
     tries = ["kept in the spool"]
     if not refused or any(one["outcome"] == "pending" for one in receipt["destinations"]):

@@ -15,7 +15,10 @@ from agentd.snapshots.destinations.place import Place
 
 
 def show(args: argparse.Namespace, settings: Config) -> int:
-    """Print the conversation as text, JSON or raw bytes. Raises `AgentdError` if there is none or it is invalid."""
+    """Print the conversation as text, JSON or raw bytes.
+
+    Raises `AgentdError` if there is none or it is invalid.
+    """
     if args.last:
         stored = reading.newest_in_spool(settings.state.dir / SPOOL_DIR)
     else:

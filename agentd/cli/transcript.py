@@ -8,8 +8,8 @@ from agentd.conversation.message import Message
 from agentd.conversation.sanitize import FALLBACK_TIME
 from agentd.snapshots.reading import StoredConversation
 
-# C0 except tab and line feed, DEL, C1 (0x9b starts a control sequence like ESC [), and characters that change the
-# direction of text.
+# C0 except tab and line feed, DEL, C1 (0x9b starts a control sequence like ESC [), and characters that change
+# the direction of text.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _INDENT: Final = "  "
 
@@ -25,7 +25,10 @@ def as_text(stored: StoredConversation) -> str:
 
 
 def as_json(stored: StoredConversation) -> str:
-    """`{"source", "task_id", "captured_at", "messages": [{"id", "role", "content", "time"}]}`; an unknown value is ""."""
+    """`{"source", "task_id", "captured_at", "messages": [{"id", "role", "content", "time"}]}`.
+
+    An unknown value is "".
+    """
     value = {
         "source": stored.source,
         "task_id": stored.task_id,

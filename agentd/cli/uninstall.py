@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, also if there was nothing to remove. Raises `AgentdError` (1) if a file cannot be removed."""
+    """Returns 0, also without an installation. Raises `AgentdError` (1) if a file cannot be removed."""
     places = Places.choose(user=args.user, root=args.root.absolute())
     # Ignore errors: the unit may be disabled, stopped or absent.
     systemctl(places, "disable", "--now", "agentd.service")

@@ -11,11 +11,11 @@ terraform {
 data "coder_task" "me" {}
 
 locals {
-  # Outside a task the provider makes up a random id; coderd would answer every snapshot with 404.
+  # Outside a task the provider returns a random id, and coderd would answer every snapshot with 404.
   task_id = data.coder_task.me.enabled ? data.coder_task.me.id : ""
 
-  # Stopping is not ours alone: before the stop scripts the Coder agent gives SSH sessions up to 5 s, and after them it
-  # needs a moment for its own goodbye. Docker's default of 10 s leaves us 4.
+  # The Coder agent also needs time: before the stop scripts it waits up to 5 s for SSH sessions, and after
+  # them about 1 s for its own exit. Docker's default of 10 s leaves 4 s.
   budget_s = max(2, min(var.shutdown_budget_s, var.grace_s - 6))
 
   settings = merge(
@@ -28,7 +28,8 @@ locals {
     var.settings,
   )
 
-  # The token and the URL are in every script's environment already. Quoted for sh; an empty value counts as unset.
+  # Every script already has the token and the URL in its environment. Quoted for sh; an empty value counts as
+  # unset.
   exports = [
     for name, value in local.settings : "export ${name}='${replace(value, "'", "'\\''")}'" if value != ""
   ]
@@ -46,14 +47,14 @@ resource "coder_script" "start" {
   ]))
 }
 
-# Stop scripts of a workspace run at the same time as this one, AgentAPI's own among them: what counts is in agentd's
-# memory and on its disk by then.
+# All stop scripts of a workspace run at the same time, also that of AgentAPI. If AgentAPI stops first, agentd
+# delivers the messages that it has already read.
 resource "coder_script" "stop" {
   agent_id     = var.agent_id
   display_name = "agentd stop"
   icon         = "/icon/coder.svg"
   run_on_stop  = true
-  # A script without a limit may hold the stop up for ever; agentd ends within its budget by itself.
+  # A script without a timeout can block the stop without end. agentd itself ends within its budget.
   timeout = local.budget_s + 5
   script = join("\n", concat(["#!/bin/sh"], local.exports, [
     "AGENTD='${replace(var.agentd, "'", "'\\''")}'",

@@ -4,6 +4,6 @@ output "grace_s" {
 }
 
 output "task_id" {
-  description = "The task's id, empty outside a task."
+  description = "Id of the Coder task, empty outside a task."
   value       = local.task_id
 }

@@ -1,17 +1,17 @@
-# The body of the run_on_start script: starts agentd and returns. Settings are exported above it.
+# Body of the run_on_start script: starts agentd and returns. The lines before it export the settings.
 set -eu
 command -v "$AGENTD" >/dev/null || {
-  echo "agentd: $AGENTD is not in this image; install it there, see docs/operations.md" >&2
+  echo "agentd: $AGENTD is not in this image; install it (see docs/operations.md)" >&2
   exit 1
 }
 logs="${AGENTD_STATE_DIR:-${XDG_STATE_HOME:-$HOME/.local/state}/agentd}"
 mkdir -p "$logs"
 log="$logs/agentd.log"
 [ ! -f "$log" ] || mv "$log" "$log.1"
-# A session of its own, or the Coder agent's SIGHUP to this script's process group ends it; all three descriptors
-# elsewhere, or the script counts as running until they close, and they are closed by force after 10 s.
+# setsid: otherwise the Coder agent's SIGHUP to the process group of this script ends agentd. Redirect all
+# three descriptors: otherwise the script counts as running, and the Coder agent closes them after 10 s.
 setsid "$AGENTD" run >"$log" 2>&1 </dev/null &
-# It answers within half a second; ten are for a machine that is busy starting.
+# agentd answers within 0.5 s; wait up to 10 s on a busy machine.
 tries=100
 until "$AGENTD" status --oneline 2>/dev/null; do
   tries=$((tries - 1))

@@ -1,11 +1,12 @@
-# The body of the run_on_stop script: waits until the last messages are delivered or kept. Settings are exported above.
-# The Coder agent signals no process that a script has started, and in a container everything dies with it: without this
-# the daemon would never hear of the end. When no daemon runs, `stop` delivers by itself.
+# Body of the run_on_stop script: waits until the last messages are delivered or in the spool. The lines
+# before it export the settings. The Coder agent does not forward signals to processes that a script has
+# started, so without this script agentd would get SIGKILL and never SIGTERM. If no daemon runs, `agentd stop`
+# itself delivers.
 set -u
 code=0
 "$AGENTD" stop || code=$?
 case "$code" in
-  75) echo "agentd: coderd did not take the conversation; it is kept and goes out at the next start" ;;
-  69) echo "agentd: there was nothing to deliver" ;;
+  75) echo "agentd: the conversation is not delivered everywhere; it stays in the spool, and the next start tries again" ;;
+  69) echo "agentd: nothing to deliver: the agent does not answer and the spool is empty" ;;
   *) exit "$code" ;;
 esac

@@ -57,7 +57,7 @@ def test_without_a_daemon_the_bundle_has_the_files_and_the_findings(tmp_path, mo
 
 @pytest.fixture
 async def planted(tmp_path):
-    """A daemon that has finished a claim and captured a conversation, with a secret in every possible place."""
+    """A daemon with a finished claim and a captured conversation, and a secret in every possible place."""
     hooks = tmp_path / "hooks" / "on-claim.d"
     hooks.mkdir(parents=True)
     (hooks / "10-setup").write_text(f"#!/bin/sh\necho {IN_HOOK}; echo {IN_HOOK} >&2\n")

@@ -1,4 +1,4 @@
-"""`agentd status --oneline` has a budget of 60 ms (benchmarks/status_oneline.py), so its imports are limited."""
+"""The imports of `agentd status --oneline`, which has a budget of 60 ms."""
 
 import json
 import socket

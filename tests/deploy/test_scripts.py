@@ -92,7 +92,7 @@ async def test_stop_with_coderd_away_says_what_becomes_of_the_conversation(agent
     agent.agentapi.add_message("agent", "kept")
     code, said = await agent.script("stop.sh")
     assert code == 0
-    assert "it is kept and goes out at the next start" in said
+    assert "it stays in the spool, and the next start tries again" in said
     await agent.coderd.start()
 
 

@@ -1,4 +1,4 @@
-# A Docker workspace with AgentAPI and agentd. The image carries coder's requirements, agentapi and agentd.
+# A Docker workspace with AgentAPI and agentd. The image contains Coder's requirements, agentapi and agentd.
 terraform {
   required_providers {
     coder = {
@@ -13,7 +13,7 @@ terraform {
 }
 
 variable "image" {
-  description = "Workspace image with agentapi and agentd in it."
+  description = "Workspace image that contains agentapi and agentd."
   type        = string
   default     = "registry.example.com/workspace:1"
 }
@@ -55,18 +55,18 @@ resource "docker_container" "workspace" {
   entrypoint = ["sh", "-c", coder_agent.main.init_script]
   env        = ["CODER_AGENT_TOKEN=${coder_agent.main.token}"]
 
-  # The Coder agent runs the stop scripts on SIGINT, and Docker's own 10 s are too short for them.
+  # The Coder agent runs the stop scripts on SIGINT. Docker's default of 10 s is too short for them.
   stop_signal           = "SIGINT"
   stop_timeout          = module.agentd.grace_s
   destroy_grace_seconds = module.agentd.grace_s
 
-  # agentd's state is below the home directory, so what one container could not deliver the next one does.
+  # agentd's state is below the home directory, so the next container delivers what this one could not.
   volumes {
     container_path = "/home/coder"
     volume_name    = docker_volume.home.name
   }
 
-  # A claim must not replace the container: the agent's token is in its environment.
+  # The container's environment contains the agent's token, and a claim must not replace the container.
   lifecycle {
     ignore_changes = [env, name, hostname]
   }

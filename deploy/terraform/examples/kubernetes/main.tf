@@ -1,4 +1,4 @@
-# A Kubernetes workspace with AgentAPI and agentd in one container. For agentd in a container of its own, see
+# A Kubernetes workspace with AgentAPI and agentd in one container. For agentd in its own container, see
 # ../../../kubernetes/native-sidecar.yaml.
 terraform {
   required_providers {
@@ -20,7 +20,7 @@ variable "namespace" {
 }
 
 variable "image" {
-  description = "Workspace image with agentapi and agentd in it."
+  description = "Workspace image that contains agentapi and agentd."
   type        = string
   default     = "registry.example.com/workspace:1"
 }
@@ -68,7 +68,7 @@ resource "kubernetes_pod_v1" "workspace" {
   }
 
   spec {
-    # From the signal to SIGKILL; the default is 30 s.
+    # The time between SIGTERM and SIGKILL; the default is 30 s.
     termination_grace_period_seconds = module.agentd.grace_s
 
     security_context {
@@ -87,7 +87,7 @@ resource "kubernetes_pod_v1" "workspace" {
         value = coder_agent.main.token
       }
 
-      # agentd's state is below the home directory, so what one pod could not deliver the next one does.
+      # agentd's state is below the home directory, so the next pod delivers what this one could not.
       volume_mount {
         name       = "home"
         mount_path = "/home/coder"
@@ -102,7 +102,7 @@ resource "kubernetes_pod_v1" "workspace" {
     }
   }
 
-  # Terraform has to wait longer than the grace period, or it reports a failure while the pod is still delivering.
+  # Longer than the grace period, otherwise Terraform reports a failure while agentd still delivers.
   timeouts {
     delete = "6m"
   }
