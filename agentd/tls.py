@@ -5,34 +5,21 @@ a client is built; most agents talk to a plain-http AgentAPI on loopback and man
 aiohttp is imported through here, and every client is handed its own context.
 """
 
-import contextlib
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from agentd.errors import ConfigError
+from agentd.startup import aiohttp_without_certificates
 
 __all__ = ["aiohttp", "client_context"]
 
 
-@contextlib.contextmanager
-def _without_certificates() -> Iterator[None]:
-    """Let contexts be made empty. aiohttp makes two at import, one verifying and one not, and loads the bundle into
-    both; ours are passed explicitly, so neither is ever used.
-    """
-    load, set_default = ssl.SSLContext.load_default_certs, ssl.SSLContext.set_default_verify_paths
-    ssl.SSLContext.load_default_certs = lambda *_args: None  # type: ignore[method-assign]  # put back below
-    ssl.SSLContext.set_default_verify_paths = lambda *_args: None  # type: ignore[method-assign]  # put back below
-    try:
-        yield
-    finally:
-        ssl.SSLContext.load_default_certs = load  # type: ignore[method-assign]  # the real one
-        ssl.SSLContext.set_default_verify_paths = set_default  # type: ignore[method-assign]  # the real one
-
-
-with _without_certificates():
+if TYPE_CHECKING:
     import aiohttp
+else:
+    aiohttp = aiohttp_without_certificates()
 
 
 def client_context(url: str, ca_file: Path | None = None) -> ssl.SSLContext | None:

@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 from agentd import config, log
-from agentd.agents.agentapi.client import AgentApi
+from agentd.agents.discovery import agent_of
 from agentd.cli import add_config_options
 from agentd.cli.local_client import daemon_socket
 from agentd.clock import Clock
@@ -72,7 +72,7 @@ async def run_checks(settings: Config, clock: Clock) -> list[Finding]:
                 coder = _coder(settings, token, session, clock)
         except ConfigError as exc:
             known.append(fail("tls", exc.message, exc.hint))
-        agent = AgentApi(settings.agentapi.url, session=session, tls=client_context(settings.agentapi.url))
+        agent = agent_of(settings, session=session, clock=clock)
         before = last_stop.read(settings.state.dir)
         try:
             return await examine(

@@ -40,13 +40,12 @@ def run(args: argparse.Namespace) -> int:
 async def _without_daemon(settings: config.Config) -> dict[str, Any]:
     """Run the drill in this process. Raises `StateError` if another agentd uses the state directory."""
     from agentd.clock import Clock  # noqa: PLC0415 - the daemon package, needed only without a daemon
-    from agentd.daemon import drill  # noqa: PLC0415 - as above
-    from agentd.daemon.build import furnish  # noqa: PLC0415 - as above
+    from agentd.daemon.build import build, drill_of  # noqa: PLC0415 - as above
 
     settings.require_coder()
     log.configure(level="error", fmt=settings.log.format)
-    async with furnish(settings, Clock()) as rooms:
-        return await drill.rehearse(rooms)
+    async with build(settings, Clock()) as components:
+        return await drill_of(components).run()
 
 
 def as_text(report: dict[str, Any], *, enough: bool | None) -> str:

@@ -2,11 +2,10 @@
 
 import argparse
 import asyncio
-import gc
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd import config, log, stop_timeout
 from agentd.cli import add_config_options
@@ -14,9 +13,14 @@ from agentd.clock import Clock
 from agentd.config import Config
 from agentd.errors import ExitCode
 from agentd.sdnotify import Notifier
+from agentd.startup import collector_paused
 
 if TYPE_CHECKING:
     from agentd.daemon.run import Daemon
+    from agentd.snapshots.spool import Spool
+
+THREADS_END_S: Final = 0.3
+"""Time for threads to return from the disk at the end. A finished one needs none."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -58,16 +62,32 @@ def _warn_of_short_grace(settings: Config, given: stop_timeout.StopTimeout) -> N
 
 
 async def _serve(settings: Config, read_config: Callable[[], Config], notifier: Notifier) -> ExitCode:
-    gc.disable()  # as around the command line's own imports
-    from agentd.daemon.build import furnish  # noqa: PLC0415 - after the configuration is known to be good
-    from agentd.daemon.run import Daemon  # noqa: PLC0415 - as above
+    with collector_paused():
+        from agentd.daemon.build import build  # noqa: PLC0415 - after the configuration is known to be valid
+        from agentd.daemon.run import Daemon  # noqa: PLC0415 - as above
 
-    gc.freeze()
-    gc.enable()
-    async with furnish(settings, Clock()) as rooms:
-        daemon = Daemon(rooms, notifier=notifier, read_config=read_config)
+    async with build(settings, Clock()) as components:
+        daemon = Daemon(components, notifier=notifier, read_config=read_config)
         with _Signals(daemon):
-            return await daemon.run()
+            code = await daemon.run()
+            await _leave_if_disk_hangs(components.spool, code)
+    return code
+
+
+async def _leave_if_disk_hangs(spool: "Spool", code: ExitCode) -> None:
+    """Exit at once if a thread does not return from the disk: a normal exit would wait for it without end."""
+    loop = asyncio.get_running_loop()
+    threads = {
+        asyncio.create_task(loop.shutdown_default_executor(), name="end of threads"),
+        asyncio.create_task(spool.in_thread(int), name="end of the spool's thread"),
+    }
+    _, hanging = await asyncio.wait(threads, timeout=THREADS_END_S)
+    if not hanging:
+        return
+    log.get("daemon").error(
+        "agentd.exit_forced", reason="a disk operation does not return", exit_code=int(code)
+    )
+    os._exit(code)
 
 
 class _Signals:
@@ -93,9 +113,9 @@ class _Signals:
         if self._count == 1:
             self._daemon.stop(number.name)
         elif self._count == 2:
-            self._daemon.hurry()
+            self._daemon.skip_waiting()
         else:
-            # The operator has asked three times. What is spooled is safe; hooks are ended by the next start.
+            # Third signal. The spool is on disk, and the next start ends running hooks.
             os._exit(ExitCode.PENDING)
 
     def _reload(self) -> None:

@@ -1,8 +1,8 @@
-"""What `agentd stop`, `snapshot` and `claims` do when no daemon runs: its work, once, under its lock."""
+"""The daemon's work for `agentd stop`, `snapshot` and `claims` when no daemon runs: once, under its lock."""
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from agentd import log
 from agentd.claims.ledger import Ledger, UnknownClaimError, describe
@@ -10,55 +10,58 @@ from agentd.claims.lifecycle import IllegalClaimStepError
 from agentd.cli.local_client import DaemonError
 from agentd.clock import Clock
 from agentd.config import Config
-from agentd.daemon.budget import REFRESH_MAX_S, disk_s, refresh_s
-from agentd.daemon.build import furnish, open_ledger
-from agentd.daemon.ending import deliver_and_end_agent
+from agentd.daemon.build import build, open_ledger
+from agentd.daemon.shutdown import FINAL_READ_MAX_S, disk_s, final_read_s
 from agentd.state_dir import StateDir, holder_pid
 
-# A daemon that is just ending holds its directory for a moment after its socket has gone.
-HANDOVER_POLL_S = 0.1
+# A daemon that ends holds the directory's lock for a moment after its socket is gone.
+HANDOVER_POLL_S: Final = 0.1
 
 
 def deliver(config: Config) -> dict[str, Any] | None:
-    """Capture from the agent where it answers, deliver what the spool holds, and return the receipt.
+    """Capture the conversation from the agent if it answers, deliver the spool, and return the receipt.
 
-    None when the agent does not answer and nothing is spooled. Raises `ConfigError` without a Coder to deliver to,
-    `StateError` when another agentd holds the directory for longer than the budget.
+    None if the agent does not answer and the spool is empty. Raises `ConfigError` if no coderd is configured,
+    `StateError` if another agentd holds the directory for longer than the budget.
     """
-    return _once(config, config.shutdown.budget_s, _no_one, end_agent=False)
+    return _once(config, config.shutdown.budget_s, _ignore, end_agent=False)
 
 
 def stop(
     config: Config, *, budget_s: float | None, on_captured: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any] | None:
-    """As `deliver`, and end AgentAPI where `shutdown.stop_agent` asks for it.
+    """As `deliver`, and end the agent if `shutdown.stop_agent` is set.
 
-    `on_captured` is handed the receipt as it stands before the delivery.
+    `on_captured` gets the receipt before the delivery begins.
     """
     return _once(config, budget_s or config.shutdown.budget_s, on_captured, end_agent=True)
 
 
 def payload(config: Config) -> bytes | None:
-    """The exact bytes that would be sent: from the agent where it answers, else from the spool. Sends nothing."""
+    """The exact bytes that would be sent, from the agent if it answers, else from the spool. Sends nothing."""
     log.configure(level="warning", fmt=config.log.format)
     return asyncio.run(_payload(config))
 
 
 def claims(config: Config) -> list[dict[str, Any]]:
-    """The ledger, read without its lock and without changing it. Raises `StateError` when it cannot be read."""
+    """The ledger, read without its lock and without changing it. Raises `StateError` if it is unreadable."""
     return [describe(claim, tails=True) for claim in Ledger.read(config.state.dir).claims.values()]
 
 
 def change_claim(config: Config, action: str, claim_id: str) -> dict[str, Any]:
-    """`retry` or `forget`. Raises `DaemonError` where the ledger does not allow it."""
+    """`retry` or `forget`. Raises `DaemonError` if the ledger refuses it."""
     with StateDir.open(config.state.dir):
         ledger = open_ledger(config, Clock())
         try:
             if action == "retry":
                 ledger.retry(claim_id)
-                return {"message": f"claim {claim_id} acts again when agentd runs"}
+                return {
+                    "message": f"claim {claim_id} is queued; agentd runs its remaining hooks at the next start"
+                }
             ledger.forget(claim_id)
-            return {"message": f"claim {claim_id} is forgotten; if its event comes again it acts again"}
+            return {
+                "message": f"claim {claim_id} is deleted; if coderd sends its event again, agentd runs all its hooks again"
+            }
         except (UnknownClaimError, IllegalClaimStepError) as exc:
             raise DaemonError(409, exc.message, hint=exc.hint) from exc
         finally:
@@ -66,10 +69,9 @@ def change_claim(config: Config, action: str, claim_id: str) -> dict[str, Any]:
 
 
 async def _payload(config: Config) -> bytes | None:
-    async with furnish(config, Clock()) as rooms:
-        await rooms.last_look(REFRESH_MAX_S)
-        entry = await rooms.recorder.capture()
-        return entry.payload if entry else None
+    async with build(config, Clock()) as components:
+        captured = await components.final_snapshot.capture(FINAL_READ_MAX_S)
+        return captured.entry.payload if captured.entry else None
 
 
 def _once(
@@ -87,18 +89,15 @@ async def _deliver(
     deadline = clock.monotonic() + budget_s
     while holder_pid(config.state.dir) is not None and clock.monotonic() < deadline:
         await clock.sleep(HANDOVER_POLL_S)
-    async with furnish(config, clock) as rooms:
-        answered = await rooms.last_look(refresh_s(budget_s))
-        entry = await rooms.recorder.flush_to_disk(disk_s(budget_s))
-        if entry is None and not answered:
+    async with build(config, clock) as components:
+        final, delivery = components.final_snapshot, components.delivery
+        captured = await final.capture(final_read_s(budget_s), disk_s(budget_s))
+        if captured.entry is None and not captured.agent_answered:
             return None
-        on_captured(rooms.delivery.receipt().as_json())
-        if end_agent:
-            await deliver_and_end_agent(rooms, entry, deadline)
-        else:
-            await rooms.delivery.flush(deadline)
-        return rooms.delivery.receipt().as_json()
+        on_captured(delivery.receipt().as_json())
+        await final.deliver(captured.entry, deadline, end_agent=end_agent and config.shutdown.stop_agent)
+        return delivery.receipt().as_json()
 
 
-def _no_one(_receipt: dict[str, Any]) -> None:
-    """Nobody wants to know how far it is."""
+def _ignore(_receipt: dict[str, Any]) -> None:
+    """No-op progress callback."""

@@ -1,34 +1,38 @@
-"""Rehearse a shutdown against the real peers: every part of it timed, nothing stopped, nothing stored.
+"""Rehearse a shutdown against the real peers: each part is timed, nothing is stopped, nothing is stored.
 
     {"budget_s": 8.0, "took_s": 0.14, "fits": true, "parts": [{"name": "refresh", "took_s": 0.01, "allowed_s": 1.9,
      "outcome": "done", "detail": "10 messages"}, …]}
 
-What coderd stores does not change: a body of the snapshot's size without messages goes to the task's own route. coderd
-checks token, route, task and size before it misses them (`Coderd.rehearse_log_snapshot`). Repeating the stored
-snapshot would be as harmless alone, but not beside the delivery of a newer one that it would overwrite. Destinations
-other than coderd take everything they are given, so they are not rehearsed.
+coderd gets a body of the snapshot's size without messages at the task's own route. It checks token, route, task and
+size before it misses them (`Coderd.rehearse_log_snapshot`), and stores nothing. Repeating the stored snapshot instead
+could overwrite a newer one that is being delivered. Other destinations store everything they get, so they are skipped.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
+from agentd.clock import Clock
 from agentd.coderd.access import coderd_client
 from agentd.coderd.errors import NotFoundError
+from agentd.coderd.token import TokenSource
+from agentd.config import Config
 from agentd.conversation.fit import Fitted, fit
-from agentd.daemon.budget import CLOSING_S, refresh_s
-from agentd.daemon.build import Rooms
+from agentd.daemon.shutdown import CLOSING_S, final_read_s
 from agentd.durable import TMP_PREFIX, replace_file
 from agentd.errors import AgentdError
 from agentd.http_client import client_session
+from agentd.snapshots.recorder import Recorder
+from agentd.snapshots.spool import Spool
+from agentd.stability.watcher import Watcher
 
 NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the shutdown. `allowed_s` is what it may take at most, None where nothing bounds it but the budget."""
+    """One part of the shutdown. `allowed_s` is its time limit, None if only the budget limits it."""
 
     name: str
     took_s: float
@@ -41,29 +45,41 @@ Work = Callable[[], Awaitable[str]]
 
 
 class _NotDoneError(AgentdError):
-    """A part did not come to its end."""
+    """A part of the shutdown failed."""
 
 
-async def rehearse(rooms: Rooms) -> dict[str, Any]:
-    """The report above. Takes the shutdown's budget at most, as a real shutdown would."""
-    return await _Drill(rooms).run()
+class Drill:
+    """One rehearsal. It takes `shutdown.budget_s` at most, as a real shutdown does."""
 
-
-class _Drill:
-    def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
-        self._monotonic = rooms.clock.monotonic
-        self._budget_s = rooms.config.shutdown.budget_s
+    def __init__(
+        self,
+        *,
+        config: Config,
+        clock: Clock,
+        token: TokenSource | None,
+        watcher: Watcher,
+        recorder: Recorder,
+        spool: Spool,
+        destinations: Sequence[str],
+    ) -> None:
+        self._config = config
+        self._monotonic = clock.monotonic
+        self._token = token
+        self._watcher = watcher
+        self._recorder = recorder
+        self._spool = spool
+        self._destinations = destinations
+        self._budget_s = config.shutdown.budget_s
         self._deadline = self._monotonic() + self._budget_s - CLOSING_S
-        self._payload = bytes(rooms.config.snapshots.max_bytes)
-        self._measured_with = "nothing said yet, so measured with the largest there can be"
+        self._payload = bytes(config.snapshots.max_bytes)
 
     async def run(self) -> dict[str, Any]:
+        """The report above."""
         began = self._monotonic()
         parts = [
-            await self._timed("refresh", self._refresh, allowed_s=refresh_s(self._left_s())),
+            await self._timed("refresh", self._read, allowed_s=final_read_s(self._left_s())),
             await self._timed("fit", self._fit),
-            await self._timed("spool", self._spool),
+            await self._timed("spool", self._spool_write),
             *await self._uploads(),
         ]
         took_s = self._monotonic() - began
@@ -85,34 +101,34 @@ class _Drill:
             async with asyncio.timeout(bound_s):
                 detail = await work()
         except TimeoutError:
-            outcome, detail = "failed", f"did not end within {bound_s:.1f} s"
-        except (AgentdError, OSError) as error:
-            outcome, detail = "failed", str(error)
+            outcome, detail = "failed", f"not finished within {bound_s:.1f} s"
+        except (AgentdError, OSError) as exc:
+            outcome, detail = "failed", str(exc)
         return Part(name, self._monotonic() - began, allowed_s, outcome, detail)
 
-    async def _refresh(self) -> str:
-        if not await self._rooms.watcher.refresh(refresh_s(self._left_s())):
+    async def _read(self) -> str:
+        if not await self._watcher.read_messages(final_read_s(self._left_s())):
             raise _NotDoneError(
-                "the agent does not answer", hint="a stop would deliver what is on disk already"
+                "the agent does not answer", hint="a stop would deliver the snapshot that is on disk"
             )
-        return f"{len(self._rooms.recorder.messages)} messages from the agent"
+        return f"{len(self._recorder.messages)} messages from the agent"
 
     async def _fit(self) -> str:
-        limits = self._rooms.config.snapshots
-        messages = self._rooms.recorder.messages
+        limits = self._config.snapshots
+        messages = self._recorder.messages
         if not messages:
-            return self._measured_with
+            return "no message yet; measured with the largest possible snapshot"
 
         def fitted() -> Fitted:
             return fit(messages, max_messages=limits.max_messages, max_bytes=limits.max_bytes)
 
-        snapshot = await self._rooms.spool.in_thread(fitted)
+        snapshot = await self._spool.in_thread(fitted)
         self._payload = snapshot.payload
         return f"{snapshot.messages} messages, {len(snapshot.payload):,} bytes"
 
-    async def _spool(self) -> str:
-        # A name that the next start clears away, should we be killed before the unlink.
-        trial = self._rooms.spool.path / f"{TMP_PREFIX}drill"
+    async def _spool_write(self) -> str:
+        # The next start removes a file of this name, if the process is killed before the unlink.
+        trial = self._spool.path / f"{TMP_PREFIX}drill"
 
         def write() -> None:
             try:
@@ -120,15 +136,15 @@ class _Drill:
             finally:
                 trial.unlink(missing_ok=True)
 
-        await self._rooms.spool.in_thread(write)
+        await self._spool.in_thread(write)
         return f"{len(self._payload):,} bytes written, synced and removed again"
 
     async def _uploads(self) -> list[Part]:
         allowed_s = self._left_s()
-        places = self._rooms.config.snapshots.destinations
+        places = self._config.snapshots.destinations
         others = [
-            Part("upload", 0.0, None, "skipped", f"{name}: a rehearsal there would be a delivery")
-            for name in self._rooms.delivery.names
+            Part("upload", 0.0, None, "skipped", f"{name}: a rehearsal would store something there")
+            for name in self._destinations
             if name != "coder"
         ]
         if "coder" not in places:
@@ -136,13 +152,13 @@ class _Drill:
         return [await self._timed("upload", self._upload, allowed_s=allowed_s), *others]
 
     async def _upload(self) -> str:
-        """On a connection of its own: the one of a real stop has not been used for long either."""
-        config = self._rooms.config
-        if self._rooms.token is None or not config.coder.url:
+        """Uses a new connection, as a real stop usually has to."""
+        config = self._config
+        if self._token is None or not config.coder.url:
             raise _NotDoneError("coder: there is no URL or no token", hint="see `agentd config check`")
         task_id = config.snapshots.task_id
         async with client_session() as session:
-            coderd = coderd_client(config, self._rooms.token, session)
+            coderd = coderd_client(config, self._token, session)
             try:
                 await coderd.rehearse_log_snapshot(
                     task_id or NO_TASK, size_bytes=len(self._payload), timeout_s=self._left_s()

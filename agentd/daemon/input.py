@@ -1,120 +1,122 @@
-"""What the local API hands on: input for the agent, and words about the task.
+"""Input for the agent and reports about the task, as they arrive over the local API.
 
-Input is gated as coderd gates a task's (`POST /tasks/{task}/send`), with the same answers:
+Input is accepted and refused as coderd does for a task (`POST /tasks/{task}/send`), with the same answers:
 
-    204   AgentAPI took it
-    409   not now, but waiting helps: the agent works or has only just gone quiet; pending, initializing, paused
+    204   the agent accepted it
+    409   not now, but waiting helps: the agent is working, waiting or settling; pending, initializing, paused
     400   not in this state (error, unknown), or nothing to send
-    502   AgentAPI refused it or failed; it is not tried again, because AgentAPI cannot tell a repetition
+    502   the agent refused it or failed; it is not sent again, because an agent cannot recognise a repetition
 """
 
 from collections.abc import Mapping
 from typing import Any, Final
 
 from agentd import log
-from agentd.agents.agentapi.client import AgentBusy, AgentError
-from agentd.daemon import conversation
-from agentd.daemon.build import Rooms
+from agentd.agents.agent import Activity, Agent, AgentBusyError, AgentError
+from agentd.daemon.task_view import TaskView
 from agentd.local_api.replies import ApiError
-from agentd.stability.desk import NotAReport
-from agentd.stability.task_state import Source, TaskFinished
-from agentd.stability.task_status import gate
+from agentd.stability.status_report import Source
+from agentd.stability.task_reports import InvalidReportError, TaskReports
+from agentd.stability.task_status import input_refusal
+from agentd.stability.tracker import Tracker
+from agentd.stability.turn_reports import TaskFinishedError
+from agentd.stability.watcher import Watcher
 
-__all__ = ["Input"]
-
-# In a terminal AgentAPI answers when the agent has begun, or gives up after 17 s at most.
-PTY_TIMEOUT_S: Final = 20.0
-# By ACP it answers when the whole turn is done, and a refusal comes at once; a connection that is given up stops nothing.
-ACP_TIMEOUT_S: Final = 2.0
-LOOK_TIMEOUT_S: Final = 1.0
+READ_TIMEOUT_S: Final = 1.0
 
 
 class Input:
-    """One message at a time: the gate cannot know what a second one would meet."""
+    """Sends one message at a time: the checks of a second one would not see the first."""
 
-    def __init__(self, rooms: Rooms) -> None:
-        self._rooms = rooms
-        self._sending = False
+    def __init__(
+        self,
+        *,
+        agent: Agent,
+        watcher: Watcher,
+        tracker: Tracker,
+        task_reports: TaskReports,
+        task_view: TaskView,
+    ) -> None:
+        self._agent = agent
+        self._watcher = watcher
+        self._tracker = tracker
+        self._task_reports = task_reports
+        self._task_view = task_view
+        self._is_sending = False
         self._log = log.get("daemon")
 
     async def send(self, content: object) -> dict[str, Any]:
-        """Give the agent its input.  Raises `ApiError` 400, 409 or 502, whose detail tells the state."""
-        rooms = self._rooms
+        """Send `content` to the agent. Raises `ApiError` 400, 409 or 502; its detail has the agent's status."""
         if not isinstance(content, str) or not content.strip():
             raise self._refused(400, "Task input is required.", "content: must be a text that is not blank")
-        task = conversation.task(rooms)
-        refusal = gate(task, rooms.tracker.state)
+        refusal = input_refusal(self._task_view.status(), self._tracker.status)
         if refusal is not None:
-            raise ApiError(refusal.status, refusal.message, hint=refusal.detail)
-        if self._sending:
+            raise ApiError(refusal.http_status, refusal.message, hint=refusal.detail)
+        if self._is_sending:
             raise _not_ready()
-        self._sending = True
+        self._is_sending = True
         try:
-            await self._deliver(content)
+            await self._send(content)
         finally:
-            self._sending = False
+            self._is_sending = False
         return {}
 
-    async def _deliver(self, content: str) -> None:
-        agent = self._rooms.agent
-        try:
-            # What was seen a second ago is not what is so now.
-            status = await agent.status()
-        except AgentBusy as error:
-            raise _not_ready() from error
-        except AgentError as error:
-            raise self._refused(502, "Failed to get status from task app.", str(error)) from error
-        if status.status != "stable":
-            self._rooms.watcher.expect_work()
+    async def _send(self, content: str) -> None:
+        # The last poll is up to a second old.
+        observation = await self._agent.observe()
+        if observation.activity in (Activity.GONE, Activity.BROKEN):
+            raise self._refused(502, "Failed to get status from task app.", observation.evidence)
+        if observation.activity is not Activity.IDLE:
+            self._watcher.expect_work()
             raise _not_ready()
-        by_acp = status.transport == "acp"
         try:
-            await agent.send(content, timeout_s=ACP_TIMEOUT_S if by_acp else PTY_TIMEOUT_S)
-        except AgentBusy as error:
-            if not by_acp:
-                detail = f"{error}; it may still be delivered"
-                raise self._refused(502, "Task app rejected the message.", detail) from error
-        except AgentError as error:
-            raise self._refused(502, "Task app rejected the message.", str(error)) from error
-        self._rooms.watcher.expect_work()
+            await self._agent.send(content)
+        except AgentBusyError as exc:
+            self._watcher.expect_work()
+            raise _not_ready() from exc
+        except AgentError as exc:
+            raise self._refused(502, "Task app rejected the message.", str(exc)) from exc
+        self._watcher.expect_work()
         self._log.info("agent.input_sent", characters=len(content))
 
-    async def report(self, said: Mapping[str, object]) -> dict[str, Any]:
-        """An explicit word.  Raises `ApiError` 400 for one that is none, 409 when it would take an end back."""
+    async def report(self, fields: Mapping[str, object]) -> dict[str, Any]:
+        """An explicit report. Raises `ApiError`: 400 if malformed, 409 if it would reopen a finished task."""
         try:
-            return self._taken(changed=await self._reported(said))
-        except NotAReport as error:
-            raise ApiError(400, "Not a report.", hint=error.message) from error
-        except TaskFinished as error:
-            raise ApiError(409, error.message, hint=error.hint) from error
+            return self._accepted(changed=await self._explicit_report(fields))
+        except InvalidReportError as exc:
+            raise ApiError(400, "Invalid report.", hint=exc.message) from exc
+        except TaskFinishedError as exc:
+            raise ApiError(409, exc.message, hint=exc.hint) from exc
 
-    async def event(self, said: Mapping[str, object]) -> dict[str, Any]:
-        """The same, fire-and-forget: what cannot be taken is ignored, and the answer says so."""
-        desk = self._rooms.desk
+    async def event(self, fields: Mapping[str, object]) -> dict[str, Any]:
+        """A fire-and-forget report. One that cannot be accepted is ignored, and the answer says so."""
         try:
-            changed = await desk.say(said, Source.EVENT)
-        except NotAReport as error:
-            return {"taken": False, "message": f"Ignored. {error.message}"}
-        if desk.is_finished and str(said["state"]).lower() != desk.word.value:
-            message = f"Ignored: the task is {desk.word.value} already."
-            return {"taken": False, "message": message} | conversation.described(self._rooms)
-        return self._taken(changed=changed)
+            changed = await self._task_reports.report(fields, Source.EVENT)
+        except InvalidReportError as exc:
+            return {"taken": False, "message": f"Ignored. {exc.message}"}
+        state = self._task_reports.state
+        if self._task_reports.is_finished and str(fields["state"]).lower() != state.value:
+            return self._answer(taken=False, message=f"Ignored: the task is {state.value} already.")
+        return self._accepted(changed=changed)
 
-    async def _reported(self, said: Mapping[str, object]) -> bool:
-        desk = self._rooms.desk
+    async def _explicit_report(self, fields: Mapping[str, object]) -> bool:
         try:
-            return await desk.say(said, Source.REPORT)
-        except TaskFinished:
-            # The user may have written a moment ago and the agent may be quicker to say so than we to look.
-            await self._rooms.watcher.refresh(LOOK_TIMEOUT_S)
-            return await desk.say(said, Source.REPORT)
+            return await self._task_reports.report(fields, Source.REPORT)
+        except TaskFinishedError:
+            # A user message that the watcher has not read yet may have begun a new turn.
+            await self._watcher.read_messages(READ_TIMEOUT_S)
+            return await self._task_reports.report(fields, Source.REPORT)
 
-    def _taken(self, *, changed: bool) -> dict[str, Any]:
-        message = "Taken." if changed else "Taken; it changed nothing."
-        return {"taken": True, "message": message} | conversation.described(self._rooms)
+    def _accepted(self, *, changed: bool) -> dict[str, Any]:
+        return self._answer(
+            taken=True, message="Accepted." if changed else "Accepted; the task state did not change."
+        )
+
+    def _answer(self, *, taken: bool, message: str) -> dict[str, Any]:
+        return {"taken": taken, "message": message, "task": self._task_view.as_json()}
 
     def _refused(self, status: int, message: str, detail: str) -> ApiError:
-        return ApiError(status, message, hint=f"{detail} (Status: {self._rooms.tracker.state.value})")
+        return ApiError(status, message, hint=f"{detail} (Status: {self._tracker.status.value})")
 
 
 def _not_ready() -> ApiError:

@@ -1,12 +1,13 @@
-"""Whether the run before this one was given the time to stop: a small durable file, written at three moments.
+"""Record on disk whether the previous run had the time to stop: a small file, written at three moments.
 
     {"state": "stopping", "started_at": …, "reason": "SIGTERM", "began_at": …, "budget_s": 8.0, "outcome": ""}
 
-A run that left `stopped` ended in order. One that left `stopping` was killed in the middle of its shutdown: the grace
-it is given is too short. One that left `running` was never asked: the machine lost power, the kernel was out of memory,
-or the TERM of whoever ends the container does not reach agentd.
+A run that left `stopped` ended in order. One that left `stopping` was killed during its shutdown: the time between
+SIGTERM and SIGKILL is too short. One that left `running` got no signal: the machine lost power, the kernel was out of
+memory, or SIGTERM does not reach agentd.
 """
 
+import asyncio
 import enum
 import json
 from pathlib import Path
@@ -21,7 +22,7 @@ FILE_MAX_BYTES: Final = 4096
 
 
 class RunState(enum.StrEnum):
-    """How far a run has come, or had when it left the file."""
+    """How far a run has come."""
 
     RUNNING = "running"
     STOPPING = "stopping"
@@ -29,7 +30,7 @@ class RunState(enum.StrEnum):
 
 
 class Run(NamedTuple):
-    """One run of the daemon. Times are RFC 3339, "" while they have not come."""
+    """One run of the daemon. Times are RFC 3339, "" until they are known."""
 
     state: RunState
     started_at: str = ""
@@ -41,7 +42,7 @@ class Run(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """`in_order`, `cut_off` or `killed`, of a run that is over."""
+        """How an earlier run ended: `in_order`, `cut_off` or `killed`."""
         return {RunState.RUNNING: "killed", RunState.STOPPING: "cut_off", RunState.STOPPED: "in_order"}[
             self.state
         ]
@@ -54,61 +55,73 @@ class Run(NamedTuple):
 
 
 class LastStop:
-    """The file of one state directory, whose lock the caller holds. `previous` is the run before, None for the first.
+    """The record in one state directory, whose lock the caller holds. `previous` is the run before, None for the first.
 
-    The writing methods block for two syncs. A disk that does not take them costs the next start its warning and
-    nothing else, so they log and never raise.
+    Each method writes in a thread, in the order of the calls. A failed write is logged and not raised: it costs the
+    next start its warning and nothing else.
     """
 
     def __init__(self, directory: Path, clock: Clock) -> None:
         self._path = directory / NAME
         self._clock = clock
-        self.previous = read(directory)
+        self._writing = asyncio.Lock()
         self._run = Run(RunState.RUNNING)
+        self.previous = read(directory)
 
-    def running(self) -> None:
-        """This run has begun; until `stopped`, its end would not be in order."""
-        self._write(Run(RunState.RUNNING, started_at=self._now()))
+    async def running(self) -> None:
+        """This run has begun."""
+        await self._write(Run(RunState.RUNNING, started_at=self._now()))
 
-    def stopping(self, reason: str, budget_s: float) -> None:
-        self._write(
+    async def stopping(self, reason: str, budget_s: float) -> None:
+        """The shutdown has begun."""
+        await self._write(
             self._run._replace(
                 state=RunState.STOPPING, reason=reason, began_at=self._now(), budget_s=budget_s
             )
         )
 
-    def stopped(self, outcome: str) -> None:
-        self._write(self._run._replace(state=RunState.STOPPED, ended_at=self._now(), outcome=outcome))
+    async def stopped(self, outcome: str, *, timeout_s: float) -> None:
+        """The shutdown is over. Waits at most `timeout_s` for the disk."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._write(
+                    self._run._replace(state=RunState.STOPPED, ended_at=self._now(), outcome=outcome)
+                )
+        except TimeoutError:
+            log.get("daemon").warning(
+                "last_stop.not_kept", reason=f"the disk did not answer in {timeout_s:.1f} s"
+            )
 
-    def complain(self) -> None:
-        """Say it when the run before was not given its time."""
+    def warn_if_killed(self) -> None:
+        """Log a warning if the run before did not end in order."""
         before = self.previous
         if before is None or before.state is RunState.STOPPED:
             return
         hints = {
-            "cut_off": "raise the grace of whoever stops agentd or lower shutdown.budget_s; `agentd drill` measures a stop",
-            "killed": "a crash, a power cut, or TERM does not reach agentd; have `agentd stop` run before the end",
+            "cut_off": "increase the time between SIGTERM and SIGKILL, or lower shutdown.budget_s; `agentd drill` measures a stop",
+            "killed": "a crash or power cut, or SIGTERM does not reach agentd: run `agentd stop` before the container ends",
         }
         log.get("daemon").warning(
-            "agentd.last_stop_cut_off",
+            "agentd.last_run_not_stopped",
             **before.as_json(),
-            kept="what was captured is in the spool and is delivered now",
+            kept="captured snapshots are in the spool and are delivered now",
             hint=hints[before.verdict],
         )
 
-    def _write(self, run: Run) -> None:
-        self._run = run
-        try:
-            replace_file(self._path, json.dumps(run._asdict()).encode() + b"\n")
-        except OSError as error:
-            log.get("daemon").warning("last_stop.not_kept", reason=error.strerror or str(error))
+    async def _write(self, run: Run) -> None:
+        async with self._writing:
+            self._run = run
+            try:
+                await asyncio.to_thread(replace_file, self._path, json.dumps(run._asdict()).encode() + b"\n")
+            except OSError as exc:
+                log.get("daemon").warning("last_stop.not_kept", reason=exc.strerror or str(exc))
 
     def _now(self) -> str:
         return rfc3339(self._clock.wall())
 
 
 def read(directory: Path) -> Run | None:
-    """What the last run in `directory` left; None when there was none or nothing can be made of it."""
+    """The record in `directory`; None if there is none or it is damaged."""
     try:
         with (directory / NAME).open("rb") as file:
             fields = json.loads(file.read(FILE_MAX_BYTES))

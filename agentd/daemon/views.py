@@ -1,133 +1,239 @@
-"""What the rooms know, in the words of the local API."""
+"""The state of the components as the local API shows it, and the claims actions behind its routes."""
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
 
 from agentd import __version__
-from agentd.claims.ledger import Claim, IllegalClaimStepError, UnknownClaimError, describe
-from agentd.clock import rfc3339
-from agentd.daemon import conversation
-from agentd.daemon.build import Rooms
-from agentd.daemon.input import Input
+from agentd.agents.agent import Agent, AgentBusyError, AgentGoneError
+from agentd.claims.answers import ClaimsState
+from agentd.claims.ledger import Claim, IllegalClaimStepError, Ledger, UnknownClaimError, describe
+from agentd.claims.listener import ClaimListener
+from agentd.clock import Clock, SameMoment, rfc3339
+from agentd.conversation.fit import messages_of
+from agentd.conversation.message import Message
+from agentd.daemon.last_stop import LastStop, RunState
+from agentd.daemon.shutdown import Phase
+from agentd.daemon.task_view import TaskView
 from agentd.local_api.replies import ApiError, Json
-from agentd.local_api.server import Operations
-from agentd.stability.tracker import AgentStatus
+from agentd.metrics import Registry
+from agentd.snapshots.delivery import Delivery
+from agentd.snapshots.recorder import Recorder
+from agentd.snapshots.spool import Spool
+from agentd.stability.task_status import TaskStatus
+from agentd.stability.tracker import AgentStatus, Tracker
+from agentd.state_dir import StateDir
 
-Act = Callable[[], Awaitable[dict[str, Any]]]
+LIVE_TIMEOUT_S: Final = 2.0
+STATE_DIR_TIMEOUT_S: Final = 1.0
 
-_REACHED = {AgentStatus.RUNNING, AgentStatus.SETTLING, AgentStatus.STABLE}
-_CLAIMS_OFF = {
-    "state": "unsupported",
+_ANSWERING: Final = {AgentStatus.RUNNING, AgentStatus.WAITING, AgentStatus.SETTLING, AgentStatus.STABLE}
+_NO_LOGS: Final = (TaskStatus.ERROR, TaskStatus.UNKNOWN)
+_CLAIMS_OFF: Final = {
+    "state": ClaimsState.UNSUPPORTED.value,
     "reason": "claims.enabled is false",
     "since": None,
     "last_event_at": None,
     "next_attempt_at": None,
 }
+_HAS_REINIT: Final = {
+    ClaimsState.CONNECTING: None,
+    ClaimsState.UNAUTHORIZED: None,
+    ClaimsState.UNSUPPORTED: False,
+}
 
 
-def operations(
-    rooms: Rooms, *, stop: Act, snapshot: Act, payload: Callable[[], Awaitable[bytes | None]]
-) -> Operations:
-    """The local API's callables, reading from `rooms`."""
-    heard = Input(rooms)
-    return Operations(
-        healthy=lambda: {"event_loop": "ok", "state_dir": "ok" if rooms.state.writable() else "not writable"},
-        ready=lambda: _ready(rooms),
-        metrics=rooms.metrics.render,
-        status=lambda: status(rooms),
-        claims=lambda: {"claims": [describe(claim, tails=True) for claim in rooms.ledger.all_claims()]},
-        retry_claim=lambda claim_id: _retry(rooms, claim_id),
-        forget_claim=lambda claim_id: _forget(rooms, claim_id),
-        snapshot=snapshot,
-        payload=payload,
-        messages=lambda: conversation.messages(rooms),
-        send=heard.send,
-        report=heard.report,
-        event=heard.event,
-        drill=lambda: _drill(rooms),
-        stop=stop,
-    )
+class Views:
+    """Reads from the components, and changes nothing but claims. `listener` is None if claims are disabled."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        metrics: Registry,
+        state: StateDir,
+        tracker: Tracker,
+        agent: Agent,
+        task_view: TaskView,
+        ledger: Ledger,
+        listener: ClaimListener | None,
+        spool: Spool,
+        recorder: Recorder,
+        delivery: Delivery,
+        last_stop: LastStop,
+        phase: Callable[[], Phase],
+        keep_messages: int,
+    ) -> None:
+        self._state = state
+        self._tracker = tracker
+        self._agent = agent
+        self._task_view = task_view
+        self._ledger = ledger
+        self._listener = listener
+        self._spool = spool
+        self._recorder = recorder
+        self._delivery = delivery
+        self._last_stop = last_stop
+        self._phase = phase
+        self._keep_messages = keep_messages
+        self._started_at = clock.wall()
+        self._agent_since = SameMoment(clock)
+        self._register_gauges(metrics)
+
+    def status(self) -> Json:
+        """`GET /v1/status`."""
+        evidence = self._tracker.evidence
+        previous = self._last_stop.previous
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "started_at": rfc3339(self._started_at),
+            "phase": self._phase().value,
+            "workspace_id": self._ledger.workspace_id,
+            "claims": self._listener.view().as_json() if self._listener else _CLAIMS_OFF,
+            "agent": {
+                "status": evidence.status.value,
+                "since": self._agent_since.to_rfc3339(evidence.since),
+                "evidence": str(evidence),
+                "kind": self._agent.kind,
+            },
+            "task": self._task_view.as_json(),
+            "snapshot": self._snapshot(),
+            "last_stop": previous.as_json() if previous else None,
+            "capabilities": self._capabilities(),
+        }
+
+    async def healthy(self) -> Json:
+        """`GET /healthz`. The check of the state directory runs in a thread, because the disk may hang."""
+        return {"event_loop": "ok", "state_dir": "ok" if await self._is_state_writable() else "not writable"}
+
+    async def ready(self) -> Json:
+        """`GET /readyz`: "ok" for each component, or what it waits for."""
+        status = self._tracker.status
+        claims = self._listener.view() if self._listener else None
+        is_waiting = claims is not None and claims.state in (
+            ClaimsState.CONNECTING,
+            ClaimsState.UNAUTHORIZED,
+        )
+        is_writable = await self._is_state_writable()
+        return {
+            "claims": claims.reason if claims and is_waiting else "ok",
+            "agent": "ok" if status in _ANSWERING else f"{status.value}: {self._tracker.evidence}",
+            "spool": "ok" if is_writable else "state directory is not writable",
+        }
+
+    def claims(self) -> Json:
+        """`GET /v1/claims`."""
+        return {"claims": [describe(claim, tails=True) for claim in self._ledger.all_claims()]}
+
+    async def retry_claim(self, claim_id: str) -> Json:
+        """Raises `ApiError` 404 or 409."""
+        claim = await _claim_action(self._enabled_listener().retry(claim_id))
+        message = f"claim {claim_id} is queued; agentd runs its hooks again, starting with the first that has not succeeded"
+        return {"message": message, "claim": describe(claim)}
+
+    async def forget_claim(self, claim_id: str) -> Json:
+        """Raises `ApiError` 404 or 409."""
+        await _claim_action(self._enabled_listener().forget(claim_id))
+        return {
+            "message": f"claim {claim_id} is deleted; if coderd sends its event again, agentd runs all its hooks again"
+        }
+
+    async def messages(self) -> Json:
+        """`GET /v1/messages`: the newest messages, oldest first. By status of the task, as coderd's task logs do:
+
+        active                          live, `snapshot` false; the stored ones while the agent cannot be asked
+        pending, initializing, paused   the stored ones, `snapshot` true, and when they were captured
+        error, unknown                  409
+
+        Raises `ApiError` (409), and `AgentBrokenError` for an answer that the agent's kind does not give.
+        """
+        status = self._task_view.status().status
+        if status in _NO_LOGS:
+            raise ApiError(
+                409,
+                "Cannot fetch logs for task in current state.",
+                hint=f'Task status is "{status.value}".',
+            )
+        if status is TaskStatus.ACTIVE:
+            try:
+                live = await self._agent.messages(
+                    keep=self._keep_messages, timeout_s=LIVE_TIMEOUT_S, fresh=True
+                )
+            except (AgentBusyError, AgentGoneError):
+                return await self._stored_messages()
+            return {"messages": _as_json(live), "snapshot": False}
+        return await self._stored_messages()
+
+    async def _stored_messages(self) -> Json:
+        """The snapshot that would be delivered now. Without one, the list is empty and `snapshot_at` is null."""
+        entry = await self._recorder.capture()
+        return {
+            "messages": _as_json(messages_of(entry.payload)) if entry else [],
+            "snapshot": True,
+            "snapshot_at": entry.captured_at if entry else None,
+        }
+
+    def _snapshot(self) -> Json:
+        entry = self._spool.newest()
+        receipt = self._delivery.receipt()
+        return {
+            "captured_at": entry.captured_at if entry else None,
+            "messages": entry.messages if entry else 0,
+            "bytes": len(entry.payload) if entry else 0,
+            "pending": receipt.outcome == "pending",
+            "last_receipt": receipt.as_json() if entry else None,
+        }
+
+    def _capabilities(self) -> Json:
+        """What this deployment has shown to support: true, false, or null if that is unknown."""
+        outcomes = {one.name: one.outcome for one in self._delivery.receipt().destinations if one.attempts}
+        log_snapshot = {"delivered": True, "unsupported": False}.get(outcomes.get("coder", ""))
+        state = self._listener.view().state if self._listener else ClaimsState.UNSUPPORTED
+        return {"log_snapshot": log_snapshot, "reinit": _HAS_REINIT.get(state, True)}
+
+    def _enabled_listener(self) -> ClaimListener:
+        if self._listener is None:
+            raise ApiError(409, "Claims are off.", hint="claims.enabled is false")
+        return self._listener
+
+    async def _is_state_writable(self) -> bool:
+        try:
+            async with asyncio.timeout(STATE_DIR_TIMEOUT_S):
+                return await asyncio.to_thread(self._state.writable)
+        except TimeoutError:
+            return False
+
+    def _register_gauges(self, metrics: Registry) -> None:
+        """Facts for alerts that no component counts. They are read at each scrape."""
+        tracker, spool, state, previous = self._tracker, self._spool, self._state, self._last_stop.previous
+        metrics.gauge("agentd_start_time_seconds", "When this daemon started, Unix seconds.").set(
+            self._started_at
+        )
+        metrics.gauge("agentd_agent_reachable", "1 while the agent answers.").read_from(
+            lambda: float(tracker.status in _ANSWERING)
+        )
+        metrics.gauge("agentd_agent_idle", "1 while the agent is stable.").read_from(
+            lambda: float(tracker.status is AgentStatus.STABLE)
+        )
+        metrics.gauge("agentd_state_writable", "1 while the state directory takes writes.").read_from(
+            lambda: float(state.writable())
+        )
+        metrics.gauge("agentd_snapshot_bytes", "Size of the newest snapshot, 0 without one.").read_from(
+            lambda: float(len(newest.payload)) if (newest := spool.newest()) else 0.0
+        )
+        metrics.gauge(
+            "agentd_last_run_cut_off",
+            "1 when the run before this one was killed before it had stopped in order.",
+        ).set(float(previous is not None and previous.state is not RunState.STOPPED))
 
 
-def status(rooms: Rooms) -> dict[str, Any]:
-    """`/v1/status`."""
-    facts = rooms.tracker.facts
-    return {
-        "version": __version__,
-        "pid": os.getpid(),
-        "started_at": rfc3339(rooms.started_at),
-        "phase": rooms.phase.value,
-        "workspace_id": rooms.ledger.workspace_id,
-        "claims": rooms.listener.view().as_json() if rooms.listener else _CLAIMS_OFF,
-        "agent": {
-            "status": facts.status.value,
-            "since": rooms.agent_since.to_rfc3339(facts.since),
-            "evidence": str(facts),
-        },
-        **conversation.described(rooms),
-        "snapshot": _snapshot(rooms),
-        "last_stop": rooms.last_stop.previous.as_json() if rooms.last_stop.previous else None,
-        "capabilities": _capabilities(rooms),
-    }
+def _as_json(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    return [message._asdict() for message in messages]
 
 
-def _snapshot(rooms: Rooms) -> dict[str, Any]:
-    entry = rooms.spool.newest()
-    receipt = rooms.delivery.receipt()
-    return {
-        "captured_at": entry.captured_at if entry else None,
-        "messages": entry.messages if entry else 0,
-        "bytes": len(entry.payload) if entry else 0,
-        "pending": receipt.outcome == "pending",
-        "last_receipt": receipt.as_json() if entry else None,
-    }
-
-
-def _capabilities(rooms: Rooms) -> dict[str, Any]:
-    """What this deployment was seen to offer: true, false, or null while nothing has shown it."""
-    outcomes = {one.name: one.outcome for one in rooms.delivery.receipt().destinations if one.attempts}
-    log_snapshot = {"delivered": True, "unsupported": False}.get(outcomes.get("coder", ""))
-    reinit = {"connecting": None, "unauthorized": None, "unsupported": False}
-    state = rooms.listener.view().state.value if rooms.listener else "unsupported"
-    return {"log_snapshot": log_snapshot, "reinit": reinit.get(state, True)}
-
-
-def _ready(rooms: Rooms) -> Json:
-    agent = rooms.tracker.state
-    claims = rooms.listener.view() if rooms.listener else None
-    waiting = claims is not None and claims.state.value in ("connecting", "unauthorized")
-    return {
-        "claims": claims.reason if claims and waiting else "ok",
-        "agent": "ok" if agent in _REACHED else f"{agent.value}: {rooms.tracker.evidence}",
-        "spool": "ok" if rooms.state.writable() else "state directory is not writable",
-    }
-
-
-async def _drill(rooms: Rooms) -> Json:
-    from agentd.daemon import drill  # noqa: PLC0415 - loaded when a rehearsal is asked for
-
-    return await drill.rehearse(rooms)
-
-
-async def _retry(rooms: Rooms, claim_id: str) -> Json:
-    listener = _claims_of(rooms)
-    claim = await _answered(listener.retry(claim_id))
-    return {"message": f"claim {claim_id} acts again", "claim": describe(claim)}
-
-
-async def _forget(rooms: Rooms, claim_id: str) -> Json:
-    await _answered(_claims_of(rooms).forget(claim_id))
-    return {"message": f"claim {claim_id} is forgotten; if its event comes again it acts again"}
-
-
-def _claims_of(rooms: Rooms) -> Any:  # noqa: ANN401 - the listener
-    if rooms.listener is None:
-        raise ApiError(409, "Claims are off.", hint="claims.enabled is false")
-    return rooms.listener
-
-
-async def _answered(work: Awaitable[Claim | None]) -> Any:  # noqa: ANN401 - what `work` gives
+async def _claim_action(work: Awaitable[Claim | None]) -> Any:  # noqa: ANN401 - the result of `work`
     try:
         return await work
     except UnknownClaimError as exc:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd import stop_timeout
-from agentd.agents.agentapi.client import AgentApi
+from agentd.agents.agent import Agent
 from agentd.coderd.client import Coderd
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import TokenSource
@@ -39,7 +39,7 @@ class Subject:
     socket: Path
     wall: Callable[[], float]
     coder: Coder | None
-    agent: AgentApi | None
+    agent: Agent | None
     known: tuple[Finding, ...] = ()
     last_ended: str = ""
 
@@ -54,7 +54,7 @@ async def examine(subject: Subject) -> list[Finding]:
     if subject.coder is not None:
         checks["coderd"] = _control_plane(subject, subject.coder)
     if subject.agent is not None:
-        checks["agentapi"] = agent.examine(subject.agent)
+        checks[subject.agent.kind] = agent.examine(subject.agent)
     checks["hooks"] = asyncio.to_thread(hooks.examine, config.claims.hooks_dir, enabled=config.claims.enabled)
     found = await asyncio.gather(*(_bounded(name, check) for name, check in checks.items()))
     return [*subject.known, *(finding for findings in found for finding in findings)]

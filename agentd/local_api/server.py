@@ -34,9 +34,9 @@ RESPONSE_TIMEOUT_S: Final = 1.0
 class Operations(NamedTuple):
     """The operations of the local API, as callables, so that this package imports no other part of the daemon."""
 
-    healthy: Callable[[], Json]
+    healthy: Callable[[], Awaitable[Json]]
     """`{"event_loop": "ok", "state_dir": "ok"}`; any other value means unhealthy."""
-    ready: Callable[[], Json]
+    ready: Callable[[], Awaitable[Json]]
     """One entry for each component: "ok", or the reason why it is not ready."""
     metrics: Callable[[], str]
     status: Callable[[], Json]
@@ -203,11 +203,11 @@ def _awaited_view(read: Callable[[], Awaitable[Json]]) -> Handler:
     return handle
 
 
-def _health(read: Callable[[], Json]) -> Handler:
+def _health(read: Callable[[], Awaitable[Json]]) -> Handler:
     """200 if every component is "ok", else 503."""
 
     async def handle(_request: web.Request) -> web.Response:
-        components = read()
+        components = await read()
         healthy = all(value == "ok" for value in components.values())
         return json_response({"ok": healthy, "components": dict(components)}, 200 if healthy else 503)
 

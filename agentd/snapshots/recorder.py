@@ -77,12 +77,12 @@ class Recorder:
 
     def record_messages(self, messages: Sequence[Message]) -> None:
         """Record the newest messages, oldest first, as just read from the agent."""
-        if self._window.offer(messages):
+        if self._window.replace(messages):
             self._changed.set()
 
-    def merge_state_file(self, messages: Sequence[Message]) -> bool:
-        """Record the messages of AgentAPI's state file if they are later than the window. True if the window changed."""
-        changed = self._window.offer_saved(messages)
+    def merge_saved(self, messages: Sequence[Message]) -> bool:
+        """Record what an agent that is gone saved to disk, if they are later than the window. True if the window changed."""
+        changed = self._window.merge_saved(messages)
         if changed:
             self._changed.set()
         return changed

@@ -1,9 +1,10 @@
-"""What holds for a task, over a restart of ours: one small file, replaced whole.
+"""The state of the task on disk, so that it survives a restart of agentd: one small file, replaced atomically.
 
     {"turn": 3, "user": {"id": 4, "digest": 81, "at": "…"}, "told": {"word": "idle", "message": "", "uri": ""},
      "claims": [{"word": "complete", "source": "report", "at": "…", "message": "done", "uri": ""}]}
 
-Times are Unix seconds there and monotonic seconds in memory: a monotonic clock starts anew with the machine.
+`claims` are the reports of the turn, `told` is what coderd accepted last. Times are Unix seconds in the file and
+monotonic seconds in memory, because a monotonic clock starts anew with the machine.
 """
 
 import json
@@ -12,72 +13,71 @@ from typing import Any, Final, NamedTuple
 
 from agentd import log
 from agentd.durable import replace_file
-from agentd.stability.task_state import Claim, Kept, Source, TaskWord, UserMessage
-
-__all__ = ["NAME", "Remembered", "Told", "read", "write"]
+from agentd.stability.status_report import Source, StatusReport, TaskState
+from agentd.stability.turn_reports import TaskRecord, UserMessage
 
 NAME: Final = "task.json"
 FILE_MAX_BYTES: Final = 1 << 20
 
 
-class Told(NamedTuple):
-    """What coderd took last."""
+class TaskFileContent(NamedTuple):
+    """The record of the task, and the report that coderd accepted last (its `source` and `at` are not kept)."""
 
-    word: TaskWord
-    message: str = ""
-    uri: str = ""
-
-
-class Remembered(NamedTuple):
-    """What a run knows of those before it."""
-
-    kept: Kept = Kept()
-    told: Told | None = None
+    record: TaskRecord = TaskRecord()
+    accepted: StatusReport | None = None
 
 
-def write(path: Path, remembered: Remembered, *, since_s: float) -> None:
-    """Blocks on the disk; raises `OSError`.  `since_s` is what a monotonic second lacks to be a Unix second."""
-    kept, told = remembered.kept, remembered.told
-    user = kept.user and {"id": kept.user.id, "digest": kept.user.digest, "at": kept.user.at + since_s}
-    claims = [
+def write(path: Path, content: TaskFileContent, *, monotonic_to_unix_s: float) -> None:
+    """Replace the file; blocks on the disk. Raises `OSError`."""
+    record, accepted = content.record, content.accepted
+    user = record.user and {
+        "id": record.user.id,
+        "digest": record.user.digest,
+        "at": record.user.at + monotonic_to_unix_s,
+    }
+    reports = [
         {
-            "word": claim.word.value,
-            "source": claim.source.value,
-            "at": claim.at + since_s,
-            "message": claim.message,
-            "uri": claim.uri,
+            "word": report.state.value,
+            "source": report.source.value,
+            "at": report.at + monotonic_to_unix_s,
+            "message": report.message,
+            "uri": report.uri,
         }
-        for claim in kept.claims
+        for report in record.reports
     ]
-    words = told and {"word": told.word.value, "message": told.message, "uri": told.uri}
-    record = {"turn": kept.turn, "user": user, "told": words, "claims": claims}
-    replace_file(path, json.dumps(record).encode() + b"\n")
+    told = accepted and {"word": accepted.state.value, "message": accepted.message, "uri": accepted.uri}
+    fields = {"turn": record.turn, "user": user, "told": told, "claims": reports}
+    replace_file(path, json.dumps(fields).encode() + b"\n")
 
 
-def read(path: Path, *, since_s: float) -> Remembered:
-    """What `write` left; nothing remembered when there is no such file or nothing can be made of it."""
+def read(path: Path, *, monotonic_to_unix_s: float) -> TaskFileContent:
+    """What `write` stored; empty if there is no such file, or if it is damaged (logged)."""
     try:
         with path.open("rb") as file:
-            record = json.loads(file.read(FILE_MAX_BYTES))
-        user, told = record["user"], record["told"]
-        return Remembered(
-            Kept(
-                int(record["turn"]),
-                user and UserMessage(int(user["id"]), int(user["digest"]), float(user["at"]) - since_s),
-                tuple(_claim(entry, since_s) for entry in record["claims"]),
+            fields = json.loads(file.read(FILE_MAX_BYTES))
+        user, told = fields["user"], fields["told"]
+        return TaskFileContent(
+            TaskRecord(
+                int(fields["turn"]),
+                user
+                and UserMessage(
+                    int(user["id"]), int(user["digest"]), float(user["at"]) - monotonic_to_unix_s
+                ),
+                tuple(_report(entry, monotonic_to_unix_s) for entry in fields["claims"]),
             ),
-            told and Told(TaskWord(told["word"]), str(told["message"]), str(told["uri"])),
+            told
+            and StatusReport(TaskState(told["word"]), message=str(told["message"]), uri=str(told["uri"])),
         )
     except FileNotFoundError:
-        return Remembered()
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        log.get("stability").warning("task.forgotten", file=str(path), reason=str(error))
-        return Remembered()
+        return TaskFileContent()
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        log.get("stability").warning("task.forgotten", file=str(path), reason=str(exc))
+        return TaskFileContent()
 
 
-def _claim(entry: Any, since_s: float) -> Claim:  # noqa: ANN401 - JSON
-    word = TaskWord(entry["word"])
-    if word is TaskWord.NONE:
-        raise ValueError("a claim says nothing")
-    at = float(entry["at"]) - since_s
-    return Claim(word, Source(entry["source"]), at, str(entry["message"]), str(entry["uri"]))
+def _report(entry: Any, monotonic_to_unix_s: float) -> StatusReport:  # noqa: ANN401 - JSON
+    state = TaskState(entry["word"])
+    if state is TaskState.NONE:
+        raise ValueError("a report has no state")
+    at = float(entry["at"]) - monotonic_to_unix_s
+    return StatusReport(state, Source(entry["source"]), at, str(entry["message"]), str(entry["uri"]))

@@ -1,25 +1,24 @@
-"""The task's status in coderd's words, computed from what a sidecar can see.  Pure.
+"""Compute the status of the task, in coderd's values, from what a sidecar can see. Pure.
 
-coderd computes it from the build, the agent's lifecycle and the app's health (view `tasks_with_status`); of those a
-sidecar sees the claim and the app.  The words mean the same, so that scripts written against one read the other:
+coderd computes it from the build, the agent's lifecycle and the app's health (view `tasks_with_status`). A sidecar sees
+only the claim and the app. The values mean the same, so that a script for one can read the other:
 
-    pending        nobody owns the workspace yet: a prebuild that waits to be claimed
-    initializing   on its way; the message says what it waits for
-    active         the agent answers; what it does is the task's state
-    paused         it answered and has stopped: the conversation is in the snapshot
-    error          something answers there that is not a working agent
-    unknown        nothing can be said
+    pending        the workspace is a prebuild that has not been claimed
+    initializing   starting; the message says what it waits for
+    active         the agent answers; the task's state says what it does
+    paused         the agent answered and has stopped; the conversation is in the snapshot
+    error          something answers that is not a working agent
+    unknown        the agent has not been observed
 """
 
 import enum
 from typing import Final, NamedTuple
 
-from agentd.stability.tracker import AgentStatus, Evidence, Reading
+from agentd.agents.agent import Activity
+from agentd.stability.tracker import AgentStatus, Evidence
 
-__all__ = ["Owner", "Refusal", "TaskStatus", "TaskStatusWord", "gate", "task_status"]
 
-
-class TaskStatusWord(enum.Enum):
+class TaskStatus(enum.Enum):
     """coderd's `TaskStatus`."""
 
     PENDING = "pending"
@@ -30,75 +29,78 @@ class TaskStatusWord(enum.Enum):
     ERROR = "error"
 
 
-class Owner(enum.Enum):
+class ClaimProgress(enum.Enum):
     """How far the claim of the workspace is."""
 
     CONNECTING = "connecting"
     AWAITED = "awaited"
-    """A prebuild: the claim has not come."""
+    """A prebuild that has not been claimed."""
     ACTING = "acting"
     """The claim's hooks run."""
-    SETTLED = "settled"
-    """Somebody owns it, or it never was a prebuild, or claims are not our business."""
+    DONE = "done"
+    """The claim is done, or there is none to wait for."""
 
 
-class TaskStatus(NamedTuple):
-    """The word, and a sentence about it."""
+class DescribedStatus(NamedTuple):
+    """A status, and a sentence about it."""
 
-    word: TaskStatusWord
+    status: TaskStatus
     message: str
 
 
-class Refusal(NamedTuple):
-    """Why input is not taken now: an HTTP status, and coderd's way to say it."""
+class InputRefusal(NamedTuple):
+    """Why the agent takes no input now: an HTTP status, and coderd's texts for it."""
 
-    status: int
+    http_status: int
     message: str
     detail: str
 
 
 _BEFORE_THE_AGENT: Final = {
-    Owner.AWAITED: TaskStatus(TaskStatusWord.PENDING, "Waiting for the workspace to be claimed"),
-    Owner.ACTING: TaskStatus(TaskStatusWord.INITIALIZING, "Workspace is starting"),
-    Owner.CONNECTING: TaskStatus(TaskStatusWord.INITIALIZING, "Agent is connecting"),
-    Owner.SETTLED: TaskStatus(TaskStatusWord.INITIALIZING, "App is initializing"),
+    ClaimProgress.AWAITED: DescribedStatus(TaskStatus.PENDING, "Waiting for the workspace to be claimed"),
+    ClaimProgress.ACTING: DescribedStatus(TaskStatus.INITIALIZING, "Workspace is starting"),
+    ClaimProgress.CONNECTING: DescribedStatus(TaskStatus.INITIALIZING, "Agent is connecting"),
+    ClaimProgress.DONE: DescribedStatus(TaskStatus.INITIALIZING, "App is initializing"),
 }
-_DOING: Final = {
+_ACTIVE: Final = {
     AgentStatus.RUNNING: "The agent is working",
+    AgentStatus.WAITING: "The agent waits for an answer",
     AgentStatus.SETTLING: "The agent has gone quiet",
     AgentStatus.STABLE: "The agent waits for input",
 }
 
 
-def task_status(agent: Evidence, *, owner: Owner, ever_reached: bool, stopping: bool = False) -> TaskStatus:
-    """What holds.  `ever_reached`: the agent has answered since we started; `stopping`: we are on our way out."""
-    if stopping:
-        return TaskStatus(TaskStatusWord.PAUSED, "The workspace is stopping")
-    if agent.status in _DOING:
-        return TaskStatus(TaskStatusWord.ACTIVE, _DOING[agent.status])
-    if not ever_reached and agent.reading is not Reading.BROKEN:
-        return _BEFORE_THE_AGENT[owner]
-    match agent.reading:
-        case Reading.GONE:
-            return TaskStatus(TaskStatusWord.PAUSED, f"The agent has stopped ({agent.note})")
-        case Reading.BROKEN:
-            return TaskStatus(TaskStatusWord.ERROR, f"The agent gives no usable answer ({agent.note})")
-    return TaskStatus(TaskStatusWord.UNKNOWN, "The agent has not been looked at")
+def task_status(
+    agent: Evidence, *, claim: ClaimProgress, was_reached: bool, is_stopping: bool = False
+) -> DescribedStatus:
+    """The status now. `was_reached`: the agent has answered in this run; `is_stopping`: agentd is shutting down."""
+    if is_stopping:
+        return DescribedStatus(TaskStatus.PAUSED, "The workspace is stopping")
+    if agent.status in _ACTIVE:
+        return DescribedStatus(TaskStatus.ACTIVE, _ACTIVE[agent.status])
+    if not was_reached and agent.activity is not Activity.BROKEN:
+        return _BEFORE_THE_AGENT[claim]
+    match agent.activity:
+        case Activity.GONE:
+            return DescribedStatus(TaskStatus.PAUSED, f"The agent has stopped ({agent.note})")
+        case Activity.BROKEN:
+            return DescribedStatus(TaskStatus.ERROR, f"The agent's answer is not usable ({agent.note})")
+    return DescribedStatus(TaskStatus.UNKNOWN, "agentd has not polled the agent yet")
 
 
-def gate(task: TaskStatus, agent: AgentStatus) -> Refusal | None:
-    """Whether the agent takes input now.  409: it will, given time; 400: not in this state.  As coderd's task send."""
-    word = task.word
-    match word:
-        case TaskStatusWord.PENDING | TaskStatusWord.INITIALIZING:
+def input_refusal(task: DescribedStatus, agent: AgentStatus) -> InputRefusal | None:
+    """Why input is refused now, None if it is not. 409: waiting helps; 400: not in this state. As coderd's task send."""
+    status = task.status
+    match status:
+        case TaskStatus.PENDING | TaskStatus.INITIALIZING:
             detail = "The task is resuming. Wait for the task to become active before sending messages."
-            return Refusal(409, f"Task is {word.value}.", f"{detail} ({task.message})")
-        case TaskStatusWord.PAUSED:
-            return Refusal(409, "Task is paused.", "Resume the task to send messages.")
-        case TaskStatusWord.ERROR | TaskStatusWord.UNKNOWN:
-            detail = f'Task status is "{word.value}", it must be "active" to interact with the task.'
-            return Refusal(400, "Task must be active.", f"{detail} ({task.message})")
-    # Settling included: what pauses for 3 s in the middle of a turn would get its input in the middle of that turn.
+            return InputRefusal(409, f"Task is {status.value}.", f"{detail} ({task.message})")
+        case TaskStatus.PAUSED:
+            return InputRefusal(409, "Task is paused.", "Resume the task to send messages.")
+        case TaskStatus.ERROR | TaskStatus.UNKNOWN:
+            detail = f'Task status is "{status.value}", it must be "active" to interact with the task.'
+            return InputRefusal(400, "Task must be active.", f"{detail} ({task.message})")
+    # Also while it settles: an agent that pauses for 3 s inside a turn would get the input in the middle of that turn.
     if agent is not AgentStatus.STABLE:
-        return Refusal(409, "Task app is not ready to accept input.", f"Status: {agent.value}")
+        return InputRefusal(409, "Task app is not ready to accept input.", f"Status: {agent.value}")
     return None

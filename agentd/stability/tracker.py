@@ -1,160 +1,140 @@
-"""From readings of `/status` to a state with evidence: is the agent idle, and how do we know?  Pure.
+"""Derive the agent's status, with evidence, from observations. Pure.
 
-"stable" from AgentAPI means that the screen did not change for 2 s, not that the agent is done: one that prints every
-4 s is running 2 s and stable 2 s for ever.  So stability is earned, and lost at once.
+"stable" from AgentAPI means that the screen did not change for 2 s, not that the agent has finished: an agent that
+prints every 4 s alternates between 2 s of running and 2 s of stable. So inferred idleness is debounced: the agent is
+stable only after `settle_s` without a change, and running at once. An agent that states or records the end of its turn
+is stable at once.
 """
 
 import enum
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from agentd.agents.agent import Activity, LastMessage, Observation, Strength
 from agentd.errors import AgentdError
 
-__all__ = [
-    "GAP_MAX_S",
-    "TRANSITIONS",
-    "AgentStatus",
-    "Evidence",
-    "IllegalStep",
-    "LastMessage",
-    "Reading",
-    "Sample",
-    "Step",
-    "Tracker",
-    "Transition",
-]
-
 SAMPLES_MIN: Final = 2
-"""One reading is a moment; two that agree are the least that spans a time."""
+"""Observations that a settled status needs; one observation spans no time."""
 BROKEN_MIN: Final = 2
-"""A nonsense answer may be a race in the server (it has some); a second one in a row is not."""
+"""Unintelligible answers in a row that mean unreachable; a single one may be a race in the server (it has some)."""
 GAP_MAX_S: Final = 30.0
-"""Longer between two samples, and nobody watched: the machine slept, or this process was stopped."""
-
-
-class Reading(enum.Enum):
-    """What one look at the agent gave."""
-
-    STABLE = "stable"
-    RUNNING = "running"
-    BUSY = "busy"
-    """It lives, but `/status` hangs: a message is being delivered (ACP: its whole turn)."""
-    GONE = "gone"
-    """Nobody listens, or nothing answers at all."""
-    BROKEN = "broken"
-    """An answer that makes no sense."""
+"""After a longer gap between two observations (suspended machine, stopped process) the agent must settle again."""
 
 
 class AgentStatus(enum.Enum):
-    """What we hold for true. The words of `agent.status` in the local API."""
+    """`agent.status` in the local API."""
 
     UNKNOWN = "unknown"
     RUNNING = "running"
+    WAITING = "waiting"
+    """Inside a turn, for an approval or an answer of the user."""
     SETTLING = "settling"
     STABLE = "stable"
     UNREACHABLE = "unreachable"
 
 
-class Step(enum.Enum):
-    """What a sample amounts to, in the light of those before it."""
+class Assessment(enum.Enum):
+    """What an observation means, given the ones before it."""
 
     ACTIVE = "active"
+    WAITING = "waiting"
     QUIET = "quiet"
-    """Stable, for too short a time, or since the last message changed, or since we looked away."""
+    """Idle by inference, not long enough since the agent became idle, the last message changed, or polling paused."""
     SETTLED = "settled"
-    """Stable, long enough, often enough, with an unchanged last message."""
+    """Idle by inference, long enough and often enough, with an unchanged last message."""
+    FINISHED = "finished"
+    """The agent stated or recorded the end of its turn."""
     LOST = "lost"
 
 
-class IllegalStep(AgentdError):
-    """A step that the table does not have. Nothing was changed."""
+class IllegalAssessmentError(AgentdError):
+    """The table has no such transition. The status is unchanged."""
 
 
-# Why the table is as it is:
+# Reasons for the table:
 #
-# ACTIVE leads to RUNNING from everywhere and at once.  A spinner shown a second too late is a nuisance; input sent to
-# an agent that is at work is lost.  A hanging /status is ACTIVE, since it hangs exactly while a message is delivered.
+# ACTIVE leads to RUNNING from every status and at once. A spinner that appears a second too late is a nuisance; input
+# sent to an agent inside a turn is lost. A hanging /status is ACTIVE, because it hangs while a message is delivered.
 #
-# SETTLED is a claim about a stretch of time, so it can follow only on QUIET: there is no way from UNKNOWN, RUNNING or
-# UNREACHABLE to STABLE in one step, whatever settle_s is.
+# WAITING, FINISHED: the agent itself says so, so they need no confirmation.
 #
-# From STABLE, QUIET leads back to SETTLING.  It says that what STABLE rested on is void, though the agent looks quiet:
-# the last message is another one, or for GAP_MAX_S nobody looked.
+# SETTLED is a statement about a period, so it can follow only on QUIET: UNKNOWN, RUNNING, WAITING and UNREACHABLE have
+# no SETTLED, whatever settle_s is.
 #
-# LOST is immediate for a refused connection.  It is no noise: the kernel says that nobody listens, AgentAPI closes its
-# listener within 8 ms of its SIGTERM, and what comes back on the port later is another life with other ids, which
-# has to settle anew in any case.  A nonsense answer is LOST only when the next is one too (BROKEN_MIN); the first
-# is no step, but a stretch of quiet that is being measured starts again after it, and it does not carry STABLE over
-# a time in which nobody looked.
-TRANSITIONS: Final[Mapping[AgentStatus, Mapping[Step, AgentStatus]]] = {
+# From STABLE, QUIET leads back to SETTLING. The agent still looks idle, but the evidence no longer holds: the last
+# message changed, or there was no observation for GAP_MAX_S.
+#
+# LOST is immediate for a refused connection, which is not noise: AgentAPI closes its listener within 8 ms of its
+# SIGTERM, and a server that listens there later is a new process with new ids, which has to settle again. An
+# unintelligible answer is LOST only if the next one is too (BROKEN_MIN). The first changes no status, but it restarts
+# the settling period, and it does not keep STABLE over a gap without observations.
+TRANSITIONS: Final[Mapping[AgentStatus, Mapping[Assessment, AgentStatus]]] = {
     AgentStatus.UNKNOWN: {
-        Step.ACTIVE: AgentStatus.RUNNING,
-        Step.QUIET: AgentStatus.SETTLING,
-        Step.LOST: AgentStatus.UNREACHABLE,
+        Assessment.ACTIVE: AgentStatus.RUNNING,
+        Assessment.WAITING: AgentStatus.WAITING,
+        Assessment.QUIET: AgentStatus.SETTLING,
+        Assessment.FINISHED: AgentStatus.STABLE,
+        Assessment.LOST: AgentStatus.UNREACHABLE,
     },
     AgentStatus.RUNNING: {
-        Step.ACTIVE: AgentStatus.RUNNING,
-        Step.QUIET: AgentStatus.SETTLING,
-        Step.LOST: AgentStatus.UNREACHABLE,
+        Assessment.ACTIVE: AgentStatus.RUNNING,
+        Assessment.WAITING: AgentStatus.WAITING,
+        Assessment.QUIET: AgentStatus.SETTLING,
+        Assessment.FINISHED: AgentStatus.STABLE,
+        Assessment.LOST: AgentStatus.UNREACHABLE,
+    },
+    AgentStatus.WAITING: {
+        Assessment.ACTIVE: AgentStatus.RUNNING,
+        Assessment.WAITING: AgentStatus.WAITING,
+        Assessment.QUIET: AgentStatus.SETTLING,
+        Assessment.FINISHED: AgentStatus.STABLE,
+        Assessment.LOST: AgentStatus.UNREACHABLE,
     },
     AgentStatus.SETTLING: {
-        Step.ACTIVE: AgentStatus.RUNNING,
-        Step.QUIET: AgentStatus.SETTLING,
-        Step.SETTLED: AgentStatus.STABLE,
-        Step.LOST: AgentStatus.UNREACHABLE,
+        Assessment.ACTIVE: AgentStatus.RUNNING,
+        Assessment.WAITING: AgentStatus.WAITING,
+        Assessment.QUIET: AgentStatus.SETTLING,
+        Assessment.SETTLED: AgentStatus.STABLE,
+        Assessment.FINISHED: AgentStatus.STABLE,
+        Assessment.LOST: AgentStatus.UNREACHABLE,
     },
     AgentStatus.STABLE: {
-        Step.ACTIVE: AgentStatus.RUNNING,
-        Step.QUIET: AgentStatus.SETTLING,
-        Step.SETTLED: AgentStatus.STABLE,
-        Step.LOST: AgentStatus.UNREACHABLE,
+        Assessment.ACTIVE: AgentStatus.RUNNING,
+        Assessment.WAITING: AgentStatus.WAITING,
+        Assessment.QUIET: AgentStatus.SETTLING,
+        Assessment.SETTLED: AgentStatus.STABLE,
+        Assessment.FINISHED: AgentStatus.STABLE,
+        Assessment.LOST: AgentStatus.UNREACHABLE,
     },
     AgentStatus.UNREACHABLE: {
-        Step.ACTIVE: AgentStatus.RUNNING,
-        Step.QUIET: AgentStatus.SETTLING,
-        Step.LOST: AgentStatus.UNREACHABLE,
+        Assessment.ACTIVE: AgentStatus.RUNNING,
+        Assessment.WAITING: AgentStatus.WAITING,
+        Assessment.QUIET: AgentStatus.SETTLING,
+        Assessment.FINISHED: AgentStatus.STABLE,
+        Assessment.LOST: AgentStatus.UNREACHABLE,
     },
 }
 
 
-def follow(state: AgentStatus, step: Step) -> AgentStatus:
-    """The state after `step`.  Raises `IllegalStep`."""
+def next_status(status: AgentStatus, assessment: Assessment) -> AgentStatus:
+    """The status after `assessment`. Raises `IllegalAssessmentError`."""
     try:
-        return TRANSITIONS[state][step]
+        return TRANSITIONS[status][assessment]
     except KeyError:
-        raise IllegalStep(f"agent status: no step {step.value} from {state.value}") from None
-
-
-class LastMessage(NamedTuple):
-    """The newest message: its id, and a digest of its content.  Ids restart with the server and may collide."""
-
-    id: int
-    digest: int
-
-
-class Sample(NamedTuple):
-    """One look at the agent, `at` (monotonic seconds).
-
-    `last` is the newest message as far as it is known at that moment, `prompted` whether a user's message is in the
-    conversation, `detail` why the agent could not be read.
-    """
-
-    reading: Reading
-    at: float
-    last: LastMessage | None = None
-    prompted: bool = False
-    detail: str = ""
+        raise IllegalAssessmentError(
+            f"agent status: no transition for {assessment.value} from {status.value}"
+        ) from None
 
 
 class Evidence(NamedTuple):
-    """What a state rests on; `str()` is the sentence.  `reading` is the last one.
+    """The reason for a status; `str()` makes a sentence of it.
 
-    `since` (monotonic seconds) and `for_s`: how long it has been observed, in `samples` looks.  `note`: what keeps a quiet agent from counting as
-    stable, or why it cannot be read.
+    `activity` is from the last observation. `since` (monotonic seconds) and `for_s`: how long it has been observed, in
+    `samples` observations. `note`: why a quiet agent is not stable yet, or why the agent cannot be observed.
     """
 
     status: AgentStatus
-    reading: Reading | None = None
+    activity: Activity | None = None
     since: float | None = None
     for_s: float = 0.0
     samples: int = 0
@@ -163,7 +143,7 @@ class Evidence(NamedTuple):
 
     def __str__(self) -> str:
         if not self.samples:
-            return f"{self.status.value}: {self.note or 'not looked at yet'}"
+            return f"{self.status.value}: {self.note or 'not polled yet'}"
         word = "quiet" if self.status is AgentStatus.SETTLING else self.status.value
         facts = [f"{word} for {self.for_s:.1f} s", f"{self.samples} sample{'' if self.samples == 1 else 's'}"]
         if self.last_message is not None:
@@ -173,120 +153,116 @@ class Evidence(NamedTuple):
         return ", ".join(facts)
 
 
-class Transition(NamedTuple):
-    """A change of state, `at` (monotonic seconds), with what the new one rests on."""
+class AgentStatusChange(NamedTuple):
+    """A change of status at `at` (monotonic seconds). `evidence` is the reason for the new one, `note` a part of it."""
 
     old: AgentStatus
     new: AgentStatus
     at: float
     evidence: str
+    note: str = ""
 
 
 class _Stretch(NamedTuple):
-    """Samples in a row that say the same: what, since when, how many, and the last message they have in common."""
+    """Consecutive observations with the same meaning: since when, how many, and their common last message."""
 
-    kind: Step
+    kind: Assessment
     since: float
     samples: int = 0
     last: LastMessage | None = None
 
 
-_KINDS: Final = {
-    Reading.STABLE: Step.QUIET,
-    Reading.RUNNING: Step.ACTIVE,
-    Reading.BUSY: Step.ACTIVE,
-    Reading.GONE: Step.LOST,
-    Reading.BROKEN: Step.LOST,
-}
-
-
 class Tracker:
-    """Feed it every sample; it holds the state.
+    """Holds the agent's status. `settle_s`: how long an agent must look idle if it does not say so itself."""
 
-    `settle_s`: how long the agent must be seen stable.  `await_prompt`: a user's message must be visible before the
-    first "stable" counts; AgentAPI reports stable before the initial prompt is even taken up (coder/coder#19940).
-    """
-
-    def __init__(self, settle_s: float, *, await_prompt: bool = False, gap_max_s: float = GAP_MAX_S) -> None:
-        self.state = AgentStatus.UNKNOWN
+    def __init__(self, settle_s: float) -> None:
+        self.status = AgentStatus.UNKNOWN
+        self.was_reached = False
+        """Whether the agent has answered since this tracker was made."""
         self._settle_s = settle_s
-        self._await_prompt = await_prompt
-        self._gap_max_s = gap_max_s
         self._at: float | None = None
-        self._reading: Reading | None = None
+        self._activity: Activity | None = None
         self._stretch: _Stretch | None = None
-        self._prompted = False
         self._broken = 0
         self._note = ""
 
-    def observe(self, sample: Sample) -> Transition | None:
-        """Take a sample in; the change of state it makes, if it makes one."""
-        watched = self._at is not None and 0 <= sample.at - self._at <= self._gap_max_s
-        self._at, self._reading = sample.at, sample.reading
-        step = self._step(sample, watched=watched)
-        if step is None:
+    def observe(self, observation: Observation, *, at: float) -> AgentStatusChange | None:
+        """Take in an observation made at `at` (monotonic seconds). Returns the change of status, if it makes one."""
+        is_continuous = self._at is not None and 0 <= at - self._at <= GAP_MAX_S
+        self._at, self._activity = at, observation.activity
+        assessment = self._assess(observation, at, is_continuous=is_continuous)
+        if assessment is None:
             return None
-        old, self.state = self.state, follow(self.state, step)
-        return None if self.state is old else Transition(old, self.state, sample.at, self.evidence)
+        old, self.status = self.status, next_status(self.status, assessment)
+        self.was_reached |= self.status is not AgentStatus.UNREACHABLE
+        if self.status is old:
+            return None
+        return AgentStatusChange(old, self.status, at, str(self.evidence), self._note)
 
-    def due(self, at: float) -> bool:
-        """Whether a stable sample at that time would settle it: the moment to look at the last message again."""
+    def is_due(self, at: float) -> bool:
+        """Whether an idle observation at `at` would settle the status, so that the last message must be compared."""
         stretch = self._stretch
-        if self.state is not AgentStatus.SETTLING or stretch is None:
+        if self.status is not AgentStatus.SETTLING or stretch is None:
             return False
         return stretch.samples >= SAMPLES_MIN - 1 and at - stretch.since >= self._settle_s
 
     @property
-    def facts(self) -> Evidence:
-        """What the state rests on, as of the last sample."""
+    def evidence(self) -> Evidence:
+        """The reason for the status, as of the last observation: "stable for 14.2 s, 15 samples, …"."""
         stretch = self._stretch
         if stretch is None or self._at is None:
-            return Evidence(self.state, self._reading, note=self._note)
-        last = stretch.last.id if stretch.last is not None and stretch.kind is Step.QUIET else None
+            return Evidence(self.status, self._activity, note=self._note)
+        is_idle = stretch.kind in (Assessment.QUIET, Assessment.FINISHED)
         return Evidence(
-            self.state,
-            self._reading,
+            self.status,
+            self._activity,
             stretch.since,
             self._at - stretch.since,
             stretch.samples,
-            last,
+            stretch.last.id if stretch.last is not None and is_idle else None,
             self._note,
         )
 
-    @property
-    def evidence(self) -> str:
-        """`facts` as a sentence: "stable for 14.2 s, 15 samples, last message 9 unchanged"."""
-        return str(self.facts)
-
-    def _step(self, sample: Sample, *, watched: bool) -> Step | None:
-        self._broken = self._broken + 1 if sample.reading is Reading.BROKEN else 0
+    def _assess(self, observation: Observation, at: float, *, is_continuous: bool) -> Assessment | None:
+        self._broken = self._broken + 1 if observation.activity is Activity.BROKEN else 0
         if 0 < self._broken < BROKEN_MIN:
-            if self.state is not AgentStatus.STABLE:
-                self._stretch, self._note = None, sample.detail
+            if self.status is not AgentStatus.STABLE:
+                self._stretch, self._note = None, observation.evidence
                 return None
-            if watched:
+            if is_continuous:
                 return None
-        stretch = self._extended(sample, watched=watched)
-        self._stretch, self._note = stretch, sample.detail
-        if stretch.kind is not Step.QUIET:
-            self._prompted &= stretch.kind is not Step.LOST  # what comes back is another life
+        stretch = self._extended(observation, at, is_continuous=is_continuous)
+        self._stretch, self._note = stretch, observation.evidence
+        if stretch.kind is not Assessment.QUIET:
             return stretch.kind
-        self._prompted |= sample.prompted
-        if self._await_prompt and not self._prompted:
-            self._note = "no user message yet"
-            return Step.QUIET
-        long_enough = sample.at - stretch.since >= self._settle_s and stretch.samples >= SAMPLES_MIN
-        self._note = "" if long_enough else f"needs {self._settle_s:g} s"
-        return Step.SETTLED if long_enough else Step.QUIET
+        is_settled = at - stretch.since >= self._settle_s and stretch.samples >= SAMPLES_MIN
+        self._note = "" if is_settled else f"becomes stable after {self._settle_s:g} s without a change"
+        return Assessment.SETTLED if is_settled else Assessment.QUIET
 
-    def _extended(self, sample: Sample, *, watched: bool) -> _Stretch:
-        kind = _KINDS[sample.reading]
+    def _extended(self, observation: Observation, at: float, *, is_continuous: bool) -> _Stretch:
+        kind = _kind(observation)
         stretch = self._stretch
-        if stretch is None or stretch.kind is not kind or not watched or _changed(stretch.last, sample.last):
-            stretch = _Stretch(kind, sample.at)
-        return stretch._replace(samples=stretch.samples + 1, last=sample.last or stretch.last)
+        if (
+            stretch is None
+            or stretch.kind is not kind
+            or not is_continuous
+            or _has_changed(stretch.last, observation.last)
+        ):
+            stretch = _Stretch(kind, at)
+        return stretch._replace(samples=stretch.samples + 1, last=observation.last or stretch.last)
 
 
-def _changed(old: LastMessage | None, new: LastMessage | None) -> bool:
-    # Not known is not another.
+def _kind(observation: Observation) -> Assessment:
+    match observation.activity:
+        case Activity.BUSY:
+            return Assessment.ACTIVE
+        case Activity.WAITING:
+            return Assessment.WAITING
+        case Activity.IDLE:
+            return Assessment.FINISHED if observation.strength > Strength.INFERRED else Assessment.QUIET
+    return Assessment.LOST
+
+
+def _has_changed(old: LastMessage | None, new: LastMessage | None) -> bool:
+    # An unknown last message does not count as a change.
     return old is not None and new is not None and old != new

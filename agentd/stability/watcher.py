@@ -1,282 +1,207 @@
-"""Looks at the agent: feeds the tracker with its status and the recorder with its newest messages.
+"""Polls the agent, feeds the tracker, and reads the newest messages. The source of every status and message.
 
-Two sources, each for what the other cannot do (measured in docs/architecture.md):
-
-- The poll is the truth.  One small request a look.  `/messages`, the whole history, is read only when it can have
-  news: at the start, at both ends of a quiet stretch, and while the agent runs as often as the spool must be fresh;
-  never while `/status` hangs, because then it would hang as well.
-- The event stream says things at once, and it alone speaks while a message is delivered.  While it is up, it replaces
-  the reads of a running agent and lets an idle one be looked at rarely.
+The poll decides; the agent's announcements (`Agent.changes`) only shorten the delay. Messages can be expensive to read
+(AgentAPI sends its whole history), so they are read only when they can have changed: at the start, at both ends of a
+quiet period, when the agent says so, and while it runs as often as `checkpoint_s` requires.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import aclosing
 from typing import Final
 
 from agentd import log
-from agentd.agents.agentapi.client import AgentApi, AgentBusy, AgentError, AgentGone
-from agentd.agents.agentapi.follower import Follower, Status
-from agentd.agents.agentapi.message_update import MessageUpdate
+from agentd.agents.agent import (
+    Activity,
+    Agent,
+    AgentBusyError,
+    AgentError,
+    AgentGoneError,
+    Change,
+    LastMessage,
+    Observation,
+    Strength,
+)
 from agentd.clock import Clock
 from agentd.conversation.message import Message
-from agentd.stability.tracker import AgentStatus, LastMessage, Reading, Sample, Tracker, Transition
-from agentd.stability.window import LiveWindow
+from agentd.stability.tracker import AgentStatus, AgentStatusChange, Tracker
+from agentd.subscribers import Subscribers
 
-__all__ = ["Watcher"]
-
-# In PTY mode "running" lasts at least 2 s after any change, so looking this often never misses a turn.
 SLOW_POLL_S: Final = 2.0
-# With the event stream up, looking at a stable agent is only the watchdog of a stream that has no keepalive.
+"""AgentAPI in PTY mode shows "running" for at least 2 s after a change, so this interval misses no turn."""
 WATCHDOG_POLL_S: Final = 5.0
+"""While the agent announces its changes, polling only detects announcements that stopped without a notice."""
 LONG_S: Final = 30.0
-"""A state that has lasted this long is looked at more rarely: wake-ups are what idling costs."""
-MUTE_MAX_S: Final = 30.0
-"""Connections are taken and nothing is answered: after so long the agent counts as gone."""
-# A history of 200 MB takes half a second to read. Reading it may take this share of the time, at most.
+"""A status that has lasted this long is polled at the slow interval: wake-ups are the cost of an idle daemon."""
 READ_SHARE_MAX: Final = 0.1
-# A screen that streams changes 25 times a second; passing a window on costs the decoding of 80 kB.
-PASS_ON_S: Final = 1.0
-
-_READINGS: Final = {"stable": Reading.STABLE, "running": Reading.RUNNING}
+"""Reading messages may take this share of the time. A history of 200 MB takes half a second."""
 
 
 class Watcher:
-    """Watches one agent for ever.
+    """Watches one agent.
 
-    `on_messages` is handed the newest window (oldest first, at most `keep_messages`) each time it was read, never an
-    empty one; `on_transition` every change of status.  Both are called from this task and must be quick.
-    `checkpoint_s`: while the agent runs, the window is at most this old.
+    `status_changed` gets each change of status; `messages_read` the newest messages (oldest first, at most
+    `keep_messages`, never empty) after each read; `saved_messages_read` what a gone agent left on disk. Subscribers are
+    called from the watcher's tasks and must be quick. While the agent runs, its messages are at most `checkpoint_s` old.
     """
 
     def __init__(
         self,
         *,
-        agent: AgentApi,
+        agent: Agent,
         tracker: Tracker,
         clock: Clock,
         poll_interval_s: float,
         checkpoint_s: float,
         keep_messages: int,
-        on_messages: Callable[[Sequence[Message]], object],
-        on_transition: Callable[[Transition], None],
-        follow: bool = True,
     ) -> None:
+        self.status_changed = Subscribers[AgentStatusChange]()
+        self.messages_read = Subscribers[Sequence[Message]]()
+        self.saved_messages_read = Subscribers[Sequence[Message]]()
         self._agent = agent
         self._tracker = tracker
         self._clock = clock
         self._poll_interval_s = poll_interval_s
-        # A look comes every poll_interval_s, so a read that waited for the full time would come up to one look late.
+        # A poll comes every poll_interval_s, so a read that waited for the full time would be up to one poll late.
         self._reread_s = max(0.0, checkpoint_s - poll_interval_s)
         self._keep_messages = keep_messages
-        self._on_messages = on_messages
-        self._on_transition = on_transition
         self._log = log.get("stability")
-        self._looking = asyncio.Lock()
-        self._long_rest: asyncio.Task[None] | None = None
-        self._window = LiveWindow(keep_messages)
-        self._changed = False
-        self._passed_on_at = float("-inf")
+        self._polling = asyncio.Lock()
+        self._poll_now = asyncio.Event()
         self._last: LastMessage | None = None
-        self._mute_since: float | None = None
-        self._prompted = False
-        self._in_doubt = True
         self._read_at = float("-inf")
         self._read_took_s = 0.0
         self._read_failure = ""
-        self._follower = Follower(
-            agent=agent,
-            clock=clock,
-            keep=keep_messages,
-            look=self._look_for_life,
-            on_replayed=self._replayed,
-            on_update=self._updated,
-            on_status=self._status_changed,
-            on_doubt=self._doubt,
-            on_lost=self._end_rest,
-        )
-        self._follow = follow
 
     async def run(self) -> None:
-        """Look and listen, for ever."""
+        """Poll, and follow the agent's announcements, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_for_ever(), name="agent polls")
-            if self._follow:
-                group.create_task(self._follower.run(), name="agent events")
+            group.create_task(self._poll_forever(), name="agent polls")
+            group.create_task(self._follow_changes(), name="agent changes")
 
-    async def look(self) -> Transition | None:
-        """One look: status, and the messages when they can have news."""
-        async with self._looking:
-            sample = await self._sample()
-            transition = self._observe(sample)
-            if self._has_news(sample):
+    async def poll(self) -> None:
+        """Observe the agent once, and read its messages if they can have changed."""
+        async with self._polling:
+            observation = await self._agent.observe()
+            if self._needs_comparison(observation):
+                observation = self._after_read(observation, await self._read())
+            if observation.activity is Activity.GONE and self._tracker.status is not AgentStatus.UNREACHABLE:
+                await self._read_saved()
+            self._apply(observation)
+            if self._is_read_due(observation):
                 await self._read()
-            return transition
 
-    async def refresh(self, timeout_s: float) -> bool:
-        """Read the messages once more, beside `run` or after it.  False when the agent did not answer in time."""
-        return await self._read(timeout_s) is None
+    async def read_messages(self, timeout_s: float) -> bool:
+        """Read the messages once more. False if the agent did not answer in time."""
+        return await self._read(timeout_s, fresh=True) is None
+
+    async def read_final_messages(self, timeout_s: float) -> bool:
+        """Read the messages a last time, from the agent or else from what it saved. False if it did not answer."""
+        is_read = await self.read_messages(timeout_s)
+        if not is_read:
+            await self._read_saved()
+        return is_read
 
     def expect_work(self) -> None:
-        """A message has just been delivered: the agent runs, whatever the screen still shows."""
-        self._in_doubt = True
-        self._observe(self._seen(Reading.RUNNING))
-        self._end_rest()
+        """Count the agent as running at once: input was sent, and no observation shows it yet."""
+        self._apply(Observation(Activity.BUSY, Strength.TOLD, "input was sent"))
+        self._poll_now.set()
 
-    async def _look_for_ever(self) -> None:
+    # Polling.
+
+    async def _poll_forever(self) -> None:
         while True:
-            await self.look()
-            await self._rest(self._pause_s())
-
-    async def _rest(self, pause_s: float) -> None:
-        if pause_s <= self._poll_interval_s:
-            await self._clock.sleep(pause_s)
-            return
-        # A long one ends early when the stream says that something moves, or ends.
-        self._long_rest = asyncio.create_task(self._sleep(pause_s), name="agent pause")
-        try:
-            await asyncio.wait({self._long_rest})
-        finally:
-            self._long_rest.cancel()
-            self._long_rest = None
-
-    async def _sleep(self, pause_s: float) -> None:
-        await self._clock.sleep(pause_s)
+            self._poll_now.clear()
+            await self.poll()
+            pause_s = self._pause_s()
+            # Only a long pause is worth ending early.
+            if pause_s <= self._poll_interval_s:
+                await self._clock.sleep(pause_s)
+            else:
+                await self._clock.wait_event(self._poll_now, pause_s)
 
     def _pause_s(self) -> float:
-        facts = self._tracker.facts
-        if facts.status not in (AgentStatus.STABLE, AgentStatus.UNREACHABLE) or facts.for_s < LONG_S:
+        evidence = self._tracker.evidence
+        if evidence.status not in (AgentStatus.STABLE, AgentStatus.UNREACHABLE) or evidence.for_s < LONG_S:
             return self._poll_interval_s
-        followed = facts.status is AgentStatus.STABLE and self._follower.connected
-        return max(self._poll_interval_s, WATCHDOG_POLL_S if followed else SLOW_POLL_S)
+        is_followed = evidence.status is AgentStatus.STABLE and self._agent.is_announcing
+        return max(self._poll_interval_s, WATCHDOG_POLL_S if is_followed else SLOW_POLL_S)
 
-    async def _sample(self) -> Sample:
-        try:
-            status = await self._agent.status()
-            reading = _READINGS[status.status]
-            if reading is Reading.STABLE and self._must_compare():
-                error = await self._read()
-                if isinstance(error, AgentBusy | AgentGone):
-                    raise error
-        except AgentBusy as busy:
-            return await self._silence(busy)
-        except AgentError as error:
-            self._mute_since = None
-            gone = isinstance(error, AgentGone)
-            return self._seen(Reading.GONE if gone else Reading.BROKEN, str(error))
-        self._mute_since = None
-        return self._seen(reading)
-
-    async def _silence(self, busy: AgentBusy) -> Sample:
-        """`/status` hangs. It does so while a message is being delivered; other paths answer then.
-
-        When those hang too, somebody still takes the connections: a machine short of memory, a debugger. That is not
-        "down" yet, so it is given time.
-        """
-        now = self._clock.monotonic()
-        if await self._agent.alive():
-            self._mute_since = None
-            return self._seen(Reading.BUSY, "/status hangs while a message is being delivered")
-        self._mute_since = now if self._mute_since is None else self._mute_since
-        mute_s = now - self._mute_since
-        if mute_s < MUTE_MAX_S:
-            return self._seen(Reading.BUSY, f"nothing has answered for {mute_s:.0f} s")
-        return self._seen(Reading.GONE, f"{busy}, and nothing else has answered for {mute_s:.0f} s")
-
-    def _seen(self, reading: Reading, detail: str = "") -> Sample:
-        if self._changed:
-            self._pass_on()
-        return Sample(reading, self._clock.monotonic(), self._last, self._prompted, detail)
-
-    def _observe(self, sample: Sample) -> Transition | None:
-        transition = self._tracker.observe(sample)
-        if transition is not None:
-            level = self._log.warning if transition.new is AgentStatus.UNREACHABLE else self._log.info
-            level(
-                "agent.status",
-                old=transition.old.value,
-                new=transition.new.value,
-                evidence=transition.evidence,
-            )
-            self._on_transition(transition)
-        return transition
-
-    def _must_compare(self) -> bool:
-        """Whether quiet begins or would count now: both ends of the stretch need the last message as it is."""
-        quiet = self._tracker.state in (AgentStatus.SETTLING, AgentStatus.STABLE)
-        return not quiet or self._tracker.due(self._clock.monotonic())
-
-    def _has_news(self, sample: Sample) -> bool:
-        if sample.reading not in (Reading.STABLE, Reading.RUNNING):
+    def _needs_comparison(self, observation: Observation) -> bool:
+        """Whether the last message must be known before this observation counts: at both ends of a quiet period."""
+        if observation.activity is not Activity.IDLE or observation.strength > Strength.INFERRED:
             return False
-        if self._in_doubt:
-            return True
-        wait_s = max(self._reread_s, self._read_took_s / READ_SHARE_MAX)
-        unheard = sample.reading is Reading.RUNNING and not self._follower.connected
-        return unheard and sample.at - self._read_at >= wait_s
+        is_quiet = self._tracker.status in (AgentStatus.SETTLING, AgentStatus.STABLE)
+        return observation.last is None and (not is_quiet or self._tracker.is_due(self._clock.monotonic()))
 
-    async def _read(self, timeout_s: float | None = None) -> AgentError | None:
-        """Read the newest messages and pass them on; the error, when that failed."""
+    def _after_read(self, observation: Observation, error: AgentError | None) -> Observation:
+        """What `observation` still says after a read of the messages that ended with `error`."""
+        if isinstance(error, AgentBusyError):
+            return Observation(Activity.BUSY, evidence=str(error), readable=False)
+        if isinstance(error, AgentGoneError):
+            return Observation(Activity.GONE, evidence=str(error), readable=False)
+        return observation._replace(unread=False)
+
+    def _apply(self, observation: Observation) -> bool:
+        """Feed the tracker. True if the status changed."""
+        last = observation.last or self._last
+        change = self._tracker.observe(observation._replace(last=last), at=self._clock.monotonic())
+        if change is None:
+            return False
+        level = self._log.warning if change.new is AgentStatus.UNREACHABLE else self._log.info
+        level("agent.status", old=change.old.value, new=change.new.value, evidence=change.evidence)
+        self.status_changed.notify(change)
+        return True
+
+    # Announcements.
+
+    async def _follow_changes(self) -> None:
+        async with aclosing(self._agent.changes()) as changes:
+            async for change in changes:
+                await self._take(change)
+
+    async def _take(self, change: Change) -> None:
+        if change.messages:
+            await self._read()
+        has_new_status = change.observation is not None and self._apply(change.observation)
+        if has_new_status or change.lost:
+            self._poll_now.set()
+
+    # Reading messages.
+
+    def _is_read_due(self, observation: Observation) -> bool:
+        if not observation.readable or observation.activity in (Activity.GONE, Activity.BROKEN):
+            return False
+        if observation.unread:
+            return True
+        if observation.last is not None:
+            return observation.last != self._last
+        wait_s = max(self._reread_s, self._read_took_s / READ_SHARE_MAX)
+        is_old = self._clock.monotonic() - self._read_at >= wait_s
+        return observation.activity is Activity.BUSY and is_old
+
+    async def _read(self, timeout_s: float | None = None, *, fresh: bool = False) -> AgentError | None:
+        """Read the newest messages and notify the subscribers. Returns the error if that failed."""
         began = self._clock.monotonic()
         try:
-            window = await self._agent.messages(keep=self._keep_messages, timeout_s=timeout_s)
-        except AgentError as error:
-            # Once per change: while a message is delivered every read fails alike.
-            if type(error).__name__ != self._read_failure:
-                self._log.warning("agent.messages_unreadable", error=str(error))
-            self._read_failure = type(error).__name__
-            return error
+            messages = await self._agent.messages(keep=self._keep_messages, timeout_s=timeout_s, fresh=fresh)
+        except AgentError as exc:
+            # Logged once for each kind of failure: while a message is delivered every read fails alike.
+            if type(exc).__name__ != self._read_failure:
+                self._log.warning("agent.messages_unreadable", error=str(exc))
+            self._read_failure = type(exc).__name__
+            return exc
         if self._read_failure:
-            self._log.info("agent.messages_readable", messages=len(window))
+            self._log.info("agent.messages_readable", messages=len(messages))
             self._read_failure = ""
         self._read_at = self._clock.monotonic()
         self._read_took_s = self._read_at - began
-        self._in_doubt = False
-        # An empty list is no news: a server that restarts has one, and what the user saw stays what the user saw.
-        if window:
-            self._window.replace(window)
-            self._pass_on()
+        if messages:
+            self._last = LastMessage.of(messages)
+            self.messages_read.notify(messages)
         return None
 
-    def _pass_on(self) -> None:
-        messages = self._window.messages()
-        self._changed = False
-        self._passed_on_at = self._clock.monotonic()
-        if messages:
-            self._last = LastMessage(messages[-1].id, hash(messages[-1].content))
-            self._prompted = any(message.role == "user" for message in messages)
-            self._on_messages(messages)
-
-    # What the follower hears.
-
-    async def _look_for_life(self) -> bool:
-        await self.look()
-        return self._tracker.state not in (AgentStatus.UNKNOWN, AgentStatus.UNREACHABLE)
-
-    def _replayed(self, newest: Sequence[MessageUpdate], status: Status) -> None:
-        if newest:
-            self._window.replace(newest)
-            self._changed = True
-        self._status_changed(status)
-
-    def _updated(self, update: MessageUpdate) -> None:
-        if not self._window.update(update):
-            self._doubt()
-            return
-        self._changed = True
-        if self._clock.monotonic() - self._passed_on_at >= PASS_ON_S:
-            self._pass_on()
-
-    def _status_changed(self, status: Status) -> None:
-        transition = self._observe(self._seen(_READINGS[status]))
-        if transition is not None and transition.new is AgentStatus.SETTLING:
-            # The stream does not announce deletions (a failed ACP prompt takes its answer back).
-            self._doubt()
-        if transition is not None:
-            self._end_rest()
-
-    def _end_rest(self) -> None:
-        if self._long_rest is not None:
-            self._long_rest.cancel()
-
-    def _doubt(self) -> None:
-        self._in_doubt = True
+    async def _read_saved(self) -> None:
+        saved = await self._agent.saved_messages(keep=self._keep_messages)
+        if saved:
+            self.saved_messages_read.notify(saved)

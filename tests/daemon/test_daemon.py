@@ -1,4 +1,4 @@
-"""The daemon's life inside one process, with real rooms and simulated peers."""
+"""One run of the daemon inside the test process, with real components and simulated peers."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ import pytest
 
 from agentd import config
 from agentd.clock import Clock
-from agentd.daemon.build import furnish
+from agentd.daemon.build import build
 from agentd.daemon.run import Daemon
 from agentd.errors import ExitCode
 from agentd.sdnotify import Notifier
@@ -39,55 +39,55 @@ def settings(peers, tmp_path):
 
 
 @pytest.fixture
-async def rooms(settings):
-    async with furnish(settings, Clock()) as furnished:
-        yield furnished
+async def components(settings):
+    async with build(settings, Clock()) as built:
+        yield built
 
 
-def daemon_of(rooms, settings):
-    return Daemon(rooms, notifier=Notifier({}), read_config=lambda: settings)
+def daemon_of(components, settings):
+    return Daemon(components, notifier=Notifier({}), read_config=lambda: settings)
 
 
 @pytest.mark.parametrize("how", ["raises", "returns"])
-async def test_a_room_that_goes_dark_ends_the_daemon_with_the_conversation_delivered(
-    rooms, settings, peers, how
+async def test_a_task_that_ends_stops_the_daemon_and_the_conversation_is_delivered(
+    components, settings, peers, how
 ):
     coderd, agent = peers
     agent.add_message("agent", "last words")
 
-    async def dark():
+    async def ending():
         if how == "raises":
             raise RuntimeError("a fault in the code")
 
-    rooms.recorder.run = dark
+    components.recorder.run = ending
     async with asyncio.timeout(30):
-        assert await daemon_of(rooms, settings).run() is ExitCode.FAILED
+        assert await daemon_of(components, settings).run() is ExitCode.FAILED
     [stored] = coderd.snapshots.values()
     assert stored.envelope["data"]["messages"][-1]["content"] == "last words"
 
 
-async def test_a_step_of_the_shutdown_that_fails_does_not_cost_the_delivery(rooms, settings, peers):
+async def test_a_failing_step_of_the_shutdown_does_not_prevent_the_delivery(components, settings, peers):
     coderd, agent = peers
     agent.add_message("agent", "last words")
-    await rooms.watcher.refresh(5)
+    await components.watcher.read_messages(5)
 
     async def broken(_timeout_s):
         raise RuntimeError("a fault in the code")
 
-    rooms.watcher.refresh = broken
-    daemon = daemon_of(rooms, settings)
+    components.watcher.read_final_messages = broken
+    daemon = daemon_of(components, settings)
     daemon.stop("test")
     async with asyncio.timeout(30):
         assert await daemon.run() is ExitCode.FAILED
     assert len(coderd.snapshots) == 1
 
 
-async def test_whoever_asks_for_the_stop_twice_gets_the_same_receipt(rooms, settings, peers):
+async def test_two_requests_for_a_stop_get_the_same_receipt(components, settings, peers):
     _, agent = peers
     agent.add_message("agent", "last words")
-    daemon = daemon_of(rooms, settings)
+    daemon = daemon_of(components, settings)
     running = asyncio.create_task(daemon.run())
-    first, second = await asyncio.gather(daemon._stop_and_report(), daemon._stop_and_report())
+    first, second = await asyncio.gather(daemon._stop_and_wait(), daemon._stop_and_wait())
     assert first == second
     assert first["outcome"] == "delivered"
     assert await running is ExitCode.OK

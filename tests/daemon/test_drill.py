@@ -6,8 +6,7 @@ import pytest
 
 from agentd import config
 from agentd.clock import Clock
-from agentd.daemon import drill
-from agentd.daemon.build import furnish
+from agentd.daemon.build import build, drill_of
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
 
@@ -35,10 +34,10 @@ def environ(peers, tmp_path):
 
 
 async def rehearsed(environ):
-    async with furnish(config.load(environ=environ), Clock()) as rooms:
-        report = await drill.rehearse(rooms)
-        assert rooms.spool.newest() is None
-        assert [path.name for path in rooms.spool.path.iterdir()] == []
+    async with build(config.load(environ=environ), Clock()) as components:
+        report = await drill_of(components).run()
+        assert components.spool.newest() is None
+        assert [path.name for path in components.spool.path.iterdir()] == []
     return report, {part["name"]: part for part in report["parts"]}
 
 

@@ -1,10 +1,13 @@
 """What a run leaves about its end, and what the next one makes of it."""
 
+import asyncio
 import os
+import threading
 
 import pytest
 from structlog.testing import capture_logs
 
+from agentd.daemon import last_stop
 from agentd.daemon.last_stop import NAME, LastStop, RunState, read
 
 
@@ -12,15 +15,15 @@ def test_the_first_run_has_nothing_to_complain_about(tmp_path, clock):
     last = LastStop(tmp_path, clock)
     assert last.previous is None
     with capture_logs() as lines:
-        last.complain()
+        last.warn_if_killed()
     assert lines == []
 
 
-def test_a_run_that_ended_in_order_is_no_reason_to_complain(tmp_path, clock):
+async def test_a_run_that_ended_in_order_is_no_reason_to_complain(tmp_path, clock):
     run = LastStop(tmp_path, clock)
-    run.running()
-    run.stopping("SIGTERM", 8)
-    run.stopped("delivered")
+    await run.running()
+    await run.stopping("SIGTERM", 8)
+    await run.stopped("delivered", timeout_s=5)
     after = LastStop(tmp_path, clock)
     assert after.previous.as_json() == {
         "ended": "in_order",
@@ -32,22 +35,23 @@ def test_a_run_that_ended_in_order_is_no_reason_to_complain(tmp_path, clock):
         "outcome": "delivered",
     }
     with capture_logs() as lines:
-        after.complain()
+        after.warn_if_killed()
     assert lines == []
 
 
 @pytest.mark.parametrize(("steps", "verdict"), [(1, "killed"), (2, "cut_off")])
-def test_a_run_that_was_killed_is_told_by_how_far_it_had_come(tmp_path, clock, steps, verdict):
+async def test_a_run_that_was_killed_is_told_by_how_far_it_had_come(tmp_path, clock, steps, verdict):
     run = LastStop(tmp_path, clock)
-    [step() for step in (run.running, lambda: run.stopping("SIGTERM", 8))[:steps]]
+    for step in (run.running, lambda: run.stopping("SIGTERM", 8))[:steps]:
+        await step()
     after = LastStop(tmp_path, clock)
     with capture_logs() as lines:
-        after.complain()
-    assert [(line["event"], line["ended"]) for line in lines] == [("agentd.last_stop_cut_off", verdict)]
+        after.warn_if_killed()
+    assert [(line["event"], line["ended"]) for line in lines] == [("agentd.last_run_not_stopped", verdict)]
 
 
-def test_the_file_tells_the_present_run_once_it_has_begun(tmp_path, clock):
-    LastStop(tmp_path, clock).running()
+async def test_the_file_tells_the_present_run_once_it_has_begun(tmp_path, clock):
+    await LastStop(tmp_path, clock).running()
     assert read(tmp_path).state is RunState.RUNNING
 
 
@@ -57,12 +61,24 @@ def test_a_file_nobody_can_read_counts_as_none(tmp_path, content):
     assert read(tmp_path) is None
 
 
-def test_a_disk_that_takes_nothing_costs_the_warning_only(tmp_path, clock, monkeypatch):
+async def test_a_disk_that_takes_nothing_costs_the_warning_only(tmp_path, clock, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device")
 
     run = LastStop(tmp_path, clock)
     monkeypatch.setattr(os, "write", full)
     with capture_logs() as lines:
-        run.stopping("SIGTERM", 8)
+        await run.stopping("SIGTERM", 8)
+    assert [line["event"] for line in lines] == ["last_stop.not_kept"]
+
+
+async def test_a_disk_that_hangs_delays_the_end_by_its_limit_only(tmp_path, clock, monkeypatch):
+    release = threading.Event()
+    monkeypatch.setattr(last_stop, "replace_file", lambda *_args: release.wait(30))
+    run = LastStop(tmp_path, clock)
+    stopping = asyncio.create_task(run.stopping("SIGTERM", 8))
+    with capture_logs() as lines:
+        await run.stopped("delivered", timeout_s=0.05)
+    release.set()
+    await stopping
     assert [line["event"] for line in lines] == ["last_stop.not_kept"]

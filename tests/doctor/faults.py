@@ -242,22 +242,22 @@ async def no_task(patient):
 # --- AgentAPI ---
 
 
-@fault("agentapi", "refuses our Host header", "AGENTAPI_ALLOWED_HOSTS")
+@fault("agentapi", "refuses the Host header", "AGENTAPI_ALLOWED_HOSTS")
 async def a_host_rule(patient):
     patient.agent.fault("refuse_host", route="status")
 
 
-@fault("agentapi", "nobody answers", "AGENTD_AGENTAPI_URL")
+@fault("agentapi", "does not answer", "AGENTD_AGENTAPI_URL")
 async def no_agentapi(patient):
     await patient.agent.stop()
 
 
-@fault("agentapi", "taken by something else", "free the port")
+@fault("agentapi", "another program answers", "free the port")
 async def a_web_server_on_agentapis_port(patient):
     patient.environ["AGENTD_AGENTAPI_URL"] = patient.coderd.url
 
 
-@fault("agentapi", "taken by something else", "free the port")
+@fault("agentapi", "another program answers", "free the port")
 async def no_http_on_agentapis_port(patient):
     async def greet(_reader, writer):
         writer.write(b"SSH-2.0-OpenSSH_9.6\r\n")
@@ -427,12 +427,12 @@ async def a_grace_nobody_knows(patient):
 
 @fault("grace", "the last stop was cut off", "agentd drill", "warn")
 async def a_stop_that_was_cut_off(patient):
-    LastStop(patient.state_dir, Clock()).stopping("SIGTERM", 8)
+    await LastStop(patient.state_dir, Clock()).stopping("SIGTERM", 8)
 
 
 @fault("grace", "killed without being asked", "run_on_stop", "warn")
 async def a_kill_without_a_stop(patient):
-    LastStop(patient.state_dir, Clock()).running()
+    await LastStop(patient.state_dir, Clock()).running()
 
 
 def _free_port():

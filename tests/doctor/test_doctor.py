@@ -110,7 +110,7 @@ async def test_an_agent_in_the_middle_of_a_message_is_busy_and_not_broken(patien
     monkeypatch.setattr("agentd.agents.agentapi.client.STATUS_TIMEOUT_S", 0.1)
     patient.agent.hang()
     [found] = [one for one in await patient.examined() if one.check == "agentapi"]
-    assert (found.level, "busy" in found.cause) == (Level.WARN, True)
+    assert (found.level, "while it delivers a message" in found.cause) == (Level.WARN, True)
 
 
 async def test_a_running_daemon_is_found_by_its_lock_and_its_answer(patient):

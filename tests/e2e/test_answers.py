@@ -28,14 +28,14 @@ async def test_a_kill_is_told_at_the_next_start_and_an_orderly_stop_is_not(stage
     assert (await daemon.ask("/v1/status"))["last_stop"] is None
     await daemon.kill()
     second = await stage.start()
-    line = await second.log("agentd.last_stop_cut_off")
+    line = await second.log("agentd.last_run_not_stopped")
     assert line["ended"] == "killed"
     assert (await second.ask("/v1/status"))["last_stop"]["ended"] == "killed"
     assert await second.stop() == 0
     third = await stage.start()
     status = await third.ask("/v1/status")
     assert (status["last_stop"]["ended"], status["last_stop"]["reason"]) == ("in_order", "SIGTERM")
-    assert third.events("agentd.last_stop_cut_off") == []
+    assert third.events("agentd.last_run_not_stopped") == []
 
 
 async def test_a_stop_that_is_cut_off_is_told_at_the_next_start(stage):
@@ -49,7 +49,7 @@ async def test_a_stop_that_is_cut_off_is_told_at_the_next_start(stage):
     await daemon.kill()
     stage.coderd.clear_faults()
     second = await stage.start()
-    line = await second.log("agentd.last_stop_cut_off")
+    line = await second.log("agentd.last_run_not_stopped")
     assert (line["ended"], line["reason"], line["budget_s"]) == ("cut_off", "SIGTERM", 10)
 
 

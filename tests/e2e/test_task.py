@@ -96,7 +96,7 @@ async def test_what_was_said_to_be_complete_stays_so_through_replays_stop_and_re
         assert "complete already" in answer["message"]
         refused = await stage.type("report", "working", "again")
         assert refused.code == 1
-        assert "the task is complete; working would take that back" in refused.err
+        assert "the task is already complete; working would reopen it" in refused.err
         status, answer = await post(daemon, "/v1/reports", {"state": "idle"})
         assert status == 409
         assert "complete" in answer["message"]

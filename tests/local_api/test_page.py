@@ -16,7 +16,7 @@ async def _done(*_arguments):
     return DONE
 
 
-SYNCHRONOUS = {"healthy": dict, "ready": dict, "metrics": str, "status": dict, "claims": dict}
+SYNCHRONOUS = {"metrics": str, "status": dict, "claims": dict}
 OPERATIONS = Operations(**{name: SYNCHRONOUS.get(name, _done) for name in Operations._fields})
 
 

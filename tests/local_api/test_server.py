@@ -56,9 +56,15 @@ class Daemon:
                 raise self.fault
             return self.status
 
+        async def healthy() -> dict[str, Any]:
+            return self.health
+
+        async def ready() -> dict[str, Any]:
+            return {"claims": "listening"}
+
         return Operations(
-            healthy=lambda: self.health,
-            ready=lambda: {"claims": "listening"},
+            healthy=healthy,
+            ready=ready,
             metrics=lambda: "agentd_x 1\n",
             status=status,
             claims=lambda: {"claims": []},

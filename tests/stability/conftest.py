@@ -5,12 +5,21 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from agentd.agents.agentapi.client import AgentApi
+from agentd.agents.agentapi.agent import AgentApiAgent, AgentApiOptions
+from agentd.agents.agentapi.client import AgentApiClient
 from agentd.simulator.agentapi import SimulatedAgentApi
-from agentd.stability.desk import TaskDesk
+from agentd.stability.task_reports import TaskReports
 from agentd.stability.tracker import AgentStatus, Tracker
 from agentd.stability.watcher import Watcher
 from agentd.tls import aiohttp
+
+
+class NotFollowed(AgentApiAgent):
+    """Never announces anything, so that polling must be enough."""
+
+    async def changes(self):
+        await asyncio.get_running_loop().create_future()
+        yield
 
 
 class Bench:
@@ -19,9 +28,13 @@ class Bench:
         self.clock = fake_clock
         self.windows: list[list[str]] = []
         self.states: list[AgentStatus] = []
-        self.desk: TaskDesk | None = None
+        self.task_reports: TaskReports | None = None
         self.tracker = Tracker(5.0)
-        self.agent = AgentApi(simulated.url, session=session, status_timeout_s=0.1, messages_timeout_s=0.1)
+        self.client = AgentApiClient(
+            simulated.url, session=session, status_timeout_s=0.1, messages_timeout_s=0.1
+        )
+        kind = AgentApiAgent if follow else NotFollowed
+        self.agent = kind(self.client, AgentApiOptions(keep=3), clock=fake_clock.as_clock())
         self.watcher = Watcher(
             agent=self.agent,
             tracker=self.tracker,
@@ -29,24 +42,23 @@ class Bench:
             poll_interval_s=1.0,
             checkpoint_s=5.0,
             keep_messages=3,
-            on_messages=self._on_messages,
-            on_transition=self._on_transition,
-            follow=follow,
         )
+        self.watcher.messages_read.add(self._on_messages)
+        self.watcher.status_changed.add(self._on_status_changed)
 
-    def _on_messages(self, window) -> None:
-        self.windows.append([message.content for message in window])
-        if self.desk is not None:
-            self.desk.hear_messages(window)
+    def _on_messages(self, messages) -> None:
+        self.windows.append([message.content for message in messages])
+        if self.task_reports is not None:
+            self.task_reports.on_messages(messages)
 
-    def _on_transition(self, transition) -> None:
-        self.states.append(transition.new)
-        if self.desk is not None:
-            self.desk.hear_agent(transition)
+    def _on_status_changed(self, change) -> None:
+        self.states.append(change.new)
+        if self.task_reports is not None:
+            self.task_reports.on_agent_change(change)
 
     async def look(self, times: int = 1, *, every_s: float = 1.0) -> None:
         for _ in range(times):
-            await self.watcher.look()
+            await self.watcher.poll()
             await self.clock.advance(every_s)
 
     def asked(self, route: str) -> int:
@@ -109,6 +121,6 @@ async def bench(fake_clock):
 async def following(fake_clock):
     """Polls and holds the event stream, connected."""
     async with _bench(fake_clock, follow=True) as bench, bench.running():
-        await bench.until(lambda: bench.watcher._follower.connected)
+        await bench.until(lambda: bench.agent.is_announcing)
         await bench.rest()
         yield bench

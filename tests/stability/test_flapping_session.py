@@ -8,15 +8,17 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from agentd.agents.agent import Activity, Observation
 from agentd.coderd.client import Coderd
 from agentd.coderd.token import StaticToken
 from agentd.metrics import Registry
 from agentd.simulator.coderd import SimulatedCoderd
-from agentd.stability.desk import TaskDesk
-from agentd.stability.reporter import Reporter, Update
-from agentd.stability.task_state import TaskWord
-from agentd.stability.tracker import Reading, Sample, Tracker
+from agentd.stability.app_status import AppStatusReporter
+from agentd.stability.status_report import TaskState
+from agentd.stability.task_reports import TaskReports
+from agentd.stability.tracker import Tracker
 
+ACTIVITIES = {"running": Activity.BUSY, "stable": Activity.IDLE}
 NAIVE = {"running": "working", "stable": "idle"}
 
 
@@ -58,20 +60,20 @@ async def by_the_naive_rule(session, plane):
 
 
 async def by_agentd(session, plane, fake_clock, folder):
-    """A look every second; tracker, desk and reporter as the daemon joins them."""
+    """A look every second; tracker, reports and reporter as the daemon connects them."""
     clock = fake_clock.as_clock()
-    reporter = Reporter(send=plane.send, clock=clock, metrics=Registry())
-    desk = TaskDesk(folder=folder, clock=clock, on_change=lambda: reporter.offer(Update(desk.word)))
+    reporter = AppStatusReporter(send=plane.send, clock=clock, metrics=Registry())
+    reports = TaskReports(folder=folder, clock=clock)
+    reports.changed.add(reporter.report)
     tracker = Tracker(5.0)
-    reporter.open()
     running = asyncio.create_task(reporter.run(), name="app status")
     seconds, ends = 0.0, 0.0
     for lasts_s, word in session["readings"]:
         ends += lasts_s
         while seconds < ends:
-            transition = tracker.observe(Sample(Reading(word), fake_clock.now))
-            if transition is not None:
-                desk.hear_agent(transition)
+            change = tracker.observe(Observation(ACTIVITIES[word]), at=fake_clock.now)
+            if change is not None:
+                reports.on_agent_change(change)
                 await arrived(reporter)
             await fake_clock.advance(1.0)
             plane.coderd.advance_clock(1.0)
@@ -84,7 +86,7 @@ async def by_agentd(session, plane, fake_clock, folder):
 async def arrived(reporter):
     """Real requests take real time, while the clock of the session stands."""
     async with asyncio.timeout(10):
-        while reporter._slot is not None and reporter._next()[1] <= 0:
+        while reporter._pending is not None and reporter._next()[1] <= 0:
             await asyncio.sleep(0.001)
 
 
@@ -94,7 +96,7 @@ async def test_each_turn_is_told_once_where_the_naive_rule_tells_every_pause(
     assert await by_agentd(session, plane, fake_clock, tmp_path) > 600
     # It begins idle; then one working and one idle for every turn.
     assert plane.told == ["idle"] + ["working", "idle"] * session["turns"]
-    assert [TaskWord(state) for state in plane.told].count(TaskWord.WORKING) == session["turns"]
+    assert [TaskState(state) for state in plane.told].count(TaskState.WORKING) == session["turns"]
     assert plane.notified == ["Task Idle"] + ["Task Working", "Task Idle"] * session["turns"]
 
 

@@ -2,11 +2,11 @@
 
 from structlog.testing import capture_logs
 
-from agentd.agents.agentapi import follower as follower_module
-from agentd.stability.desk import TaskDesk
+from agentd.agents.agentapi import agent as agent_module
+from agentd.stability.task_reports import TaskReports
 from agentd.stability.tracker import AgentStatus
 
-UNKNOWN, RUNNING, SETTLING, STABLE, UNREACHABLE = AgentStatus
+UNKNOWN, RUNNING, WAITING, SETTLING, STABLE, UNREACHABLE = AgentStatus
 
 
 async def test_a_status_change_is_known_before_any_poll(following):
@@ -36,7 +36,7 @@ async def test_what_is_said_while_a_message_is_delivered_is_kept(following):
         await following.clock.advance(1.0)
         await following.until(lambda second=second: following.windows[-1][-1] == f"thought {second}")
     assert following.windows[-1] == ["thought 1", "thought 2", "thought 3"]
-    assert following.tracker.state is RUNNING
+    assert following.tracker.status is RUNNING
     following.simulated.release()
 
 
@@ -87,7 +87,7 @@ async def test_a_stream_that_breaks_is_missed_by_nobody(following):
     assert following.states[-1] is STABLE
     for kept in list(following.simulated.conversation.followers):
         kept.queue.put_nowait(None)
-    await following.until(lambda: not following.watcher._follower.connected)
+    await following.until(lambda: not following.agent.is_announcing)
     following.simulated.set_status("running")
     following.simulated.add_message("user", "quick")
     following.simulated.add_message("agent", "there")
@@ -95,22 +95,19 @@ async def test_a_stream_that_breaks_is_missed_by_nobody(following):
     await following.seconds(10)
     assert following.windows[-1] == ["done", "quick", "there"]
     assert following.states[-2:] == [SETTLING, STABLE]
-    assert following.watcher._follower.connected
+    assert following.agent.is_announcing
 
 
 async def test_a_turn_in_the_blind_window_is_told_as_working_and_as_idle(following, tmp_path):
     """Too short for any look, and unheard: the task's state still goes through it, because its message is there."""
     said = []
-    following.desk = TaskDesk(
-        folder=tmp_path,
-        clock=following.clock.as_clock(),
-        on_change=lambda: said.append(following.desk.word.value),
-    )
+    following.task_reports = TaskReports(folder=tmp_path, clock=following.clock.as_clock())
+    following.task_reports.changed.add(lambda report: said.append(report.state.value))
     await following.seconds(8)
     assert following.states[-1] is STABLE
     for kept in list(following.simulated.conversation.followers):
         kept.queue.put_nowait(None)
-    await following.until(lambda: not following.watcher._follower.connected)
+    await following.until(lambda: not following.agent.is_announcing)
     said.clear()
     following.simulated.set_status("running")
     following.simulated.add_message("user", "quick")
@@ -125,7 +122,7 @@ async def test_while_the_stream_is_down_the_agent_is_looked_at_often(following):
     following.simulated.fault("html_502", route="events", times=1000)
     for kept in list(following.simulated.conversation.followers):
         kept.queue.put_nowait(None)
-    await following.until(lambda: not following.watcher._follower.connected)
+    await following.until(lambda: not following.agent.is_announcing)
     await following.seconds(12)
     before = following.asked("status")
     await following.seconds(60)
@@ -136,7 +133,7 @@ async def test_a_stream_that_always_fails_is_not_tried_all_the_time(following):
     following.simulated.fault("html_502", route="events", times=1000)
     for kept in list(following.simulated.conversation.followers):
         kept.queue.put_nowait(None)
-    await following.until(lambda: not following.watcher._follower.connected)
+    await following.until(lambda: not following.agent.is_announcing)
     with capture_logs() as logs:
         await following.seconds(120)
     assert following.asked("events") <= 25
@@ -148,7 +145,7 @@ async def test_an_agent_that_restarts_is_followed_again(following):
     await following.seconds(5)
     assert following.states[-1] in (UNREACHABLE, SETTLING, STABLE)
     await following.seconds(60)
-    assert following.watcher._follower.connected
+    assert following.agent.is_announcing
     assert following.states[-1] is STABLE
     assert following.windows[-1] == [""]
 
@@ -165,7 +162,7 @@ async def test_a_stopped_agent_is_not_connected_to(following):
 async def test_an_answer_that_was_taken_back_is_gone_after_the_turn(following):
     following.simulated.set_status("running")
     following.simulated.add_message("agent", "half an answ")
-    await following.until(lambda: following.windows[-1][-1] == "half an answ" or following.watcher._changed)
+    await following.until(lambda: following.windows[-1][-1] == "half an answ")
     following.simulated.conversation.remove_last()
     following.simulated.set_status("stable")
     await following.seconds(8)
@@ -188,9 +185,9 @@ async def test_a_complaint_is_logged_once_though_every_connect_replays_it(follow
         await following.until(lambda: logs)
         for kept in list(following.simulated.conversation.followers):
             kept.queue.put_nowait(None)
-        await following.until(lambda: not following.watcher._follower.connected)
+        await following.until(lambda: not following.agent.is_announcing)
         await following.seconds(5)
-        await following.until(lambda: following.watcher._follower.connected)
+        await following.until(lambda: following.agent.is_announcing)
     assert [entry["said"] for entry in logs if entry["event"] == "agent.complained"] == [
         "state file is corrupt"
     ]
@@ -200,17 +197,17 @@ async def test_a_message_larger_than_an_event_may_be_is_still_read_by_the_poll(f
     following.simulated.set_status("running")
     await following.seconds(2)
     following.simulated.add_message("agent", "x" * 3_000_000 + " the end")
-    await following.until(lambda: not following.watcher._follower.connected)
+    await following.until(lambda: not following.agent.is_announcing)
     await following.seconds(8)
     assert following.windows[-1][-1].endswith("the end")
     assert len(following.windows[-1][-1]) < 400_000
 
 
 async def test_a_history_too_large_to_replay_is_only_polled(following, monkeypatch):
-    monkeypatch.setattr(follower_module, "REPLAY_MAX_BYTES", 100)
+    monkeypatch.setattr(agent_module, "REPLAY_MAX_BYTES", 100)
     for kept in list(following.simulated.conversation.followers):
         kept.queue.put_nowait(None)
-    await following.until(lambda: not following.watcher._follower.connected)
+    await following.until(lambda: not following.agent.is_announcing)
     before = following.asked("events")
     await following.seconds(60)
     assert following.asked("events") == before

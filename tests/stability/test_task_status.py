@@ -2,44 +2,60 @@
 
 import pytest
 
-from agentd.stability.task_status import Owner, TaskStatus, TaskStatusWord, gate, task_status
-from agentd.stability.tracker import AgentStatus, Evidence, Reading
+from agentd.agents.agent import Activity
+from agentd.stability.task_status import (
+    ClaimProgress,
+    DescribedStatus,
+    TaskStatus,
+    input_refusal,
+    task_status,
+)
+from agentd.stability.tracker import AgentStatus, Evidence
 
-PENDING, INITIALIZING, ACTIVE, PAUSED, UNKNOWN, ERROR = TaskStatusWord
+PENDING, INITIALIZING, ACTIVE, PAUSED, UNKNOWN, ERROR = TaskStatus
 LOST = AgentStatus.UNREACHABLE
 
 
-def seen(status: AgentStatus, reading: Reading | None = None) -> Evidence:
-    return Evidence(status, reading, note="why")
+def seen(status: AgentStatus, activity: Activity | None = None) -> Evidence:
+    return Evidence(status, activity, note="why")
 
 
 @pytest.mark.parametrize(
-    ("agent", "owner", "ever_reached", "word", "says"),
+    ("agent", "claim", "was_reached", "word", "says"),
     [
-        (seen(AgentStatus.UNKNOWN), Owner.AWAITED, False, PENDING, "claimed"),
-        (seen(LOST, Reading.GONE), Owner.AWAITED, False, PENDING, "claimed"),
-        (seen(LOST, Reading.GONE), Owner.ACTING, False, INITIALIZING, "Workspace is starting"),
-        (seen(LOST, Reading.GONE), Owner.CONNECTING, False, INITIALIZING, "Agent is connecting"),
-        (seen(LOST, Reading.GONE), Owner.SETTLED, False, INITIALIZING, "App is initializing"),
-        (seen(AgentStatus.UNKNOWN), Owner.SETTLED, False, INITIALIZING, "App is initializing"),
-        (seen(AgentStatus.RUNNING, Reading.BUSY), Owner.SETTLED, True, ACTIVE, "working"),
-        (seen(AgentStatus.SETTLING, Reading.STABLE), Owner.AWAITED, True, ACTIVE, "quiet"),
-        (seen(AgentStatus.STABLE, Reading.STABLE), Owner.SETTLED, True, ACTIVE, "waits for input"),
-        (seen(LOST, Reading.GONE), Owner.SETTLED, True, PAUSED, "stopped (why)"),
-        (seen(LOST, Reading.BROKEN), Owner.SETTLED, True, ERROR, "no usable answer (why)"),
-        (seen(LOST, Reading.BROKEN), Owner.SETTLED, False, ERROR, "no usable answer (why)"),
-        (seen(AgentStatus.UNKNOWN), Owner.SETTLED, True, UNKNOWN, "not been looked at"),
+        (seen(AgentStatus.UNKNOWN), ClaimProgress.AWAITED, False, PENDING, "claimed"),
+        (seen(LOST, Activity.GONE), ClaimProgress.AWAITED, False, PENDING, "claimed"),
+        (seen(LOST, Activity.GONE), ClaimProgress.ACTING, False, INITIALIZING, "Workspace is starting"),
+        (seen(LOST, Activity.GONE), ClaimProgress.CONNECTING, False, INITIALIZING, "Agent is connecting"),
+        (seen(LOST, Activity.GONE), ClaimProgress.DONE, False, INITIALIZING, "App is initializing"),
+        (seen(AgentStatus.UNKNOWN), ClaimProgress.DONE, False, INITIALIZING, "App is initializing"),
+        (seen(AgentStatus.RUNNING, Activity.BUSY), ClaimProgress.DONE, True, ACTIVE, "working"),
+        (seen(AgentStatus.SETTLING, Activity.IDLE), ClaimProgress.AWAITED, True, ACTIVE, "quiet"),
+        (
+            seen(AgentStatus.WAITING, Activity.WAITING),
+            ClaimProgress.DONE,
+            True,
+            ACTIVE,
+            "waits for an answer",
+        ),
+        (seen(AgentStatus.STABLE, Activity.IDLE), ClaimProgress.DONE, True, ACTIVE, "waits for input"),
+        (seen(LOST, Activity.GONE), ClaimProgress.DONE, True, PAUSED, "stopped (why)"),
+        (seen(LOST, Activity.BROKEN), ClaimProgress.DONE, True, ERROR, "answer is not usable (why)"),
+        (seen(LOST, Activity.BROKEN), ClaimProgress.DONE, False, ERROR, "answer is not usable (why)"),
+        (seen(AgentStatus.UNKNOWN), ClaimProgress.DONE, True, UNKNOWN, "not polled the agent yet"),
     ],
 )
-def test_the_word_and_what_it_says(agent, owner, ever_reached, word, says):
-    status = task_status(agent, owner=owner, ever_reached=ever_reached)
-    assert status.word is word
+def test_the_word_and_what_it_says(agent, claim, was_reached, word, says):
+    status = task_status(agent, claim=claim, was_reached=was_reached)
+    assert status.status is word
     assert says in status.message
 
 
 def test_on_the_way_out_the_task_is_paused_whatever_the_agent_does():
-    status = task_status(seen(AgentStatus.RUNNING), owner=Owner.SETTLED, ever_reached=True, stopping=True)
-    assert status.word is PAUSED
+    status = task_status(
+        seen(AgentStatus.RUNNING), claim=ClaimProgress.DONE, was_reached=True, is_stopping=True
+    )
+    assert status.status is PAUSED
 
 
 @pytest.mark.parametrize(
@@ -51,13 +67,14 @@ def test_on_the_way_out_the_task_is_paused_whatever_the_agent_does():
         (ERROR, LOST, 400),
         (UNKNOWN, AgentStatus.UNKNOWN, 400),
         (ACTIVE, AgentStatus.RUNNING, 409),
+        (ACTIVE, AgentStatus.WAITING, 409),
         (ACTIVE, AgentStatus.SETTLING, 409),
         (ACTIVE, AgentStatus.STABLE, None),
     ],
 )
 def test_input_is_taken_when_the_agent_waits_for_it_and_refused_with_the_state(word, agent, code):
-    refusal = gate(TaskStatus(word, "why"), agent)
-    assert (refusal and refusal.status) == code
+    refusal = input_refusal(DescribedStatus(word, "why"), agent)
+    assert (refusal and refusal.http_status) == code
     if refusal is not None:
         state = agent.value if word is ACTIVE else word.value
         assert state in (refusal.message + refusal.detail)

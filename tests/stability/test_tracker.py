@@ -1,84 +1,105 @@
-"""Stability is earned, and lost at once."""
+"""The agent is stable only after a quiet period, and running at once."""
+
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd.agents.agent import Activity, LastMessage, Observation, Strength
 from agentd.stability.tracker import (
     BROKEN_MIN,
     SAMPLES_MIN,
     TRANSITIONS,
     AgentStatus,
-    IllegalStep,
-    LastMessage,
-    Reading,
-    Sample,
-    Step,
+    AgentStatusChange,
+    Assessment,
+    IllegalAssessmentError,
     Tracker,
-    Transition,
-    follow,
+    next_status,
 )
 
-STABLE, RUNNING, BUSY, GONE, BROKEN = Reading
+RUNNING, STABLE, ASKING, GONE, BROKEN = Activity
 NINE = LastMessage(9, 1)
 SETTLE_S = 5.0
 
 
-def feed(tracker: Tracker, *samples: Sample) -> list[Transition | None]:
-    return [tracker.observe(sample) for sample in samples]
+class Sample(NamedTuple):
+    """An observation and its time."""
+
+    activity: Activity
+    at: float
+    last: LastMessage | None = None
+    detail: str = ""
+    strength: Strength = Strength.INFERRED
 
 
-def brought_to(state: AgentStatus, **options) -> Tracker:
+def observe(tracker: Tracker, sample: Sample) -> AgentStatusChange | None:
+    observation = Observation(sample.activity, sample.strength, sample.detail, sample.last)
+    return tracker.observe(observation, at=sample.at)
+
+
+def feed(tracker: Tracker, *samples: Sample) -> list[AgentStatusChange | None]:
+    return [observe(tracker, sample) for sample in samples]
+
+
+def brought_to(state: AgentStatus) -> Tracker:
     """A tracker in `state`, whose last sample was at 100."""
-    tracker = Tracker(SETTLE_S, **options)
+    tracker = Tracker(SETTLE_S)
     readings = {
         AgentStatus.UNKNOWN: [],
         AgentStatus.RUNNING: [(RUNNING, 100)],
+        AgentStatus.WAITING: [(ASKING, 100)],
         AgentStatus.SETTLING: [(STABLE, 99), (STABLE, 100)],
         AgentStatus.STABLE: [(STABLE, 94), (STABLE, 97), (STABLE, 100)],
         AgentStatus.UNREACHABLE: [(GONE, 100)],
     }
     feed(tracker, *(Sample(reading, at, NINE) for reading, at in readings[state]))
-    assert tracker.state is state
+    assert tracker.status is state
     return tracker
 
 
-UNKNOWN, RUN, SETTLING, QUIET, LOST = AgentStatus
+UNKNOWN, RUN, WAITING, SETTLING, QUIET, LOST = AgentStatus
 # state, what is seen one second later -> state
 STEPS = [
     (UNKNOWN, STABLE, SETTLING),
     (UNKNOWN, RUNNING, RUN),
-    (UNKNOWN, BUSY, RUN),
+    (UNKNOWN, ASKING, WAITING),
     (UNKNOWN, GONE, LOST),
     (UNKNOWN, BROKEN, UNKNOWN),
     (RUN, STABLE, SETTLING),
     (RUN, RUNNING, RUN),
-    (RUN, BUSY, RUN),
+    (RUN, ASKING, WAITING),
     (RUN, GONE, LOST),
     (RUN, BROKEN, RUN),
     (SETTLING, STABLE, SETTLING),
     (SETTLING, RUNNING, RUN),
-    (SETTLING, BUSY, RUN),
+    (SETTLING, ASKING, WAITING),
     (SETTLING, GONE, LOST),
     (SETTLING, BROKEN, SETTLING),
     (QUIET, STABLE, QUIET),
     (QUIET, RUNNING, RUN),
-    (QUIET, BUSY, RUN),
+    (QUIET, ASKING, WAITING),
     (QUIET, GONE, LOST),
     (QUIET, BROKEN, QUIET),
     (LOST, STABLE, SETTLING),
     (LOST, RUNNING, RUN),
-    (LOST, BUSY, RUN),
+    (LOST, ASKING, WAITING),
     (LOST, GONE, LOST),
     (LOST, BROKEN, LOST),
+    (WAITING, STABLE, SETTLING),
+    (WAITING, RUNNING, RUN),
+    (WAITING, ASKING, WAITING),
+    (WAITING, GONE, LOST),
+    (WAITING, BROKEN, WAITING),
 ]
 
 
 @pytest.mark.parametrize(("state", "reading", "then"), STEPS)
 def test_every_reading_in_every_state(state, reading, then):
     tracker = brought_to(state)
-    transition = tracker.observe(Sample(reading, 101, NINE, detail="why"))
-    assert tracker.state is then
+    transition = observe(tracker, Sample(reading, 101, NINE, detail="why"))
+    assert tracker.status is then
     assert (transition is None) == (then is state)
     if transition is not None:
         assert (transition.old, transition.new, transition.at) == (state, then, 101)
@@ -86,26 +107,29 @@ def test_every_reading_in_every_state(state, reading, then):
 
 def test_the_step_table_leaves_no_pair_out():
     assert {(state, reading) for state, reading, _ in STEPS} == {
-        (state, reading) for state in AgentStatus for reading in Reading
+        (state, reading) for state in AgentStatus for reading in Activity
     }
 
 
 @pytest.mark.parametrize("state", [UNKNOWN, RUN, LOST])
 def test_nothing_is_stable_in_one_step(state):
-    with pytest.raises(IllegalStep, match=f"no step settled from {state.value}"):
-        follow(state, Step.SETTLED)
+    with pytest.raises(IllegalAssessmentError, match=f"no transition for settled from {state.value}"):
+        next_status(state, Assessment.SETTLED)
     tracker = Tracker(0.0)
-    assert tracker.observe(Sample(STABLE, 1)).new is SETTLING
-    assert tracker.observe(Sample(STABLE, 1)).new is QUIET
+    assert observe(tracker, Sample(STABLE, 1)).new is SETTLING
+    assert observe(tracker, Sample(STABLE, 1)).new is QUIET
     assert set(TRANSITIONS) == set(AgentStatus)
 
 
 def test_stable_is_reached_after_settle_s_and_not_before():
     tracker = Tracker(SETTLE_S)
     feed(tracker, *(Sample(STABLE, at, NINE) for at in (10, 11, 12, 13, 14, 14.99)))
-    assert tracker.state is SETTLING
-    assert tracker.evidence == "quiet for 5.0 s, 6 samples, last message 9 unchanged, needs 5 s"
-    assert tracker.observe(Sample(STABLE, 15.0, NINE)) == Transition(
+    assert tracker.status is SETTLING
+    assert (
+        str(tracker.evidence)
+        == "quiet for 5.0 s, 6 samples, last message 9 unchanged, becomes stable after 5 s without a change"
+    )
+    assert observe(tracker, Sample(STABLE, 15.0, NINE)) == AgentStatusChange(
         SETTLING, QUIET, 15.0, "stable for 5.0 s, 7 samples, last message 9 unchanged"
     )
 
@@ -113,33 +137,33 @@ def test_stable_is_reached_after_settle_s_and_not_before():
 def test_two_looks_a_settling_time_apart_are_enough():
     tracker = Tracker(SETTLE_S)
     feed(tracker, Sample(STABLE, 0), Sample(STABLE, 6))
-    assert tracker.state is QUIET
+    assert tracker.status is QUIET
     assert SAMPLES_MIN == 2
 
 
 def test_a_changed_last_message_starts_the_stretch_again():
     tracker = brought_to(SETTLING)
     feed(tracker, Sample(STABLE, 101, LastMessage(9, 2)), Sample(STABLE, 105.9, LastMessage(9, 2)))
-    assert tracker.state is SETTLING
-    assert tracker.observe(Sample(STABLE, 106, LastMessage(9, 2))).new is QUIET
+    assert tracker.status is SETTLING
+    assert observe(tracker, Sample(STABLE, 106, LastMessage(9, 2))).new is QUIET
 
 
 def test_ids_that_start_again_void_stability():
     tracker = brought_to(QUIET)
-    assert tracker.observe(Sample(STABLE, 101, LastMessage(0, 1))).new is SETTLING
+    assert observe(tracker, Sample(STABLE, 101, LastMessage(0, 1))).new is SETTLING
 
 
 def test_a_last_message_that_is_not_known_is_not_a_change():
     tracker = brought_to(QUIET)
-    assert tracker.observe(Sample(STABLE, 101, None)) is None
-    assert tracker.observe(Sample(STABLE, 102, NINE)) is None
+    assert observe(tracker, Sample(STABLE, 101, None)) is None
+    assert observe(tracker, Sample(STABLE, 102, NINE)) is None
 
 
 def test_one_nonsense_answer_is_forgiven_two_are_not():
     tracker = brought_to(QUIET)
     assert feed(tracker, Sample(BROKEN, 101, detail="502"), Sample(STABLE, 102, NINE)) == [None, None]
-    assert tracker.facts.since == 94
-    assert tracker.evidence == "stable for 8.0 s, 4 samples, last message 9 unchanged"
+    assert tracker.evidence.since == 94
+    assert str(tracker.evidence) == "stable for 8.0 s, 4 samples, last message 9 unchanged"
     first, second = feed(tracker, Sample(BROKEN, 103, detail="502"), Sample(BROKEN, 104, detail="502"))
     assert first is None
     assert second.new is LOST
@@ -150,10 +174,10 @@ def test_one_nonsense_answer_is_forgiven_two_are_not():
 def test_a_nonsense_answer_while_settling_starts_the_stretch_again():
     tracker = brought_to(SETTLING)
     feed(tracker, Sample(BROKEN, 101, detail="GET /status: 502"))
-    assert tracker.evidence == "settling: GET /status: 502"
+    assert str(tracker.evidence) == "settling: GET /status: 502"
     feed(tracker, Sample(STABLE, 102, NINE), Sample(STABLE, 106.9, NINE))
-    assert tracker.state is SETTLING
-    assert tracker.observe(Sample(STABLE, 107, NINE)).new is QUIET
+    assert tracker.status is SETTLING
+    assert observe(tracker, Sample(STABLE, 107, NINE)).new is QUIET
 
 
 def test_a_restarted_agent_settles_anew():
@@ -164,73 +188,78 @@ def test_a_restarted_agent_settles_anew():
 
 def test_a_machine_that_slept_has_to_settle_again():
     tracker = brought_to(QUIET)
-    assert tracker.observe(Sample(STABLE, 100 + 3600, NINE)).new is SETTLING
-    assert "quiet for 0.0 s, 1 sample" in tracker.evidence
+    assert observe(tracker, Sample(STABLE, 100 + 3600, NINE)).new is SETTLING
+    assert "quiet for 0.0 s, 1 sample" in str(tracker.evidence)
 
 
 def test_stability_is_not_carried_over_a_sleep_by_a_nonsense_answer():
     tracker = brought_to(QUIET)
-    assert tracker.observe(Sample(BROKEN, 100 + 3600, detail="502")).new is LOST
+    assert observe(tracker, Sample(BROKEN, 100 + 3600, detail="502")).new is LOST
 
 
 def test_a_clock_that_steps_back_gives_no_credit():
     tracker = brought_to(SETTLING)
     feed(tracker, Sample(STABLE, 50, NINE), Sample(STABLE, 54.9, NINE))
-    assert tracker.state is SETTLING
-    assert tracker.observe(Sample(STABLE, 55, NINE)).new is QUIET
+    assert tracker.status is SETTLING
+    assert observe(tracker, Sample(STABLE, 55, NINE)).new is QUIET
 
 
-def test_before_the_first_prompt_stable_does_not_count_when_asked_to_wait_for_it():
-    tracker = Tracker(SETTLE_S, await_prompt=True)
-    feed(tracker, *(Sample(STABLE, at, NINE) for at in range(20)))
-    assert tracker.state is SETTLING
-    assert tracker.evidence.endswith("no user message yet")
-    assert tracker.observe(Sample(STABLE, 20, NINE, prompted=True)).new is QUIET
-    feed(tracker, Sample(RUNNING, 21), Sample(STABLE, 22), Sample(STABLE, 27))
-    assert tracker.state is QUIET, "once is enough"
-    feed(tracker, Sample(GONE, 28), Sample(STABLE, 29), Sample(STABLE, 40))
-    assert tracker.state is SETTLING, "another life waits for its own prompt"
+@pytest.mark.parametrize("strength", [Strength.RECORDED, Strength.TOLD])
+@pytest.mark.parametrize("state", AgentStatus)
+def test_an_agent_that_states_the_end_of_its_turn_is_stable_at_once(state, strength):
+    tracker = brought_to(state)
+    observe(tracker, Sample(STABLE, 101, NINE, "the turn ended", strength))
+    assert tracker.status is QUIET
+    assert str(tracker.evidence).endswith("last message 9 unchanged, the turn ended")
+
+
+def test_a_stated_idle_counts_until_the_agent_says_something_else():
+    tracker = Tracker(SETTLE_S)
+    told = [Sample(STABLE, at, NINE, strength=Strength.TOLD) for at in range(3)]
+    assert [change and change.new for change in feed(tracker, *told)] == [QUIET, None, None]
+    assert observe(tracker, Sample(STABLE, 3, NINE)).new is SETTLING, "inferred idle must settle by itself"
+    assert observe(tracker, Sample(ASKING, 4, NINE, "approve rm")).note == "approve rm"
 
 
 def test_due_says_when_the_last_message_must_be_looked_at_again():
     tracker = Tracker(SETTLE_S)
-    assert not tracker.due(100)
+    assert not tracker.is_due(100)
     feed(tracker, Sample(STABLE, 10))
-    assert not tracker.due(14.9)
-    assert tracker.due(15)
+    assert not tracker.is_due(14.9)
+    assert tracker.is_due(15)
     feed(tracker, Sample(STABLE, 15))
-    assert not tracker.due(20), "it is stable already"
+    assert not tracker.is_due(20), "it is stable already"
     feed(tracker, Sample(RUNNING, 16))
-    assert not tracker.due(30)
+    assert not tracker.is_due(30)
 
 
 @pytest.mark.parametrize("state", AgentStatus)
 def test_every_state_says_what_it_rests_on(state):
-    assert brought_to(state).evidence.startswith(
-        {SETTLING: "quiet for", UNKNOWN: "unknown: not looked at yet"}.get(state, f"{state.value} for")
+    assert str(brought_to(state).evidence).startswith(
+        {SETTLING: "quiet for", UNKNOWN: "unknown: not polled yet"}.get(state, f"{state.value} for")
     )
 
 
 def test_a_hanging_status_is_running_and_says_why():
     tracker = brought_to(QUIET)
-    feed(tracker, Sample(BUSY, 101, detail="/status hangs"), Sample(BUSY, 104, detail="/status hangs"))
-    assert tracker.evidence == "running for 3.0 s, 2 samples, /status hangs"
+    feed(tracker, Sample(RUNNING, 101, detail="/status hangs"), Sample(RUNNING, 104, detail="/status hangs"))
+    assert str(tracker.evidence) == "running for 3.0 s, 2 samples, /status hangs"
 
 
-@given(st.lists(st.sampled_from(list(Reading)), min_size=1, max_size=200))
+@given(st.lists(st.sampled_from(list(Activity)), min_size=1, max_size=200))
 def test_flapping_at_10_hz_never_looks_stable(readings):
     tracker = Tracker(SETTLE_S)
     for tick, reading in enumerate(readings):
         # Never more than 20 equal readings in a row: two seconds, what AgentAPI itself calls stable.
         seen = RUNNING if tick % 20 == 19 else reading
-        tracker.observe(Sample(seen, tick / 10, NINE))
-        assert tracker.state is not QUIET
+        observe(tracker, Sample(seen, tick / 10, NINE))
+        assert tracker.status is not QUIET
 
 
 SAMPLES = st.lists(
     st.builds(
         lambda reading, gap_s, digest: (reading, gap_s, digest),
-        st.sampled_from([STABLE, STABLE, STABLE, STABLE, RUNNING, BUSY, GONE, BROKEN]),
+        st.sampled_from([STABLE, STABLE, STABLE, STABLE, RUNNING, ASKING, GONE, BROKEN]),
         st.sampled_from([0.0, 0.1, 1.0, 2.0, 2.5, 31.0, -3.0]),
         st.sampled_from([None, 1, 1, 1, 2]),
     ),
@@ -246,12 +275,12 @@ def test_stable_always_rests_on_settle_s_of_agreeing_samples(steps, settle_s):
         at += gap_s
         last = None if digest is None else LastMessage(9, digest)
         seen.append((reading, at, digest, gap_s))
-        before = tracker.state
-        transition = tracker.observe(Sample(reading, at, last, detail="d"))
-        assert (transition is None) == (before is tracker.state)
+        before = tracker.status
+        transition = observe(tracker, Sample(reading, at, last, detail="d"))
+        assert (transition is None) == (before is tracker.status)
         assert tracker.evidence
-        assert tracker.facts.for_s >= 0
-        if tracker.state is QUIET:
+        assert tracker.evidence.for_s >= 0
+        if tracker.status is QUIET:
             assert any(settles(seen[start:], settle_s) for start in range(len(seen)))
 
 

@@ -1,42 +1,35 @@
-"""What AgentAPI's `/events` says: bytes -> events, decoded when somebody wants them.
+"""Decode AgentAPI's `/events` stream: bytes in, events out.
 
-A message is sent whole at every change of the screen (422 events and 18.5 MB in 18 s were seen), so most updates are
-outdated before anybody looks: of several of one message that arrive together only the last is passed on, and its
-JSON is decoded when its message is asked for.
+AgentAPI sends a message whole at every change of the screen (422 events and 18.5 MB in 18 s were measured), so most
+updates are outdated on arrival. Of several updates of one message in one chunk only the last is passed on, and its
+JSON is decoded when the message is read.
 """
 
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-from agentd.agents.agentapi.message_update import MessageUpdate
-from agentd.conversation.message import NotAMessageError
+from agentd.conversation.message import Message, NotAMessageError, parse_message
+from agentd.conversation.window import UndecodedMessage
 from agentd.sse import EventDecoder, Heartbeat
-
-__all__ = [
-    "EVENT_MAX_BYTES",
-    "AgentComplaint",
-    "AgentEvent",
-    "AgentEventDecoder",
-    "MessageUpdate",
-    "StatusChange",
-]
 
 # A screen is 320 kB at the worst; `<`, `>` and `&` are sent as six characters here.
 EVENT_MAX_BYTES: Final = 2 * 1024**2
 
-# As AgentAPI spells it; any other order of fields is read the slow way.
+_ERROR_MAX_CHARS: Final = 500
+# The order of fields that AgentAPI writes; any other order is decoded at once.
 _HEAD: Final = re.compile(r'\{"id":(-?[0-9]{1,18}),"role":"(agent|user)",')
 
 
 class StatusChange(NamedTuple):
-    """The status as it is now; the first one of a stream ends the replay of messages."""
+    """The current status. The first one of a stream marks the end of the replayed messages."""
 
     status: Literal["running", "stable"]
 
 
-class AgentComplaint(NamedTuple):
+class AgentErrorEvent(NamedTuple):
     """`agent_error` (since 0.12.0): the agent's process or its state has a problem."""
 
     message: str
@@ -44,29 +37,40 @@ class AgentComplaint(NamedTuple):
     time: str
 
 
-AgentEvent: TypeAlias = MessageUpdate | StatusChange | AgentComplaint
+AgentEvent: TypeAlias = UndecodedMessage | StatusChange | AgentErrorEvent
 
 
 class AgentEventDecoder:
-    """Push decoder for one connection.  `feed` raises `StreamTooLargeError` for an event above `EVENT_MAX_BYTES`."""
+    """Push decoder for one connection. `feed` raises `StreamTooLargeError` for an event above `EVENT_MAX_BYTES`."""
 
     def __init__(self) -> None:
         self._events = EventDecoder(event_max_bytes=EVENT_MAX_BYTES)
 
     def feed(self, chunk: bytes) -> Iterator[AgentEvent]:
-        """The events of `chunk`, without updates that a later one in it replaces.  Unknown ones are skipped."""
-        waiting: MessageUpdate | None = None
+        """The events of `chunk`, without updates that a later one in it replaces. Unknown events are skipped."""
+        pending: UndecodedMessage | None = None
         for raw in self._events.feed(chunk):
             event = None if isinstance(raw, Heartbeat) else _event(raw.event, raw.data)
             if event is None:
                 continue
-            if waiting is not None and not (isinstance(event, MessageUpdate) and event.id == waiting.id):
-                yield waiting
-            waiting = event if isinstance(event, MessageUpdate) else None
-            if waiting is None:
+            if pending is not None and not (isinstance(event, UndecodedMessage) and event.id == pending.id):
+                yield pending
+            pending = event if isinstance(event, UndecodedMessage) else None
+            if pending is None:
                 yield event
-        if waiting is not None:
-            yield waiting
+        if pending is not None:
+            yield pending
+
+
+def decode_update(data: str) -> Message:
+    """The message of one `message_update`. Raises `NotAMessageError`."""
+    try:
+        fields = json.loads(data, strict=False)
+    except (ValueError, RecursionError) as exc:
+        raise NotAMessageError(f"an update is not JSON: {exc}") from exc
+    if not isinstance(fields, dict):
+        raise NotAMessageError("an update is not a JSON object")
+    return parse_message(fields, text="message")
 
 
 def _event(name: str, data: str) -> AgentEvent | None:
@@ -81,19 +85,20 @@ def _event(name: str, data: str) -> AgentEvent | None:
     if not isinstance(fields, dict):
         return None
     if name == "agent_error":
-        return AgentComplaint(*(str(fields.get(key, ""))[:500] for key in ("message", "level", "time")))
+        texts = (str(fields.get(key, ""))[:_ERROR_MAX_CHARS] for key in ("message", "level", "time"))
+        return AgentErrorEvent(*texts)
     match fields.get("status"):
         case "running" | "stable" as status:
             return StatusChange(status)
     return None
 
 
-def _update(data: str) -> MessageUpdate | None:
+def _update(data: str) -> UndecodedMessage | None:
     head = _HEAD.match(data)
     if head is not None:
-        return MessageUpdate(int(head[1]), head[2], data)
+        return UndecodedMessage(int(head[1]), head[2], partial(decode_update, data))
     try:
-        message = MessageUpdate(0, "", data).message()
+        message = decode_update(data)
     except NotAMessageError:
         return None
-    return MessageUpdate(message.id, message.role, data)
+    return UndecodedMessage(message.id, message.role, lambda: message)

@@ -1,7 +1,7 @@
-"""JSON as it arrives: the grammar of an object, walked without holding it.  Pure.
+"""JSON as it arrives: the grammar of an object, walked without holding it. Pure.
 
 Each part of the grammar is a generator that waits, where the buffer ends, for the next chunk to be sent in; a reader
-of a certain document (`messages.MessageTail`) composes them with `yield from` and keeps what it wants.  What it does
+of a certain document (`messages.MessageTail`) composes them with `yield from` and keeps what it wants. What it does
 not want is walked over and forgotten, so memory is one chunk and the longest string that was asked for.
 
 Structure is checked as strictly as `json.loads` does it; text that nobody wants is only scanned for its end.
@@ -41,7 +41,7 @@ _BROKEN_HEAD: Final = re.compile(rb"(?:[\x80-\xbf]|\\u[dD][c-fC-F][0-9a-fA-F]{2}
 
 
 class JsonMalformed(PeerError):
-    """A body is not the JSON it should be.  The message says what was expected, where, and what stood there."""
+    """A body is not the JSON it should be. The message says what was expected, where, and what stood there."""
 
 
 class JsonText(NamedTuple):
@@ -51,7 +51,7 @@ class JsonText(NamedTuple):
     cut: bool = False
 
     def decode(self) -> str:
-        """The text, with lone surrogates where the body spells them.  Raises `JsonMalformed` on a bad escape."""
+        """The text, with lone surrogates where the body spells them. Raises `JsonMalformed` on a bad escape."""
         text = self.raw.decode("utf-8", "replace")
         if BACKSLASH in self.raw:
             try:
@@ -62,7 +62,7 @@ class JsonText(NamedTuple):
 
 
 class JsonScan:
-    """Push scanner: `feed` chunks, `whole` tells whether the document ended.  `document` is the reader's grammar."""
+    """Push scanner: `feed` chunks, `whole` tells whether the document ended. `document` is the reader's grammar."""
 
     def __init__(self) -> None:
         self.received_bytes = 0
@@ -74,7 +74,7 @@ class JsonScan:
         next(self._scan)
 
     def feed(self, chunk: bytes) -> None:
-        """Read on.  Raises `JsonMalformed`, after which the scan is spent."""
+        """Read on. Raises `JsonMalformed`, after which the scan is spent."""
         self.received_bytes += len(chunk)
         for start in range(0, len(chunk), _PIECE_BYTES):
             self._scan.send(chunk[start : start + _PIECE_BYTES])
@@ -126,7 +126,7 @@ class JsonScan:
         return name.decode()
 
     def item(self, *, first: bool = False) -> Scan[bool]:
-        """To the next item of a list; False at the list's end.  `first` as for `field`."""
+        """To the next item of a list; False at the list's end. `first` as for `field`."""
         if first:
             self._at += 1
         token = yield from self.peek()
@@ -142,7 +142,7 @@ class JsonScan:
         return True
 
     def skip(self, depth: int = 0) -> Scan[object]:
-        """Any value.  A scalar is returned; text, lists and objects are walked over and returned empty."""
+        """Any value. A scalar is returned; text, lists and objects are walked over and returned empty."""
         first = yield from self.peek()
         if first == QUOTE:
             yield from self.text(0)
@@ -179,7 +179,7 @@ class JsonScan:
         return value
 
     def text(self, cap: int) -> Scan[JsonText]:
-        """A string, from its opening quote.  Of one longer than `cap` bytes the tail, cut between characters."""
+        """A string, from its opening quote. Of one longer than `cap` bytes the tail, cut between characters."""
         self._at += 1
         pieces: deque[bytes] = deque()
         kept = 0
@@ -221,7 +221,7 @@ def _masked(buffer: bytes) -> bytes:
     """The same bytes, in which every quote left opens or closes a string and every backslash left begins an escape.
 
     A run of backslashes begins between two characters, so its pairs, taken from the left, are escaped backslashes;
-    what then stands before a quote escapes it.  Two passes at memory speed, where counting is a Python loop.
+    what then stands before a quote escapes it. Two passes at memory speed, where counting is a Python loop.
     """
     return buffer.replace(rb"\\", b"__").replace(rb"\"", b"__")
 

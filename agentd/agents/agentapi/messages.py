@@ -1,8 +1,8 @@
-"""Messages of a conversation, and the newest of very many without holding the rest.  Pure.
+"""Messages of a conversation, and the newest of very many without holding the rest. Pure.
 
 AgentAPI's `GET /messages` takes no parameters: it is always the whole history, 201 MB for 20,000 messages of 10 kB
-(measured), of which a snapshot needs the last ten.  `MessageTail` reads such a body as it arrives and keeps only
-those.  Its memory is bounded by the window: `keep` messages, `CONTENT_MAX_BYTES` each, `WINDOW_MAX_BYTES` together.
+(measured), of which a snapshot needs the last ten. `MessageTail` reads such a body as it arrives and keeps only
+those. Its memory is bounded by the window: `keep` messages, `CONTENT_MAX_BYTES` each, `WINDOW_MAX_BYTES` together.
 """
 
 from collections import deque
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 # JSON spells one byte of a snapshot in at most six of the body (`\u0041` for "A"), so the newest 65,536 encoded bytes
-# of a message are always within its last 6 x 65,536.  A terminal screen (320 kB at the worst) is never cut.
+# of a message are always within its last 6 x 65,536. A terminal screen (320 kB at the worst) is never cut.
 CONTENT_MAX_BYTES: Final = 6 * 65_536
 # Whatever `keep` is: a snapshot takes the newest 65,536 bytes of it.
 WINDOW_MAX_BYTES: Final = 10 * CONTENT_MAX_BYTES
@@ -47,8 +47,8 @@ class MessageTail(JsonScan):
     """Push scanner over the bytes of one `GET /messages` body.
 
     `{"$schema": …, "messages": [{"id": int, "role": str, "content": str, "time": str}, …]}`: names in any order,
-    unknown ones skipped, `null` for an empty list.  `feed` every chunk, then `close()` gives the newest `keep`
-    messages, oldest first.  The result depends on the bytes alone, never on how they were cut into chunks.
+    unknown ones skipped, `null` for an empty list. `feed` every chunk, then `close()` gives the newest `keep`
+    messages, oldest first. The result depends on the bytes alone, never on how they were cut into chunks.
     `text` names the field of the content, as for `parse_message`.
     """
 
@@ -68,7 +68,7 @@ class MessageTail(JsonScan):
         super().__init__()
 
     def feed(self, chunk: bytes) -> None:
-        """Read on.  Raises `BodyMalformed` or `BodyTooLarge`, after which the tail is spent."""
+        """Read on. Raises `BodyMalformed` or `BodyTooLarge`, after which the tail is spent."""
         if self.received_bytes + len(chunk) > self._body_max_bytes:
             raise BodyTooLarge(f"/messages: body is larger than {self._body_max_bytes} bytes")
         try:
@@ -77,7 +77,7 @@ class MessageTail(JsonScan):
             raise BodyMalformed(f"/messages: {error}") from error
 
     def close(self) -> list[Message]:
-        """The body has ended.  The newest messages of it, oldest first.  Raises `BodyCutOff` or `BodyMalformed`."""
+        """The body has ended. The newest messages of it, oldest first. Raises `BodyCutOff` or `BodyMalformed`."""
         if not self.whole:
             raise BodyCutOff(
                 f"/messages: body ended after {self.received_bytes} bytes, in the middle of its JSON"

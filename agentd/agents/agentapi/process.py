@@ -1,8 +1,8 @@
-"""AgentAPI as a process of this machine, found by its pid file and ended politely. Signals nothing else, ever.
+"""Find the AgentAPI process by its pid file and end it with SIGTERM. No other process is ever signalled.
 
-A pid file outlives a SIGKILL, and its number may be anybody's by then: the script that did this before was seen to end
-a stranger that way. So the process is held by a pidfd, which cannot come to mean another one, and then has to prove
-itself: it runs as the user who wrote the file, it is older than the file, and it is named agentapi.
+A pid file outlives a SIGKILL, and the kernel may have given its number to another process; a script that trusted the
+number was seen to end an unrelated process. So agentd opens a pidfd first, which cannot refer to another process later,
+then checks the process: it runs as the user who wrote the file, it is older than the file, and it is named agentapi.
 """
 
 import asyncio
@@ -15,35 +15,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from agentd.errors import PeerError
+from agentd.agents.agent import CannotEndError
 from agentd.proc import PROC, read_stat
 
-__all__ = ["Ending", "NotTheAgent", "end_agent"]
-
 SAVE_S: Final = 0.1
-"""From SIGUSR1 to SIGTERM. Saving takes AgentAPI 2 ms (measured); SIGTERM saves as well, where it is in order."""
+"""Between SIGUSR1 and SIGTERM. Saving takes AgentAPI 2 ms (measured); an orderly stop by SIGTERM saves as well."""
 
 _NAME: Final = "agentapi"
 _PID_FILE_MAX_BYTES: Final = 32
-# The kernel tells when it booted in whole seconds, and the start of a process in ticks since.
+# The kernel has its boot time in whole seconds, and the start time of a process in ticks since then.
 _START_SLACK_S: Final = 2.0
 
 
 class Ending(enum.StrEnum):
-    """What became of it."""
+    """The outcome."""
 
     ENDED = "ended"
     ALREADY_GONE = "already gone"
     STILL_RUNNING = "still running"
 
 
-class NotTheAgent(PeerError):
-    """Nothing was signalled: what the pid file names is not provably AgentAPI. The message says why."""
+class NotTheAgentError(CannotEndError):
+    """Nothing was signalled: the process of the pid file is not provably AgentAPI. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """A pid file: what it names, who wrote it and when (Unix seconds)."""
+    """A pid file: the process id in it, the owner of the file, and when it was written (Unix seconds)."""
 
     pid: int
     uid: int
@@ -51,18 +49,18 @@ class _Written:
 
 
 async def end_agent(pid_file: Path, *, saves_state: bool, timeout_s: float) -> Ending:
-    """SIGUSR1 where that saves its state (`saves_state`), SIGTERM, and a wait of at most `timeout_s`.
+    """Send SIGUSR1 if `saves_state`, then SIGTERM, and wait at most `timeout_s` for the end.
 
-    `saves_state`: 0.12.0 and later in PTY mode, which is what `/status` tells by its transport; earlier ones ignore the
-    signal or die of it. A process that has exited and that nobody has waited for (a zombie) has ended. It is never
-    killed: it may be saving. Raises `NotTheAgent`.
+    `saves_state`: the server saves its state at SIGUSR1, which is so since 0.12.0 in PTY mode (`/status` has the
+    transport); earlier servers ignore the signal or die of it. A zombie counts as ended. The process is never killed,
+    because it may be saving. Raises `NotTheAgentError`.
     """
     written = _read(pid_file)
     if written is None:
         return Ending.ALREADY_GONE
     try:
         with _held(written.pid) as process, _ended(process) as ended:
-            # One turn of the loop tells of a process that has exited.
+            # After one turn of the loop, `ended` is set for a process that had exited before.
             if await _within({ended}, 0):
                 return Ending.ALREADY_GONE
             _prove(written)
@@ -73,23 +71,23 @@ async def end_agent(pid_file: Path, *, saves_state: bool, timeout_s: float) -> E
             return Ending.ENDED if await _within({ended}, timeout_s) else Ending.STILL_RUNNING
     except ProcessLookupError:
         return Ending.ALREADY_GONE
-    except OSError as error:
-        raise NotTheAgent(f"pid {written.pid} cannot be held or signalled: {error.strerror}") from error
+    except OSError as exc:
+        raise NotTheAgentError(f"pid {written.pid} cannot be opened or signalled: {exc.strerror}") from exc
 
 
 def _read(pid_file: Path) -> _Written | None:
-    """None when there is no such file: AgentAPI takes it away when it ends in order."""
+    """None if there is no such file: AgentAPI removes it at an orderly end."""
     try:
-        # A FIFO at that path must not hold us up.
+        # Without O_NONBLOCK, opening a FIFO at that path would block.
         with open(pid_file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
             info, text = os.fstat(file.fileno()), file.read(_PID_FILE_MAX_BYTES)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise NotTheAgent(f"pid file {pid_file} cannot be read: {error.strerror}") from error
+    except OSError as exc:
+        raise NotTheAgentError(f"pid file {pid_file} cannot be read: {exc.strerror}") from exc
     number = text.strip()
     if not number.isdigit() or not 1 < int(number) < 2**31:
-        raise NotTheAgent(f"pid file {pid_file} holds no process id")
+        raise NotTheAgentError(f"pid file {pid_file} holds no process id")
     return _Written(int(number), info.st_uid, info.st_mtime)
 
 
@@ -104,7 +102,7 @@ def _held(pid: int) -> Iterator[int]:
 
 @contextmanager
 def _ended(process: int) -> Iterator["asyncio.Future[None]"]:
-    """Done when the process has exited, whether or not its parent has waited for it."""
+    """A future that is done when the process has exited, also as a zombie."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
 
@@ -125,35 +123,37 @@ async def _within(ended: "set[asyncio.Future[None]]", timeout_s: float) -> bool:
 
 
 def _prove(written: _Written) -> None:
-    """Raises `NotTheAgent` unless the process, which is held and lives, is the one that the file was written by."""
+    """Raise `NotTheAgentError` unless this process wrote the pid file."""
     place = PROC / str(written.pid)
     stat = read_stat(written.pid)
     if stat is None:
-        raise NotTheAgent(f"pid {written.pid}: cannot read {place}/stat")
+        raise NotTheAgentError(f"cannot read {place}/stat")
     try:
         uid = place.stat().st_uid
         started_at = _boot_at() + stat.start_ticks / os.sysconf("SC_CLK_TCK")
         names = _names(place)
-    except (OSError, ValueError) as error:
-        raise NotTheAgent(f"pid {written.pid}: the kernel does not tell what it is ({error})") from error
+    except (OSError, ValueError) as exc:
+        raise NotTheAgentError(f"cannot read /proc/{written.pid}: {exc}") from exc
     if uid != written.uid:
-        raise NotTheAgent(f"pid {written.pid} belongs to user {uid}, its pid file to user {written.uid}")
+        raise NotTheAgentError(f"pid {written.pid} belongs to user {uid}, its pid file to user {written.uid}")
     if started_at > written.at + _START_SLACK_S:
-        raise NotTheAgent(f"pid {written.pid} is younger than its pid file: the number was given to another")
+        raise NotTheAgentError(
+            f"pid {written.pid} started after the pid file was written, so it is not AgentAPI"
+        )
     if not any(name.startswith(_NAME) for name in names):
-        raise NotTheAgent(f"pid {written.pid} is {names[0] or 'nameless'}, not {_NAME}")
+        raise NotTheAgentError(f"pid {written.pid} is {names[0] or 'nameless'}, not {_NAME}")
 
 
 def _boot_at() -> float:
     for line in (PROC / "stat").read_bytes().splitlines():
         if line.startswith(b"btime "):
             return float(line.split()[1])
-    raise ValueError("no time of boot")
+    raise ValueError("no btime in /proc/stat")
 
 
 def _names(place: Path) -> list[str]:
-    """What the process is called: its program, and the words of its command line that are exactly the name."""
+    """The names of the process: its program, and arguments of its command line that are exactly the name."""
     program = (place / "exe").readlink().name
     words = (place / "cmdline").read_bytes().decode("utf-8", "replace").split("\0")
-    # `tail -f agentapi.log` is called so as little as `vim agentapi.pid`; `python -m … agentapi` is.
+    # `python -m … agentapi` matches; `tail -f agentapi.log` and `vim agentapi.pid` do not.
     return [program, *(name for word in words if (name := word.rpartition("/")[2]) == _NAME)]

@@ -14,7 +14,7 @@ FLIGHT_MAX_S: Final = 120.0
 
 
 class SingleFlight(Generic[_T]):
-    """At most one call at a time.  Whoever joins while it flies gets its answer; a wait that ends does not end it.
+    """At most one call at a time. Whoever joins while it flies gets its answer; a wait that ends does not end it.
 
     `call` is handed an event to set when its answer has begun to arrive.
     """
@@ -27,7 +27,7 @@ class SingleFlight(Generic[_T]):
         self._sent_at = 0.0
 
     async def join(self, timeout_s: float, *, then_s: float = 0.0) -> _T:
-        """The answer, or the call's error.  Raises `TimeoutError` when there is none after `timeout_s`.
+        """The answer, or the call's error. Raises `TimeoutError` when there is none after `timeout_s`.
 
         An answer that has begun by then gets `then_s` more.
         """

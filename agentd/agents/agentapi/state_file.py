@@ -1,7 +1,7 @@
-"""AgentAPI's own state file: where the conversation is when AgentAPI is gone and nobody read it before.
+"""Read AgentAPI's own state file: the last source of the conversation when the server is gone.
 
-`{"version":1,"messages":[{"id","message","role","time"}],"initial_prompt":…}`, since 0.12.0, PTY only; written when
-AgentAPI stops in order and at SIGUSR1, so it is older than anything that was read from a living server.
+`{"version":1,"messages":[{"id","message","role","time"}],"initial_prompt":…}`, since 0.12.0, PTY only. AgentAPI writes
+it at an orderly stop and at SIGUSR1, so an earlier file is older than any read from the running server.
 """
 
 import os
@@ -13,34 +13,32 @@ from agentd.agents.agentapi.messages import BodyCutOff, BodyMalformed, BodyTooLa
 from agentd.conversation.message import Message
 from agentd.errors import PeerError
 
-__all__ = ["StateFileUnreadable", "read_state_file"]
-
 _CHUNK_BYTES: Final = 256 * 1024
 
 
-class StateFileUnreadable(PeerError):
-    """There is no such file, it may not be read, or it is not AgentAPI's. The message says which."""
+class StateFileError(PeerError):
+    """The file is missing, unreadable or not AgentAPI's. The message says which."""
 
 
 def read_state_file(path: Path, *, keep: int) -> list[Message]:
-    """The newest `keep` messages in it, oldest first, in memory for that many.  Blocks on the disk.
+    """The newest `keep` messages of the file, oldest first. Memory use depends on `keep`. Blocks on the disk.
 
-    Raises `StateFileUnreadable`.
+    Raises `StateFileError`.
     """
     tail = MessageTail(keep, text="message")
     try:
         with open(path, "rb", opener=_without_waiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StateFileUnreadable(f"state file {path}: not a file")
+                raise StateFileError(f"state file {path}: not a file")
             while chunk := file.read(_CHUNK_BYTES):
                 tail.feed(chunk)
         return tail.close()
-    except OSError as error:
-        raise StateFileUnreadable(f"state file {path}: {error.strerror or error}") from error
-    except (BodyMalformed, BodyCutOff, BodyTooLarge) as error:
-        raise StateFileUnreadable(f"state file {path}: not AgentAPI's: {error}") from error
+    except OSError as exc:
+        raise StateFileError(f"state file {path}: {exc.strerror or exc}") from exc
+    except (BodyMalformed, BodyCutOff, BodyTooLarge) as exc:
+        raise StateFileError(f"state file {path}: not AgentAPI's: {exc}") from exc
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    # A FIFO or a device at that path must not hold us up.
+    # Without O_NONBLOCK, opening a FIFO at that path would block.
     return os.open(path, flags | os.O_NONBLOCK)

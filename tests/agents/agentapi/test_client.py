@@ -8,15 +8,16 @@ import pytest
 from aiohttp import web
 
 from agentd.agents.agentapi.client import (
-    AgentApi,
-    AgentBroken,
-    AgentBusy,
-    AgentGone,
-    HostRefused,
-    SendRefused,
+    AgentApiClient,
+    AgentBrokenError,
+    AgentBusyError,
+    AgentGoneError,
+    HostRefusedError,
+    InputRefusedError,
     StatusReading,
 )
-from agentd.agents.agentapi.events import EVENT_MAX_BYTES, MessageUpdate, StatusChange
+from agentd.agents.agentapi.events import EVENT_MAX_BYTES, StatusChange
+from agentd.conversation.window import UndecodedMessage
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.tls import aiohttp
 
@@ -35,14 +36,16 @@ async def simulated():
 
 @pytest.fixture
 async def agent(simulated, session):
-    agent = AgentApi(simulated.url, session=session)
+    agent = AgentApiClient(simulated.url, session=session)
     yield agent
     await agent.close()
 
 
 def quick(simulated, session, **options):
     """An AgentApi that takes a silence of 50 ms for one."""
-    return AgentApi(simulated.url, session=session, status_timeout_s=0.05, messages_timeout_s=0.05, **options)
+    return AgentApiClient(
+        simulated.url, session=session, status_timeout_s=0.05, messages_timeout_s=0.05, **options
+    )
 
 
 async def test_status_is_what_the_agent_says(simulated, agent):
@@ -53,7 +56,7 @@ async def test_status_is_what_the_agent_says(simulated, agent):
 
 async def test_versions_without_agent_type_and_transport_are_read(session):
     async with SimulatedAgentApi(version="0.10.0") as old:
-        assert await AgentApi(old.url, session=session).status() == StatusReading("stable", "", "")
+        assert await AgentApiClient(old.url, session=session).status() == StatusReading("stable", "", "")
 
 
 async def test_messages_are_the_newest_of_the_history(simulated, agent):
@@ -63,7 +66,7 @@ async def test_messages_are_the_newest_of_the_history(simulated, agent):
 
 
 async def test_localhost_is_connected_to_directly_and_named_in_the_host_header(simulated, session):
-    agent = AgentApi(f"http://localhost:{simulated.port}/", session=session)
+    agent = AgentApiClient(f"http://localhost:{simulated.port}/", session=session)
     await agent.status()
     assert simulated.requests[-1].headers["Host"] == f"localhost:{simulated.port}"
     assert agent.url == f"http://localhost:{simulated.port}"
@@ -71,18 +74,20 @@ async def test_localhost_is_connected_to_directly_and_named_in_the_host_header(s
 
 async def test_a_refused_host_is_told_apart_and_names_the_allowed_ones(session):
     async with SimulatedAgentApi(allowed_hosts=["only.example"]) as simulated:
-        with pytest.raises(HostRefused, match=r"Allowed hosts: only\.example; let AGENTAPI_ALLOWED_HOSTS"):
-            await AgentApi(simulated.url, session=session).status()
-        renamed = AgentApi(simulated.url, session=session, host_header="only.example")
+        with pytest.raises(
+            HostRefusedError, match=r"Allowed hosts: only\.example; set AGENTAPI_ALLOWED_HOSTS"
+        ):
+            await AgentApiClient(simulated.url, session=session).status()
+        renamed = AgentApiClient(simulated.url, session=session, host_header="only.example")
         assert (await renamed.status()).status == "stable"
 
 
 async def test_a_status_that_hangs_is_busy_and_the_agent_still_alive(simulated, session):
     agent = quick(simulated, session)
     simulated.hang()
-    with pytest.raises(AgentBusy):
+    with pytest.raises(AgentBusyError):
         await agent.status()
-    assert await agent.alive()
+    assert await agent.is_up()
     simulated.release()
     assert (await agent.status()).status == "stable"
 
@@ -91,9 +96,9 @@ async def test_requests_that_hang_do_not_pile_up(simulated, session):
     agent = quick(simulated, session)
     simulated.hang()
     for _ in range(4):
-        with pytest.raises(AgentBusy):
+        with pytest.raises(AgentBusyError):
             await agent.status()
-        with pytest.raises(AgentBusy):
+        with pytest.raises(AgentBusyError):
             await agent.messages(keep=3)
     assert len(simulated.calls("status")) == len(simulated.calls("messages")) == 1
     await agent.close()
@@ -112,7 +117,7 @@ async def test_a_caller_that_waits_while_another_is_answered_gets_the_same_answe
 async def test_an_answer_that_came_while_nobody_waited_is_not_taken_for_news(simulated, session):
     agent = quick(simulated, session)
     simulated.hang()
-    with pytest.raises(AgentBusy):
+    with pytest.raises(AgentBusyError):
         await agent.status()
     simulated.release()
     await simulated.until(lambda: simulated.calls("status")[0].status == 200)
@@ -126,15 +131,15 @@ async def test_an_answer_that_came_while_nobody_waited_is_not_taken_for_news(sim
 async def test_a_stopped_server_is_gone_and_not_alive(simulated, agent):
     await simulated.stop()
     for call in (agent.status, lambda: agent.messages(keep=1), lambda: agent.send("x", timeout_s=1)):
-        with pytest.raises(AgentGone):
+        with pytest.raises(AgentGoneError):
             await call()
-    assert not await agent.alive()
+    assert not await agent.is_up()
 
 
 @pytest.mark.parametrize("kind", ["eof", "reset_before_body", "reset_after_body"])
 async def test_a_connection_that_breaks_without_an_answer_is_gone(simulated, agent, kind):
     simulated.fault(kind, route="status", times=2)
-    with pytest.raises(AgentGone):
+    with pytest.raises(AgentGoneError):
         await agent.status()
 
 
@@ -158,10 +163,10 @@ async def test_messages_null_is_an_empty_conversation(simulated, agent):
 @pytest.mark.parametrize("kind", ["html", "malformed", "empty", "html_502"])
 async def test_an_answer_that_agentapi_does_not_give_is_broken(simulated, agent, kind):
     simulated.fault(kind, route="messages")
-    with pytest.raises(AgentBroken, match="GET /messages"):
+    with pytest.raises(AgentBrokenError, match="GET /messages"):
         await agent.messages(keep=1)
     simulated.fault(kind, route="status")
-    with pytest.raises(AgentBroken, match="GET /status"):
+    with pytest.raises(AgentBrokenError, match="GET /status"):
         await agent.status()
 
 
@@ -178,28 +183,28 @@ async def test_an_answer_that_agentapi_does_not_give_is_broken(simulated, agent,
 )
 async def test_a_status_with_another_word_is_broken_and_quoted_briefly(simulated, agent, body):
     simulated.fault("respond", route="status", status=200, body=body)
-    with pytest.raises(AgentBroken) as refusal:
+    with pytest.raises(AgentBrokenError) as refusal:
         await agent.status()
     assert len(str(refusal.value)) < 300
 
 
 async def test_a_body_that_ends_inside_the_list_is_gone(simulated, agent):
     simulated.fault("cut_body", route="messages")
-    with pytest.raises(AgentGone, match="middle of its answer"):
+    with pytest.raises(AgentGoneError, match="before the end of its answer"):
         await agent.messages(keep=1)
 
 
 @pytest.mark.parametrize("kind", ["endless", "endless_string"])
 async def test_a_body_without_end_is_cut_off(simulated, session, kind):
-    agent = AgentApi(simulated.url, session=session, body_timeout_s=0.1)
+    agent = AgentApiClient(simulated.url, session=session, body_timeout_s=0.1)
     simulated.fault(kind, route="messages")
-    with pytest.raises(AgentBroken, match="no end in"):
+    with pytest.raises(AgentBrokenError, match="did not end"):
         await agent.messages(keep=3)
 
 
 async def test_redirects_are_not_followed(simulated, agent):
     simulated.fault("redirect", route="status", location="http://127.0.0.1:1/status")
-    with pytest.raises(AgentBroken, match="307"):
+    with pytest.raises(AgentBrokenError, match="307"):
         await agent.status()
 
 
@@ -207,13 +212,13 @@ async def test_a_compressed_answer_is_refused_before_it_inflates(simulated, agen
     simulated.fault(
         "respond", route="messages", status=200, body=b"\x1f\x8b", headers={"Content-Encoding": "gzip"}
     )
-    with pytest.raises(AgentBroken, match="compressed"):
+    with pytest.raises(AgentBrokenError, match="compressed"):
         await agent.messages(keep=1)
 
 
 async def test_headers_without_end_are_broken(simulated, agent):
     simulated.fault("header_flood", route="status")
-    with pytest.raises(AgentBroken):
+    with pytest.raises(AgentBrokenError):
         await agent.status()
 
 
@@ -224,7 +229,7 @@ async def test_a_message_is_sent_as_the_user(simulated, agent):
 
 async def test_a_refused_message_says_why(simulated, agent):
     simulated.set_status("running")
-    with pytest.raises(SendRefused, match="waiting for user input"):
+    with pytest.raises(InputRefusedError, match="waiting for user input"):
         await agent.send("go on", timeout_s=5)
 
 
@@ -241,19 +246,19 @@ async def test_the_reason_of_a_refusal_is_found_wherever_it_stands(simulated, ag
     simulated.fault(
         "respond", route="message", status=500, body=json.dumps(body), content_type="application/problem+json"
     )
-    with pytest.raises(SendRefused, match=says):
+    with pytest.raises(InputRefusedError, match=says):
         await agent.send("x", timeout_s=5)
 
 
 async def test_a_send_answered_by_something_else_is_broken(simulated, agent):
     simulated.fault("html_502", route="message")
-    with pytest.raises(AgentBroken, match="POST /message: 502"):
+    with pytest.raises(AgentBrokenError, match="POST /message: 502"):
         await agent.send("x", timeout_s=5)
 
 
 async def test_a_send_that_is_not_finished_in_time_is_busy(simulated, agent):
     simulated.hang()
-    with pytest.raises(AgentBusy, match="not finished"):
+    with pytest.raises(AgentBusyError, match="not finished"):
         await agent.send("x", timeout_s=0.05)
     simulated.release()
 
@@ -274,8 +279,8 @@ async def test_something_that_is_no_http_server_is_broken(session):
     server = await asyncio.start_server(greet, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(AgentBroken, match="does not speak HTTP"):
-            await AgentApi(f"http://127.0.0.1:{port}", session=session).status()
+        with pytest.raises(AgentBrokenError, match="does not speak HTTP"):
+            await AgentApiClient(f"http://127.0.0.1:{port}", session=session).status()
 
 
 async def test_a_prefix_in_the_url_is_kept(session, aiohttp_server):
@@ -285,7 +290,7 @@ async def test_a_prefix_in_the_url_is_kept(session, aiohttp_server):
     app = web.Application()
     app.router.add_get("/behind/a/proxy/status", status)
     server = await aiohttp_server(app)
-    agent = AgentApi(f"http://127.0.0.1:{server.port}/behind/a/proxy/", session=session)
+    agent = AgentApiClient(f"http://127.0.0.1:{server.port}/behind/a/proxy/", session=session)
     assert (await agent.status()).status == "stable"
 
 
@@ -294,7 +299,7 @@ async def heard(agent, count):
     found = []
     async with aclosing(agent.events()) as events:
         async for event in events:
-            found.append(event.message().content if isinstance(event, MessageUpdate) else event)
+            found.append(event.decode().content if isinstance(event, UndecodedMessage) else event)
             if len(found) == count:
                 return found
     return found
@@ -325,23 +330,23 @@ async def test_an_event_stream_that_the_server_ends_just_ends(simulated, agent):
 async def test_an_event_stream_that_is_none_is_broken(simulated, agent, kind):
     params = {"location": "http://127.0.0.1:1/"} if kind == "redirect" else {}
     simulated.fault(kind, route="events", **params)
-    with pytest.raises(AgentBroken, match="GET /events"):
+    with pytest.raises(AgentBrokenError, match="GET /events"):
         await heard(agent, 1)
 
 
 async def test_an_event_stream_that_never_answers_is_busy(simulated, session):
     simulated.fault("no_headers", route="events")
-    with pytest.raises(AgentBusy, match="GET /events"):
+    with pytest.raises(AgentBusyError, match="GET /events"):
         await heard(quick(simulated, session), 1)
 
 
 async def test_an_event_stream_of_a_stopped_server_is_gone(simulated, agent):
     await simulated.stop()
-    with pytest.raises(AgentGone):
+    with pytest.raises(AgentGoneError):
         await heard(agent, 1)
 
 
 async def test_an_event_larger_than_the_cap_ends_the_stream(simulated, agent):
     simulated.load([{"content": "x" * EVENT_MAX_BYTES}])
-    with pytest.raises(AgentBroken, match=r"(larger|longer) than"):
+    with pytest.raises(AgentBrokenError, match=r"(larger|longer) than"):
         await heard(agent, 1)

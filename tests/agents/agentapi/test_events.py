@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from agentd.agents.agentapi.events import (
     EVENT_MAX_BYTES,
-    AgentComplaint,
+    AgentErrorEvent,
     AgentEventDecoder,
-    MessageUpdate,
     StatusChange,
 )
 from agentd.conversation.message import Message, NotAMessageError
+from agentd.conversation.window import UndecodedMessage
 from agentd.sse import StreamTooLargeError
 
 
@@ -30,7 +30,7 @@ def update(number: int, text: str, role: str = "agent") -> bytes:
 def heard(*chunks: bytes) -> list[object]:
     decoder = AgentEventDecoder()
     return [
-        event.message() if isinstance(event, MessageUpdate) else event
+        event.decode() if isinstance(event, UndecodedMessage) else event
         for chunk in chunks
         for event in decoder.feed(chunk)
     ]
@@ -44,7 +44,7 @@ def test_each_kind_of_event_is_read():
     ) == [
         Message(1, "user", "hi", "t"),
         StatusChange("running"),
-        AgentComplaint("state file is corrupt", "warning", "t"),
+        AgentErrorEvent("state file is corrupt", "warning", "t"),
     ]
 
 
@@ -110,8 +110,8 @@ def test_what_is_not_known_or_makes_no_sense_is_skipped(noise):
 def test_an_update_whose_inside_is_broken_says_so_when_it_is_decoded():
     [event] = AgentEventDecoder().feed(sse("message_update", '{"id":1,"role":"agent","message":'))
     assert (event.id, event.role) == (1, "agent")
-    with pytest.raises(NotAMessageError, match="no JSON"):
-        event.message()
+    with pytest.raises(NotAMessageError, match="not JSON"):
+        event.decode()
 
 
 def test_a_full_screen_passes_and_an_endless_event_does_not():

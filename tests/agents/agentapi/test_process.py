@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from agentd.agents.agentapi.process import Ending, NotTheAgent, end_agent
+from agentd.agents.agentapi.process import Ending, NotTheAgentError, end_agent
 
 
 @pytest.fixture
@@ -108,12 +108,12 @@ async def test_without_a_pid_file_or_a_process_there_is_nothing_to_end(pid_file,
 @pytest.mark.parametrize("text", ["", "abc\n", "0\n", "1\n", "-1\n", "1.5", "12 13", "9" * 40, "٣"])
 async def test_a_file_that_names_no_process_signals_none(pid_file, text):
     pid_file.write_text(text)
-    with pytest.raises(NotTheAgent, match="holds no process id"):
+    with pytest.raises(NotTheAgentError, match="holds no process id"):
         await end_agent(pid_file, saves_state=True, timeout_s=30)
 
 
 async def untouched(process, pid_file, why):
-    with pytest.raises(NotTheAgent, match=why):
+    with pytest.raises(NotTheAgentError, match=why):
         await end_agent(pid_file, saves_state=True, timeout_s=30)
     os.kill(process.pid, 0)
     assert process.returncode is None
@@ -138,7 +138,7 @@ async def test_a_process_younger_than_the_pid_file_is_another_one(processes, pid
     pid_file.write_text(f"{process.pid}\n")
     an_hour_ago = time.time() - 3600
     os.utime(pid_file, (an_hour_ago, an_hour_ago))
-    await untouched(process, pid_file, "younger than its pid file")
+    await untouched(process, pid_file, "started after the pid file was written")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
@@ -151,7 +151,7 @@ async def test_a_process_of_another_user_than_the_files_is_left_alone(processes,
 
 async def test_a_fifo_in_place_of_the_file_holds_up_nothing(pid_file):
     os.mkfifo(pid_file)
-    with pytest.raises(NotTheAgent):
+    with pytest.raises(NotTheAgentError):
         await end_agent(pid_file, saves_state=True, timeout_s=30)
 
 

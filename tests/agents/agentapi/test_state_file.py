@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from agentd.agents.agentapi.state_file import StateFileUnreadable, read_state_file
+from agentd.agents.agentapi.state_file import StateFileError, read_state_file
 from agentd.conversation.message import Message
 
 
@@ -35,15 +35,15 @@ def test_an_empty_conversation_is_one(tmp_path):
 def test_a_file_that_is_not_agentapis_is_refused(tmp_path, text):
     path = tmp_path / "state.json"
     path.write_text(text)
-    with pytest.raises(StateFileUnreadable, match="not AgentAPI's"):
+    with pytest.raises(StateFileError, match="not AgentAPI's"):
         read_state_file(path, keep=2)
 
 
 def test_no_file_a_directory_and_a_fifo_are_refused_without_waiting(tmp_path):
-    with pytest.raises(StateFileUnreadable, match="No such file"):
+    with pytest.raises(StateFileError, match="No such file"):
         read_state_file(tmp_path / "none", keep=1)
-    with pytest.raises(StateFileUnreadable, match=r"[Dd]irectory|not a file"):
+    with pytest.raises(StateFileError, match=r"[Dd]irectory|not a file"):
         read_state_file(tmp_path, keep=1)
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(StateFileUnreadable, match="not a file"):
+    with pytest.raises(StateFileError, match="not a file"):
         read_state_file(tmp_path / "fifo", keep=1)

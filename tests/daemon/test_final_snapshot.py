@@ -1,4 +1,4 @@
-"""AgentAPI is ended only when what it said is safe. Real rooms, a real process, a coderd that is away."""
+"""AgentAPI is ended only when what it said is safe. Real components, a real process, a coderd that is away."""
 
 import asyncio
 import errno
@@ -9,8 +9,7 @@ from structlog.testing import capture_logs
 
 from agentd import config
 from agentd.clock import Clock
-from agentd.daemon.build import furnish
-from agentd.daemon.ending import deliver_and_end_agent
+from agentd.daemon.build import build
 from agentd.simulator.agentapi import SimulatedAgentApi
 
 
@@ -30,7 +29,7 @@ async def process(tmp_path):
 
 
 @pytest.fixture
-async def rooms(tmp_path):
+async def components(tmp_path):
     async with SimulatedAgentApi() as agent:
         agent.add_message("agent", "my last words")
         settings = config.load(
@@ -44,37 +43,40 @@ async def rooms(tmp_path):
             environ={},
             system_file=tmp_path / "none.toml",
         )
-        async with furnish(settings, Clock()) as rooms:
-            assert await rooms.last_look(10)
-            yield rooms
+        async with build(settings, Clock()) as components:
+            assert await components.watcher.read_final_messages(10)
+            yield components
 
 
 def full_disk(*_args, **_kwargs):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-async def ended_after(rooms, process):
-    entry = await rooms.recorder.flush_to_disk()
+async def ended_after(components, process):
+    entry = await components.recorder.flush_to_disk()
     with capture_logs() as logs:
-        await deliver_and_end_agent(rooms, entry, rooms.clock.monotonic() + 1.0)
+        deadline = components.clock.monotonic() + 1.0
+        await components.final_snapshot.deliver(entry, deadline, end_agent=True)
     return [line["event"] for line in logs if line["event"].startswith("agent.")]
 
 
-async def test_on_the_disk_is_safe_enough_though_nobody_takes_it(rooms, process, tmp_path):
+async def test_on_the_disk_is_safe_enough_though_nobody_takes_it(components, process, tmp_path):
     (tmp_path / "away").touch()  # a file where a folder should be: the destination fails
-    assert await ended_after(rooms, process) == ["agent.ended"]
+    assert await ended_after(components, process) == ["agent.ended"]
     assert await process.wait() == -15
 
 
-async def test_delivered_is_safe_enough_though_the_disk_is_full(rooms, process, monkeypatch):
+async def test_delivered_is_safe_enough_though_the_disk_is_full(components, process, monkeypatch):
     monkeypatch.setattr("agentd.snapshots.spool.replace_file", full_disk)
-    assert await ended_after(rooms, process) == ["agent.ended"]
+    assert await ended_after(components, process) == ["agent.ended"]
     assert await process.wait() == -15
 
 
-async def test_neither_on_disk_nor_delivered_the_agent_is_left_running(rooms, process, monkeypatch, tmp_path):
+async def test_neither_on_disk_nor_delivered_the_agent_is_left_running(
+    components, process, monkeypatch, tmp_path
+):
     monkeypatch.setattr("agentd.snapshots.spool.replace_file", full_disk)
     (tmp_path / "away").touch()
-    assert await ended_after(rooms, process) == ["agent.left_running"]
+    assert await ended_after(components, process) == ["agent.left_running"]
     os.kill(process.pid, 0)
     assert process.returncode is None

@@ -8,13 +8,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from agentd.conversation.message import Message
-from agentd.stability import desk as desk_module
-from agentd.stability.desk import NotAReport, TaskDesk
-from agentd.stability.task_file import NAME, Told
-from agentd.stability.task_state import Source, TaskFinished, TaskWord
-from agentd.stability.tracker import AgentStatus, Transition
+from agentd.stability import task_reports as task_reports_module
+from agentd.stability.status_report import Source, StatusReport, TaskState
+from agentd.stability.task_file import NAME
+from agentd.stability.task_reports import InvalidReportError, TaskReports
+from agentd.stability.tracker import AgentStatus, AgentStatusChange
+from agentd.stability.turn_reports import TaskFinishedError
 
-NONE, WORKING, IDLE, COMPLETE, FAILURE = TaskWord
+NONE, WORKING, IDLE, COMPLETE, FAILURE = TaskState
 
 
 class Life:
@@ -23,25 +24,26 @@ class Life:
     def __init__(self, folder, fake_clock):
         self.clock = fake_clock
         self.changes = 0
-        self.desk = TaskDesk(folder=folder, clock=fake_clock.as_clock(), on_change=self._changed)
+        self.reports = TaskReports(folder=folder, clock=fake_clock.as_clock())
+        self.reports.changed.add(self._changed)
 
-    def _changed(self):
+    def _changed(self, _report):
         self.changes += 1
 
     def agent(self, new, old=AgentStatus.UNKNOWN):
-        self.desk.hear_agent(Transition(old, new, self.clock.now, ""))
+        self.reports.on_agent_change(AgentStatusChange(old, new, self.clock.now, ""))
 
     def user(self, content, *, number=0, age_s=0.0):
         sent = datetime.fromtimestamp(self.clock.wall_now - age_s, UTC).isoformat()
-        self.desk.hear_messages(
+        self.reports.on_messages(
             [Message(number, "user", content, sent), Message(number + 1, "agent", "…", sent)]
         )
 
     async def event(self, state, message=""):
-        return await self.desk.say({"state": state, "message": message}, Source.EVENT)
+        return await self.reports.report({"state": state, "message": message}, Source.EVENT)
 
     async def report(self, state, message="", uri=""):
-        return await self.desk.say({"state": state, "message": message, "uri": uri}, Source.REPORT)
+        return await self.reports.report({"state": state, "message": message, "uri": uri}, Source.REPORT)
 
 
 @pytest.fixture
@@ -52,16 +54,16 @@ def born(tmp_path, fake_clock):
 async def test_a_turn_is_working_then_idle_and_each_is_said_once(born, fake_clock):
     life = born()
     life.user("do it")
-    assert life.desk.word is WORKING
+    assert life.reports.state is WORKING
     for status in (AgentStatus.RUNNING, AgentStatus.SETTLING, AgentStatus.RUNNING, AgentStatus.SETTLING):
         await fake_clock.advance(1)
         life.agent(status)
         life.user("do it")
-    assert life.desk.word is WORKING
+    assert life.reports.state is WORKING
     before = life.changes
     await fake_clock.advance(1)
     life.agent(AgentStatus.STABLE)
-    assert (life.desk.word, life.changes) == (IDLE, before + 1)
+    assert (life.reports.state, life.changes) == (IDLE, before + 1)
 
 
 async def test_what_the_agent_said_of_itself_describes_its_turn_and_no_other(born, fake_clock):
@@ -70,14 +72,14 @@ async def test_what_the_agent_said_of_itself_describes_its_turn_and_no_other(bor
     await life.report("working", "running the tests", "https://example.com/1")
     await fake_clock.advance(1)
     life.agent(AgentStatus.STABLE)
-    assert (life.desk.standing.message, life.desk.standing.uri) == (
+    assert (life.reports.current.message, life.reports.current.uri) == (
         "running the tests",
         "https://example.com/1",
     )
     await fake_clock.advance(1)
     life.user("and now this", number=2)
     life.agent(AgentStatus.RUNNING)
-    assert life.desk.standing.message == ""
+    assert life.reports.current.message == ""
 
 
 async def test_an_agent_that_goes_while_it_works_leaves_no_spinner(born, fake_clock):
@@ -85,10 +87,10 @@ async def test_an_agent_that_goes_while_it_works_leaves_no_spinner(born, fake_cl
     life.agent(AgentStatus.RUNNING)
     await fake_clock.advance(1)
     life.agent(AgentStatus.UNREACHABLE, AgentStatus.RUNNING)
-    assert (life.desk.word, life.desk.standing.message) == (IDLE, "The agent does not answer")
+    assert (life.reports.state, life.reports.current.message) == (IDLE, "The agent does not answer")
     await fake_clock.advance(1)
     life.agent(AgentStatus.RUNNING)
-    assert (life.desk.word, life.desk.standing.message) == (WORKING, "")
+    assert (life.reports.state, life.reports.current.message) == (WORKING, "")
 
 
 @pytest.mark.parametrize("end", ["complete", "failure"])
@@ -100,13 +102,13 @@ async def test_a_working_that_is_replayed_after_a_restart_changes_nothing(born, 
     fake_clock.now = 3.0  # the machine was restarted: its monotonic clock begins anew
     fake_clock.wall_now += 86_400
     again = born()
-    assert again.desk.word.value == end
+    assert again.reports.state.value == end
     again.user("do it", age_s=86_400)
     assert not await again.event("working")
     again.agent(AgentStatus.RUNNING)
-    with pytest.raises(TaskFinished, match=f"the task is {end}"):
+    with pytest.raises(TaskFinishedError, match=f"the task is already {end}"):
         await again.report("working")
-    assert (again.desk.word.value, again.desk.standing.message) == (end, "that was it")
+    assert (again.reports.state.value, again.reports.current.message) == (end, "that was it")
     assert again.changes == 0
 
 
@@ -125,7 +127,7 @@ async def test_a_message_that_came_while_nobody_looked_lifts_the_guard_after_a_r
     fake_clock.wall_now += 60
     again = born()
     again.user("something else", number=2, age_s=30)
-    assert again.desk.word is WORKING
+    assert again.reports.state is WORKING
     assert await again.report("working", "on it")
 
 
@@ -135,24 +137,24 @@ async def test_the_same_message_seen_again_by_the_next_life_is_not_a_new_turn(bo
     await life.report("failure")
     again = born()
     again.user("do it", number=4)
-    assert again.desk.word is FAILURE
+    assert again.reports.state is FAILURE
 
 
 async def test_what_coderd_took_last_is_remembered(born):
     life = born()
-    running = asyncio.create_task(life.desk.run())
-    life.desk.remember_told(Told(IDLE, "m", "u"))
-    await life.desk.keep()
+    running = asyncio.create_task(life.reports.run())
+    life.reports.on_accepted(StatusReport(IDLE, message="m", uri="u"))
+    await life.reports.store()
     running.cancel()
-    assert born().desk.told == Told(IDLE, "m", "u")
+    assert born().reports.accepted == StatusReport(IDLE, message="m", uri="u")
 
 
 async def test_the_forever_task_keeps_what_the_watcher_said(born, fake_clock):
     life = born()
-    running = asyncio.create_task(life.desk.run())
+    running = asyncio.create_task(life.reports.run())
     life.agent(AgentStatus.STABLE)
     async with asyncio.timeout(5):
-        while born().desk.word is not IDLE:
+        while born().reports.state is not IDLE:
             await asyncio.sleep(0.005)
     running.cancel()
 
@@ -165,9 +167,9 @@ async def test_a_file_of_which_nothing_can_be_made_is_said_and_begun_anew(born, 
     with capture_logs() as logs:
         life = born()
     assert [line["event"] for line in logs] == ["task.forgotten"]
-    assert life.desk.word is NONE
+    assert life.reports.state is NONE
     await life.report("complete")
-    assert born().desk.word is COMPLETE
+    assert born().reports.state is COMPLETE
 
 
 async def test_a_full_disk_is_said_once_and_the_word_still_holds(born, monkeypatch):
@@ -176,12 +178,12 @@ async def test_a_full_disk_is_said_once_and_the_word_still_holds(born, monkeypat
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(desk_module.task_file, "write", full)
+    monkeypatch.setattr(task_reports_module.task_file, "write", full)
     with capture_logs() as logs:
         assert await life.report("working", "a")
         assert await life.report("complete", "b")
     assert [line["event"] for line in logs].count("task.not_kept") == 1
-    assert life.desk.word is COMPLETE
+    assert life.reports.state is COMPLETE
 
 
 @pytest.mark.parametrize(
@@ -197,13 +199,13 @@ async def test_a_full_disk_is_said_once_and_the_word_still_holds(born, monkeypat
 )
 async def test_what_cannot_be_understood_is_refused_and_changes_nothing(born, said, why):
     life = born()
-    with pytest.raises(NotAReport, match=why):
-        await life.desk.say(said, Source.REPORT)
-    assert (life.desk.word, life.changes) == (NONE, 0)
+    with pytest.raises(InvalidReportError, match=why):
+        await life.reports.report(said, Source.REPORT)
+    assert (life.reports.state, life.changes) == (NONE, 0)
 
 
 async def test_a_message_is_kept_as_coderd_would_store_it(born):
     life = born()
     await life.report("Working", "\x1b[31mred\x1b[0m\tand  long " + "é" * 200)
-    assert life.desk.standing.message.startswith("red and long é")
-    assert len(life.desk.standing.message.encode()) <= 160
+    assert life.reports.current.message.startswith("red and long é")
+    assert len(life.reports.current.message.encode()) <= 160

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from agentd.coderd.errors import InvalidRequestError, RateLimitedError, UnreachableError
 from agentd.metrics import Registry
-from agentd.stability.reporter import HEARTBEAT_S, Reporter, Update
-from agentd.stability.short_text import MESSAGE_MAX_BYTES, clean_message
-from agentd.stability.task_state import TaskWord
+from agentd.stability.app_status import FINAL_MESSAGE, HEARTBEAT_S, AppStatusReporter
+from agentd.stability.status_report import MESSAGE_MAX_BYTES, Source, StatusReport, TaskState, clean_message
 
-NONE, WORKING, IDLE, COMPLETE, FAILURE = TaskWord
+NONE, WORKING, IDLE, COMPLETE, FAILURE = TaskState
 
 
 class Desk:
@@ -27,8 +26,13 @@ class Desk:
         self.gate = asyncio.Event()
         self.gate.set()
         self.calls = 0
-        self.reporter = Reporter(
-            send=self.send, clock=fake_clock.as_clock(), metrics=self.metrics, draw=lambda: 1.0
+        self.is_ready = False
+        self.reporter = AppStatusReporter(
+            send=self.send,
+            is_ready=lambda: self.is_ready,
+            clock=fake_clock.as_clock(),
+            metrics=self.metrics,
+            draw=lambda: 1.0,
         )
 
     async def send(self, state, message, uri, *, timeout_s):
@@ -50,14 +54,15 @@ class Desk:
             await asyncio.wait({task})
 
     async def say(self, word, message="", *, explicit=False, then_s=0.0) -> None:
-        self.reporter.offer(Update(word, message, explicit=explicit))
+        source = Source.REPORT if explicit else Source.WATCHER
+        self.reporter.report(StatusReport(word, source, message=message))
         await self.clock.advance(then_s)
 
 
 @pytest.fixture
 async def desk(fake_clock):
     desk = Desk(fake_clock)
-    desk.reporter.open()
+    desk.is_ready = True
     async with desk.running():
         yield desk
 
@@ -86,8 +91,8 @@ async def test_nothing_is_told_before_the_agent_is_ready(fake_clock):
     async with desk.running():
         await desk.say(IDLE, then_s=100)
         assert desk.calls == 0
-        desk.reporter.open()
-        await desk.clock.advance(0)
+        desk.is_ready = True
+        await desk.clock.advance(1)
         assert desk.told == [("idle", "")]
 
 
@@ -116,7 +121,8 @@ async def test_while_coderd_is_away_only_the_latest_waits_and_the_rest_is_counte
     await desk.say(FAILURE, "three", then_s=30)
     assert desk.told == [("failure", "three")]
     assert desk.calls == 4
-    assert desk.reporter.dropped == 2
+    dropped = desk.metrics.counter("agentd_app_status_dropped_total", "", "reason")
+    assert dropped.value(reason="superseded") + dropped.value(reason="refused") == 2
 
 
 async def test_an_update_that_comes_while_another_is_being_sent_is_not_lost(desk):
@@ -161,13 +167,13 @@ async def test_a_long_working_is_repeated_before_the_workspace_is_stopped_for_id
 
 async def test_at_stop_no_spinner_stays(desk):
     await desk.say(WORKING, explicit=True)
-    assert await desk.reporter.last_word("The workspace has stopped", timeout_s=1)
-    assert desk.told[-1] == ("idle", "The workspace has stopped")
+    assert await desk.reporter.send_final(timeout_s=1)
+    assert desk.told[-1] == ("idle", FINAL_MESSAGE)
 
 
 async def test_at_stop_a_final_state_stays_as_it_is(desk):
     await desk.say(COMPLETE, "all tests pass", explicit=True)
-    assert await desk.reporter.last_word("stopped", timeout_s=1)
+    assert await desk.reporter.send_final(timeout_s=1)
     assert desk.told == [("complete", "all tests pass")]
 
 
@@ -175,28 +181,28 @@ async def test_at_stop_a_final_state_that_still_waits_goes_out(desk):
     await desk.say(WORKING, explicit=True)
     desk.failures = [UnreachableError("away")]
     await desk.say(FAILURE, "out of disk", explicit=True)
-    assert await desk.reporter.last_word("stopped", timeout_s=1)
+    assert await desk.reporter.send_final(timeout_s=1)
     assert desk.told[-1] == ("failure", "out of disk")
 
 
 async def test_at_stop_nothing_is_said_about_a_task_nobody_spoke_of(desk):
-    assert await desk.reporter.last_word("stopped", timeout_s=1)
+    assert await desk.reporter.send_final(timeout_s=1)
     await desk.say(IDLE)
-    assert await desk.reporter.last_word("stopped", timeout_s=1)
+    assert await desk.reporter.send_final(timeout_s=1)
     assert desk.told == [("idle", "")]
 
 
 async def test_a_last_word_that_cannot_be_delivered_says_so(desk):
     await desk.say(WORKING, explicit=True)
     desk.failures = [UnreachableError("away")]
-    assert not await desk.reporter.last_word("stopped", timeout_s=1)
+    assert not await desk.reporter.send_final(timeout_s=1)
 
 
 async def test_offering_never_waits(desk):
     desk.gate.clear()
     await desk.say(IDLE, "one")
     for number in range(100):
-        desk.reporter.offer(Update(IDLE, f"{number}"))
+        desk.reporter.report(StatusReport(IDLE, message=f"{number}"))
     desk.gate.set()
     await desk.clock.advance(1)
     assert desk.told == [("idle", "one"), ("idle", "99")]

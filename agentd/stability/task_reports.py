@@ -1,0 +1,181 @@
+"""Collects status reports about the task from every source, and stores what follows from them.
+
+`TurnReports` computes the state. The result is kept on disk, so that a finished task stays finished after a restart: a
+"working" that is replayed afterwards changes nothing.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from agentd import log
+from agentd.clock import Clock
+from agentd.conversation.message import Message
+from agentd.errors import AgentdError
+from agentd.stability import task_file
+from agentd.stability.status_report import FINAL_STATES, Source, StatusReport, TaskState, clean_message
+from agentd.stability.task_file import TaskFileContent
+from agentd.stability.tracker import AgentStatus, AgentStatusChange
+from agentd.stability.turn_reports import TurnReports, UserMessage, estimated_time
+from agentd.subscribers import Subscribers
+
+URI_MAX_CHARS: Final = 2048
+REPORTABLE_STATES: Final = ("working", "idle", "complete", "failure")
+
+_STATES: Final = {
+    AgentStatus.RUNNING: TaskState.WORKING,
+    AgentStatus.WAITING: TaskState.IDLE,
+    AgentStatus.STABLE: TaskState.IDLE,
+}
+
+
+class InvalidReportError(AgentdError):
+    """A report is malformed. The message says how."""
+
+
+class TaskReports:
+    """The reports about one task. `folder` is the state directory.
+
+    `changed` gets the current report (state, message, link) each time it changes.
+    """
+
+    def __init__(self, *, folder: Path, clock: Clock) -> None:
+        self.changed = Subscribers[StatusReport]()
+        self._path = folder / task_file.NAME
+        self._clock = clock
+        self._monotonic_to_unix_s = clock.wall() - clock.monotonic()
+        self._stored = task_file.read(self._path, monotonic_to_unix_s=self._monotonic_to_unix_s)
+        self._turn = TurnReports(self._stored.record)
+        self.accepted = self._stored.accepted
+        """The report that coderd accepted last, in this run or before."""
+        # A user message that appears first in this run was not there at the last poll of the run before.
+        user = self._stored.record.user
+        self._read_at = user.at if user is not None else float("-inf")
+        self._newest: tuple[int, str] | None = None
+        # The watcher knows no message, so its reports reuse message and link of the last other report of this turn.
+        self._message, self._uri = "", ""
+        self._storing = asyncio.Lock()
+        self._store_failed = False
+        self._unstored = asyncio.Event()
+        self._log = log.get("stability")
+
+    @property
+    def state(self) -> TaskState:
+        return self._turn.state
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state in FINAL_STATES
+
+    @property
+    def current(self) -> StatusReport:
+        """The state with the message and link of the report it is based on; from the user if there is no such report."""
+        report = self._turn.current
+        if report is None:
+            return StatusReport(self.state, Source.USER)
+        return report._replace(state=self.state)
+
+    def on_agent_change(self, change: AgentStatusChange) -> None:
+        """The agent's status changed."""
+        state, message = _STATES.get(change.new), self._message
+        if change.new is AgentStatus.WAITING:
+            message = clean_message(change.note) or "The agent waits for an answer"
+        if change.new is AgentStatus.UNREACHABLE and self.state is TaskState.WORKING:
+            # Otherwise a dead agent would be shown as working.
+            state, message = TaskState.IDLE, "The agent does not answer"
+        if state is not None:
+            self._add(StatusReport(state, Source.WATCHER, change.at, message, self._uri))
+
+    def on_messages(self, messages: Sequence[Message]) -> None:
+        """The newest messages were read. A user message that was not there before begins a turn."""
+        now = self._clock.monotonic()
+        user = next((message for message in reversed(messages) if message.role == "user"), None)
+        if user is not None and (user.id, user.content) != self._newest:
+            self._newest = (user.id, user.content)
+            at = estimated_time(seen_at=now, unseen_at=self._read_at, age_s=self._age_s(user.time))
+            turn = self._turn.turn
+            changed = self._turn.on_user_message(UserMessage(user.id, _digest(user.content), at))
+            if self._turn.turn != turn:
+                self._message, self._uri = "", ""
+                self._log.info("task.turn", turn=self._turn.turn, message=user.id)
+                self._unstored.set()
+            if changed:
+                self.changed.notify(self.current)
+        self._read_at = now
+
+    async def report(self, fields: Mapping[str, object], source: Source) -> bool:
+        """Add the report `{"state", "message"?, "uri"?}` and store it. True if it changed the current report.
+
+        Raises `InvalidReportError`, and `TaskFinishedError` for an explicit report that would reopen a finished task.
+        """
+        state, message, uri = _parsed(fields)
+        changed = self._add(StatusReport(state, source, self._clock.monotonic(), message, uri))
+        if changed:
+            self._message, self._uri = message or self._message, uri or self._uri
+            await self.store()
+        return changed
+
+    def on_accepted(self, report: StatusReport) -> None:
+        """Coderd accepted `report`."""
+        self.accepted = StatusReport(report.state, message=report.message, uri=report.uri)
+        self._unstored.set()
+
+    async def run(self) -> None:
+        """Store each change, until cancelled."""
+        while True:
+            await self._unstored.wait()
+            await self.store()
+
+    async def store(self) -> None:
+        """Write the current content to disk, if it changed. A failure is logged, not raised."""
+        async with self._storing:
+            self._unstored.clear()
+            content = TaskFileContent(self._turn.record, self.accepted)
+            if content == self._stored:
+                return
+            try:
+                await asyncio.to_thread(
+                    task_file.write, self._path, content, monotonic_to_unix_s=self._monotonic_to_unix_s
+                )
+            except OSError as exc:
+                # Logged once: on a full disk every write fails alike. The content stays in memory.
+                if not self._store_failed:
+                    self._log.warning("task.not_kept", file=str(self._path), reason=exc.strerror)
+                self._store_failed = True
+            else:
+                self._stored, self._store_failed = content, False
+
+    def _add(self, report: StatusReport) -> bool:
+        before = self.state
+        changed = self._turn.add(report)
+        if self.state is not before:
+            self._log.info("task.state", old=before.value, new=self.state.value, source=report.source.value)
+        if changed:
+            self._unstored.set()
+            self.changed.notify(self.current)
+        return changed
+
+    def _age_s(self, time: str) -> float:
+        try:
+            return max(0.0, self._clock.wall() - datetime.fromisoformat(time).timestamp())
+        except (ValueError, OverflowError):
+            return 0.0
+
+
+def _parsed(fields: Mapping[str, object]) -> tuple[TaskState, str, str]:
+    state, message, uri = fields.get("state"), fields.get("message") or "", fields.get("uri") or ""
+    if not isinstance(state, str) or state.lower() not in REPORTABLE_STATES:
+        raise InvalidReportError(f"state: must be one of {', '.join(REPORTABLE_STATES)}")
+    if not isinstance(message, str):
+        raise InvalidReportError("message: must be a text")
+    if not isinstance(uri, str) or len(uri) > URI_MAX_CHARS or not uri.isprintable():
+        raise InvalidReportError(f"uri: must be a link of at most {URI_MAX_CHARS} characters")
+    return TaskState(state.lower()), clean_message(message), uri
+
+
+def _digest(content: str) -> int:
+    # hash() differs between processes.
+    return int.from_bytes(hashlib.blake2b(content.encode("utf-8", "replace"), digest_size=6).digest())
