@@ -1,13 +1,13 @@
-"""Messages of a conversation to the largest tail of it that coderd takes.  Pure.
+"""Fits messages into a payload that coderd accepts: the newest messages, the oldest of them truncated. Pure.
 
-The payload is what `POST …/log-snapshot?format=agentapi` decodes, compact, without `$schema`, and the same bytes for
-the same input:
+The payload is what `POST …/log-snapshot?format=agentapi` decodes, compact and without `$schema`. The same input always
+gives the same bytes:
 
     {"messages":[{"id":0,"content":"…","role":"agent","time":"2026-03-02T09:00:00Z"},…]}
 
-Largest tail: messages are taken whole from the newest back, and the first that does not fit loses its head, at a
-character, behind a line that says so.  Everything is measured in bytes as encoded: a Chinese character is three, a
-quote or line feed two, a control character six.
+Messages are added whole, from the newest back. The first one that does not fit is truncated: it loses its start, at a
+character, and begins with `CUT_MARK` instead. Sizes are in bytes as encoded: a Chinese character has three, a quote or
+line feed two, a control character six.
 """
 
 import json
@@ -19,20 +19,23 @@ from agentd.conversation.message import CUT_MARK, ROLES, Message
 from agentd.conversation.sanitize import clean_text, clean_time, cluster_start
 
 MAX_BYTES: Final = 65_536
-"""coderd's `taskSnapshotMaxSize`: 65,536 bytes of request body pass, one more does not."""
+"""coderd's `taskSnapshotMaxSize`: it accepts a request body of 65,536 bytes and refuses one of 65,537."""
 MIN_BYTES: Final = 128
-"""The envelope, the longest id, role and time, and one character of any kind."""
+"""Enough for the envelope, the longest id, role and time, and one character of any kind."""
 
 _ENVELOPE: Final = '{"messages":[%s]}'
 _ITEM: Final = '{"id":%d,"content":%s,"role":"%s","time":"%s"}'
 _INT64_MIN: Final = -(2**63)
 _INT64_MAX: Final = 2**63 - 1
 
+# Characters read before the cut, to detect that it would split a character of several code points.
+_LOOKBEHIND_CHARS: Final = 64
+
 _encoder: Final = json.JSONEncoder(ensure_ascii=False)
 
 
 class Fitted(NamedTuple):
-    """A payload that coderd takes.  `messages` counts those in it; `truncated`: older text did not fit."""
+    """A payload that coderd accepts. `messages` counts its messages; `truncated` is True if older text did not fit."""
 
     payload: bytes
     messages: int
@@ -40,30 +43,31 @@ class Fitted(NamedTuple):
 
 
 def fit(messages: Iterable[Message], *, max_messages: int, max_bytes: int = MAX_BYTES) -> Fitted:
-    """The newest of `messages` (oldest first) in at most `max_messages` messages and `max_bytes` bytes of payload.
+    """Fit the newest of `messages` (oldest first) into `max_messages` messages and `max_bytes` bytes of payload.
 
-    Promises: never larger; accepted by coderd; the newest message is there, at least its end; no whole message was
-    left out that would have fitted; a cut message fills the limit but for the bytes of one character.  Work is
-    linear in what is kept and in the padding around it, not in what is dropped.
+    Promises: the payload is never larger. coderd accepts it. It holds at least the end of the newest message. No whole
+    message that would have fitted is left out. A truncated message fills the limit except for the bytes of one
+    character. The work is linear in the kept text and the padding around it; it does not depend on the dropped text.
 
-    Entries with a role other than agent or user are dropped, since one of them makes coderd answer 500 to every
-    reader.  Raises `ValueError` for a limit outside `MIN_BYTES`…`MAX_BYTES` or below one message.
+    A message whose role is not agent or user is dropped, because coderd answers 500 to every reader of a snapshot with
+    one. Raises `ValueError` for a limit outside `MIN_BYTES`…`MAX_BYTES` or below one message.
     """
     if not MIN_BYTES <= max_bytes <= MAX_BYTES:
-        raise ValueError(f"max_bytes is {max_bytes}, not within {MIN_BYTES} to {MAX_BYTES}")
+        raise ValueError(f"max_bytes is out of range: {max_bytes}; use {MIN_BYTES} to {MAX_BYTES}")
     if max_messages < 1:
-        raise ValueError(f"max_messages is {max_messages}, less than 1")
-    window = deque((message for message in messages if _speaks(message)), maxlen=max_messages)
-    room = max_bytes - _size(_ENVELOPE % "")
+        raise ValueError(f"max_messages is out of range: {max_messages}; use 1 or more")
+    window = deque((message for message in messages if _is_valid(message)), maxlen=max_messages)
+    bytes_left = max_bytes - _size(_ENVELOPE % "")
     items: list[str] = []
     truncated = False
     for message in reversed(window):
-        shell = _size(_item(message, "")) + (1 if items else 0)
-        content, truncated = _tail(message.content, room - shell, must_keep=not items)
+        comma = 1 if items else 0
+        content_bytes = bytes_left - comma - _size(_item(message, ""))
+        content, truncated = _fit_content(message.content, content_bytes, must_keep=not items)
         if truncated and not content:
             break
         item = _item(message, content)
-        room -= _size(item) + (1 if items else 0)
+        bytes_left -= comma + _size(item)
         items.append(item)
         if truncated:
             break
@@ -72,18 +76,18 @@ def fit(messages: Iterable[Message], *, max_messages: int, max_bytes: int = MAX_
 
 
 def messages_of(payload: bytes) -> list[Message]:
-    """The messages of a payload that `fit` made.  Raises `ValueError` when it is no such payload."""
+    """Return the messages of a payload that `fit` made. Raises `ValueError` for other bytes."""
     try:
         return [
             Message(entry["id"], entry["role"], entry["content"], entry["time"])
             for entry in json.loads(payload)["messages"]
         ]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not a snapshot payload: {error!r}") from error
+    except (KeyError, TypeError) as exc:
+        raise ValueError(f"not a snapshot payload: {exc!r}") from exc
 
 
-def _speaks(message: Message) -> bool:
-    # Parsed messages always have integer ids; one made by hand with 1.5 or True would cost the whole snapshot (400).
+def _is_valid(message: Message) -> bool:
+    # Parsed messages always have integer ids. An id of 1.5 or True would cost the whole snapshot: coderd answers 400.
     return message.role in ROLES and type(message.id) is int
 
 
@@ -92,53 +96,53 @@ def _item(message: Message, content: str) -> str:
     return _ITEM % (number, _encoder.encode(content), message.role, clean_time(message.time))
 
 
-def _tail(content: str, room: int, *, must_keep: bool) -> tuple[str, bool]:
-    """The end of `content`, cleaned, in at most `room` encoded bytes, and whether something is missing from it.
+def _fit_content(content: str, max_bytes: int, *, must_keep: bool) -> tuple[str, bool]:
+    """Clean `content` and truncate it at its start to `max_bytes` encoded bytes. Returns the text, and if it was truncated.
 
-    Empty and missing when not even the mark and a character fit; `must_keep` then does without the mark.
+    The text is empty if the mark and one character do not fit; with `must_keep` the mark is left out instead.
     """
-    text, whole = _cleaned_end(content, max(room, 0))
-    if whole and _encoded(text) <= room:
+    text, is_whole = _clean_end(content, max(max_bytes, 0))
+    if is_whole and _encoded_size(text) <= max_bytes:
         return text, False
-    mark = _encoded(CUT_MARK)
-    if must_keep and room < 2 * mark:
-        return text[_cut(text, room) :], True
-    kept = text[_cut(text, room - mark) :]
+    mark_bytes = _encoded_size(CUT_MARK)
+    if must_keep and max_bytes < 2 * mark_bytes:
+        return text[_start_of_end(text, max_bytes) :], True
+    kept = text[_start_of_end(text, max_bytes - mark_bytes) :]
     return (CUT_MARK + kept if kept else ""), True
 
 
-def _cleaned_end(content: str, room: int) -> tuple[str, bool]:
-    """Enough of the end of `content`, cleaned, to fill `room` bytes, and whether that is all of it.
+def _clean_end(content: str, max_bytes: int) -> tuple[str, bool]:
+    """Clean enough of the end of `content` to fill `max_bytes`. Returns the text, and True if it is the whole content.
 
-    A character takes at least a byte, so what counts lies in the last `room` characters, unless cleaning removes
-    some: then look twice as far.  60 MB of text cost no more than what is kept of them.
+    A character has at least one byte, so the last `max_bytes` characters are enough unless cleaning removes some; then
+    the span is doubled. The cost does not depend on the rest of the text, which may have 60 MB.
     """
-    span = room + 64  # some characters before the cut, to see whether it would split one
+    span = max_bytes + _LOOKBEHIND_CHARS
     while True:
         start = max(0, len(content) - span)
         if start and "\udc00" <= content[start] <= "\udfff":
             start -= 1
         text = clean_text(content[start:])
-        if start == 0 or len(text) > room:
+        if start == 0 or len(text) > max_bytes:
             return text, start == 0
         span *= 2
 
 
-def _cut(text: str, room: int) -> int:
-    """Where the longest end of `text` that encodes to at most `room` bytes starts, moved on to a whole character."""
+def _start_of_end(text: str, max_bytes: int) -> int:
+    """Return the start of the longest end of `text` with at most `max_bytes` encoded bytes, at a whole character."""
     start = len(text)
     for step in (1024, 32, 1):
         while start > 0:
             earlier = max(0, start - step)
-            cost = _encoded(text[earlier:start])
-            if cost > room:
+            step_bytes = _encoded_size(text[earlier:start])
+            if step_bytes > max_bytes:
                 break
-            start, room = earlier, room - cost
+            start, max_bytes = earlier, max_bytes - step_bytes
     return cluster_start(text, start) if start < len(text) else start
 
 
-def _encoded(text: str) -> int:
-    """Bytes that `text` takes inside a JSON string."""
+def _encoded_size(text: str) -> int:
+    """Return the bytes that `text` has inside a JSON string."""
     return _size(_encoder.encode(text)) - 2
 
 

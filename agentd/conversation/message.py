@@ -1,14 +1,12 @@
-"""A message of a conversation, whichever agent it comes from.  Pure."""
+"""A message of a conversation, of any kind of agent. Pure."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from agentd.errors import PeerError
 
-__all__ = ["CUT_MARK", "ROLES", "Message", "NotAMessageError", "parse_message"]
-
 CUT_MARK: Final = "[... earlier text cut by agentd ...]\n"
-"""Replaces the start of a text that was too long, so that a reader does not take the rest for the whole."""
+"""The start of every truncated text: a reader sees that text is missing."""
 
 ROLES: Final = frozenset({"agent", "user"})
 
@@ -16,13 +14,13 @@ _INT64_END: Final = 2**63
 
 
 class NotAMessageError(PeerError):
-    """An entry of a message list is not one: wrong types, or a role that nobody speaks in. The message says which."""
+    """An entry of a message list is not a message: a field is missing or has a wrong type or role."""
 
 
 class Message(NamedTuple):
-    """One message.  `time` stays the server's text: nothing here computes with it.
+    """One message. `time` is the server's text, unchecked (`clean_time` makes it valid).
 
-    `content` may hold lone surrogates (a body can spell them as escapes); whoever encodes it replaces them.
+    `content` may hold lone surrogates, because a JSON body can contain them as escapes; `clean_text` replaces them.
     """
 
     id: int
@@ -32,10 +30,10 @@ class Message(NamedTuple):
 
 
 def parse_message(entry: Mapping[str, object], *, text: str = "content") -> Message:
-    """Check one decoded entry.  `text` names its text field: "message" in `/events` and in the state file.
+    """Check one decoded entry. `text` is the name of its text field: "message" in `/events` and in the state file.
 
-    Raises `NotAMessageError`, also for the zero entry (role "", content "", year 1) that AgentAPI sends when its list
-    shrinks while it reads it: one such entry in a snapshot makes coderd answer 500 to every later reader.
+    Raises `NotAMessageError`. This includes the zero entry (role "", content "", year 1) that AgentAPI sends if its
+    list shrinks during a read: with one in a snapshot, coderd answers 500 to every reader.
     """
     number, role, content, time = (entry.get(name) for name in ("id", "role", text, "time"))
     if not isinstance(number, int) or isinstance(number, bool) or not -_INT64_END <= number < _INT64_END:

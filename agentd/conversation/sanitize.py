@@ -1,7 +1,7 @@
-"""What coderd's log-snapshot handler and its database take, and how to turn a terminal's text into it.  Pure.
+"""Turns a terminal's text and times into values that coderd's log-snapshot handler and its database accept. Pure.
 
-coderd decodes the body with Go's encoding/json, stores it as PostgreSQL jsonb and decodes it again for readers.  One
-bad field loses the whole snapshot, so every field is made acceptable here rather than refused.
+coderd decodes the body with Go's encoding/json, stores it as PostgreSQL jsonb and decodes it again for readers. One
+invalid field loses the whole snapshot, so every field is repaired instead of refused.
 """
 
 import re
@@ -9,10 +9,10 @@ import unicodedata
 from typing import Final
 
 FALLBACK_TIME: Final = "0001-01-01T00:00:00Z"
-"""Go's zero time, which is also what coderd takes for a missing one."""
+"""Go's zero time. coderd also uses it for a missing time."""
 
-# A run of blanks and carriage returns at the end of a line.  The lookbehind and the possessive `++` make it linear:
-# each run is tried once, from its start.
+# Spaces and carriage returns at the end of a line. The lookbehind and the possessive `++` make it linear: each run is
+# tried once, from its start.
 _LINE_END: Final = re.compile(r"(?<![ \r])[ \r]++(?=\n|\Z)")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
@@ -22,20 +22,20 @@ _TIME: Final = re.compile(
 )
 _DAYS: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
-# How far ahead to look for the end of a character that is made of several code points.  The longest emoji in use (two
-# people, each with skin tone, kissing) has ten; an endless pile of accents is cut anywhere.
+# Code points after which the end of a character is no longer searched. The longest emoji in use (two people, each with
+# a skin tone, kissing) has ten; a longer pile of accents is cut at any place.
 _CLUSTER_MAX: Final = 16
 _FLAG_RUN_MAX: Final = 64
 _ZWJ: Final = "\u200d"
 
 
 def clean_text(text: str) -> str:
-    """`text` without what a terminal pads it with and without what breaks coderd's decoder or database.
+    """Return `text` without a terminal's padding and without what coderd's decoder or database rejects.
 
-    - Lone surrogates become U+FFFD, as Go's decoder does (Python cannot encode them); pairs are joined.
-    - U+0000 goes: PostgreSQL refuses it in jsonb, so coderd would answer 500 for ever.
-    - Spaces at line ends go: a terminal pads every line to its width, which is most of a screen's bytes.  Only
-      spaces, which is what a terminal pads with; line feeds and carriage returns stay.
+    - A lone surrogate becomes U+FFFD, as in Go's decoder (Python cannot encode it). Pairs are joined.
+    - U+0000 is removed: PostgreSQL refuses it in jsonb, so coderd would answer 500 to every attempt.
+    - Spaces at line ends are removed: a terminal pads every line to its width with them, which is most of a screen's
+      bytes. Line feeds and carriage returns stay.
     """
     if _SURROGATE.search(text):
         text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -44,11 +44,11 @@ def clean_text(text: str) -> str:
 
 
 def clean_time(text: str) -> str:
-    """`text` as a time that Go's strict RFC 3339 parser takes; unchanged when it already is one.
+    """Return `text` as a time that Go's strict RFC 3339 parser accepts; a valid time stays unchanged.
 
-    Repaired: a missing zone (taken for UTC), a space or `t` for `T`, a comma before the fraction, `+01` or `+0100`,
-    more than the nine digits that Go reads, a leap second.  Anything else becomes `FALLBACK_TIME`: when a message
-    was said is worth less than that it can be read.
+    Repairs a missing zone (to UTC), a space or `t` instead of `T`, a comma before the fraction, `+01` or `+0100`, more
+    than the nine digits that Go reads, and a leap second. Any other text becomes `FALLBACK_TIME`, because a snapshot
+    with an invalid time is lost as a whole.
     """
     match = _TIME.fullmatch(text.strip())
     if match is None:
@@ -70,10 +70,10 @@ def clean_time(text: str) -> str:
 
 
 def cluster_start(text: str, at: int) -> int:
-    """The first place at or after `at` where `text` can be cut without splitting what a reader sees as one character.
+    """Return the first place at or after `at` where a cut does not split a character as a reader sees it.
 
-    Knows combining marks, variation selectors, emoji joined by U+200D, skin tones, flags, Hangul syllables in parts
-    and CRLF.  After `_CLUSTER_MAX` code points without such a place it gives `at` back.
+    Handles combining marks, variation selectors, emoji joined by U+200D, skin tones, flags, Hangul syllables in parts
+    and CRLF. Returns `at` if there is no such place within `_CLUSTER_MAX` code points.
     """
     for place in range(at, min(at + _CLUSTER_MAX, len(text))):
         if not _inside_cluster(text, place):

@@ -303,9 +303,9 @@ def _read_entry(path: Path) -> SpoolEntry:
     with os.fdopen(fd, "rb") as file:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise DamagedError("is no regular file")
+            raise DamagedError("not a regular file")
         if info.st_size > FILE_MAX_BYTES:
-            raise DamagedError(f"has {info.st_size} bytes")
+            raise DamagedError(f"too large: {info.st_size} bytes")
         entry = decode(file.read(FILE_MAX_BYTES + 1))
     if _file_name(entry.task_id) != path.name:
         raise DamagedError(f"holds the snapshot of task {entry.task_id[:64]!r}")

@@ -27,7 +27,7 @@ MESSAGES = st.lists(
 )
 MAX_BYTES_VALUES = st.integers(MIN_BYTES, 1500) | st.just(MAX_BYTES)
 
-# Go's time.parseStrictRFC3339, by hand: what encoding/json calls for a time.Time field.
+# Go's time.parseStrictRFC3339, which encoding/json calls for a time.Time field.
 GO_TIME = re.compile(
     r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)",
     re.ASCII,
@@ -39,7 +39,7 @@ def said(content: str, number: int = 0, role: str = "agent", when: str = WHEN) -
 
 
 def accepted_by_coderd(payload: bytes) -> list[dict]:
-    """What coderd's handler, its jsonb column and its reader would make of the payload; fails where they would."""
+    """Check the payload like coderd's handler, its jsonb column and its reader; returns the messages."""
     assert len(payload) <= MAX_BYTES
     document = json.loads(payload.decode("utf-8", "strict"))
     assert list(document) == ["messages"]
@@ -58,7 +58,7 @@ def accepted_by_coderd(payload: bytes) -> list[dict]:
 
 
 def whole(message: Message) -> bytes:
-    """The message alone, whole, as the payload would hold it."""
+    """Return the whole message as it is in a payload."""
     payload = fit([message], max_messages=1, max_bytes=MAX_BYTES).payload
     return payload[len('{"messages":[') : -len("]}")]
 
@@ -66,7 +66,7 @@ def whole(message: Message) -> bytes:
 @settings(max_examples=400)
 @given(MESSAGES, st.integers(1, 12), MAX_BYTES_VALUES)
 @example([said("\x01" * 40, -(2**80), when="2026-03-02T09:00:00.123456789-08:00")], 1, MIN_BYTES)
-def test_any_conversation_becomes_a_payload_that_coderd_takes_and_that_holds_all_that_fits(
+def test_any_conversation_becomes_a_payload_that_coderd_accepts_and_holds_all_that_fits(
     messages, max_messages, max_bytes
 ):
     fitted = fit(messages, max_messages=max_messages, max_bytes=max_bytes)
@@ -74,9 +74,9 @@ def test_any_conversation_becomes_a_payload_that_coderd_takes_and_that_holds_all
     spoken = [message for message in messages if message.role in ("agent", "user")][-max_messages:]
     assert len(fitted.payload) <= max_bytes
     assert fitted.messages == len(entries) <= len(spoken)
-    assert fit(messages, max_messages=max_messages, max_bytes=max_bytes) == fitted, "stable bytes"
+    assert fit(messages, max_messages=max_messages, max_bytes=max_bytes) == fitted, "same input, same bytes"
 
-    # Whole messages first: as many as fit, each as it would stand alone.
+    # Whole messages: as many as fit.
     fits, used = 0, len('{"messages":[]}')
     for message in reversed(spoken):
         used += len(whole(message)) + (1 if fits else 0)
@@ -88,7 +88,7 @@ def test_any_conversation_becomes_a_payload_that_coderd_takes_and_that_holds_all
     assert len(entries) in (fits, fits + 1)
     assert fitted.truncated == (fits < len(spoken))
 
-    # Then the end of the one before; the newest message is there in any case.
+    # Then the end of the message before them. The newest message is always there.
     if spoken:
         newest = accepted_by_coderd(fit([spoken[-1]], max_messages=1).payload)[0]["content"]
         assert entries
@@ -100,7 +100,7 @@ def test_any_conversation_becomes_a_payload_that_coderd_takes_and_that_holds_all
         cut = accepted_by_coderd(b'{"messages":[' + whole(spoken[-fits - 1]) + b"]}")[0]["content"]
         assert cut.endswith(entries[0]["content"].removeprefix(CUT_MARK))
 
-    # What was kept, kept again, is the same.
+    # Idempotent: the kept messages fit again.
     assert (
         fit(messages_of(fitted.payload), max_messages=max_messages, max_bytes=max_bytes).payload
         == fitted.payload
@@ -111,12 +111,12 @@ PLAIN = st.text(st.sampled_from('ab"\\\n\x01\x7fé漢😀'), min_size=2000, max_
 
 
 @given(st.lists(PLAIN, min_size=1, max_size=3), st.integers(300, 3000))
-def test_a_cut_message_fills_the_limit_but_for_the_bytes_of_one_character(contents, max_bytes):
+def test_a_truncated_message_fills_the_limit_except_for_the_bytes_of_one_character(contents, max_bytes):
     fitted = fit([said(content) for content in contents], max_messages=10, max_bytes=max_bytes)
     entries = accepted_by_coderd(fitted.payload)
     if entries[0]["content"].startswith(CUT_MARK):
         assert max_bytes - len(fitted.payload) < 6
-    else:  # no room for the mark and a character: only then is less used
+    else:  # the mark and one character did not fit
         spare = len(whole(said(""))) + 1 + len(CUT_MARK) + 1 + 6
         assert not fitted.truncated or max_bytes - len(fitted.payload) < spare
 
@@ -135,7 +135,7 @@ def test_a_cut_message_fills_the_limit_but_for_the_bytes_of_one_character(conten
     ],
     ids=["ascii", "cjk", "newlines", "quotes", "control", "emoji", "mixed"],
 )
-def test_one_message_beyond_the_limit_fills_it(content, max_bytes):
+def test_one_message_above_the_limit_is_truncated_and_fills_it(content, max_bytes):
     fitted = fit([said("first"), said(content)], max_messages=10, max_bytes=max_bytes)
     [entry] = accepted_by_coderd(fitted.payload)
     assert fitted.truncated
@@ -144,7 +144,7 @@ def test_one_message_beyond_the_limit_fills_it(content, max_bytes):
     assert entry["content"].startswith(CUT_MARK) == (max_bytes >= 200)
 
 
-def test_an_emoji_across_the_cut_is_left_out_whole():
+def test_truncation_does_not_split_an_emoji():
     family = "👨‍👩‍👧‍👦"
     for shift in range(30):
         fitted = fit([said("x" * shift + family * 5_000)], max_messages=1)
@@ -154,14 +154,14 @@ def test_an_emoji_across_the_cut_is_left_out_whole():
 
 
 @pytest.mark.parametrize("shift", ["", "x"])
-def test_characters_spelled_as_surrogate_pairs_are_kept_whole(shift):
+def test_truncation_does_not_split_a_surrogate_pair(shift):
     fitted = fit([said("\ud83d\ude00" * 70_000 + shift)], max_messages=1)
     [entry] = accepted_by_coderd(fitted.payload)
     assert set(entry["content"].removeprefix(CUT_MARK).removesuffix(shift)) == {"😀"}
 
 
-def test_a_screen_is_measured_without_its_padding():
-    # Ten full screens of padded lines: 808 kB as sent, of which the text of six and a half fits.
+def test_padding_is_removed_before_the_size_is_measured():
+    # Ten screens of padded lines have 808 kB. Without the padding, six and a half of them fit.
     screen = "\n".join(f"line {n}".ljust(80) for n in range(1000))
     fitted = fit([said(screen, number) for number in range(10)], max_messages=10)
     entries = accepted_by_coderd(fitted.payload)
@@ -170,14 +170,14 @@ def test_a_screen_is_measured_without_its_padding():
     assert entries[-1]["content"] == "\n".join(f"line {n}" for n in range(1000))
 
 
-def test_a_small_last_message_leaves_the_room_to_the_one_before():
+def test_the_message_before_a_small_last_one_fills_the_rest():
     fitted = fit([said("x" * 70_000, 1), said("ok", 2)], max_messages=10)
     entries = accepted_by_coderd(fitted.payload)
     assert [entry["id"] for entry in entries] == [1, 2]
     assert len(fitted.payload) == MAX_BYTES
 
 
-def test_only_the_newest_messages_are_kept_and_those_nobody_speaks_do_not_count():
+def test_only_the_newest_messages_are_kept_and_those_without_a_role_do_not_count():
     messages = [said(str(n), n) for n in range(20)] + [said("", 0, "", "0001-01-01T00:00:00Z")]
     entries = accepted_by_coderd(fit(messages, max_messages=3).payload)
     assert [entry["id"] for entry in entries] == [17, 18, 19]
@@ -188,7 +188,7 @@ def test_an_empty_conversation_is_an_empty_list():
     assert (fitted.payload, fitted.messages, fitted.truncated) == (b'{"messages":[]}', 0, False)
 
 
-def test_an_id_that_is_no_integer_costs_its_message_and_not_the_snapshot():
+def test_a_message_with_an_invalid_id_is_dropped_and_the_rest_kept():
     entries = accepted_by_coderd(
         fit([said("a", True), said("b", 1.5), said("c", 2**64)], max_messages=9).payload
     )
@@ -198,20 +198,20 @@ def test_an_id_that_is_no_integer_costs_its_message_and_not_the_snapshot():
 @pytest.mark.parametrize(
     ("max_messages", "max_bytes"), [(10, MIN_BYTES - 1), (10, MAX_BYTES + 1), (0, MAX_BYTES), (-1, MAX_BYTES)]
 )
-def test_limits_outside_what_coderd_takes_are_refused(max_messages, max_bytes):
+def test_limits_out_of_range_are_refused(max_messages, max_bytes):
     with pytest.raises(ValueError, match="max_"):
         fit([], max_messages=max_messages, max_bytes=max_bytes)
 
 
-def test_huge_messages_cost_no_more_than_what_is_kept():
+def test_the_time_depends_on_the_kept_text_only():
     huge = [said("漢字 \n" * 1_000_000), *(said("x" * 80_000) for _ in range(9)), said("y" * 60_000_000)]
     started = time.process_time()
     fit(huge, max_messages=10)
-    # Milliseconds; encoding or cleaning all of it takes more than a second.
+    # It takes milliseconds; to encode or clean the whole text takes more than a second.
     assert time.process_time() - started < 0.5
 
 
-def test_the_real_transcripts_arrive_whole_but_for_their_padding(conversations):
+def test_recorded_transcripts_lose_only_their_padding(conversations):
     for path in conversations:
         messages = [Message(**entry) for entry in json.loads(path.read_bytes())["messages"]]
         entries = accepted_by_coderd(fit(messages, max_messages=len(messages)).payload)
@@ -221,12 +221,12 @@ def test_the_real_transcripts_arrive_whole_but_for_their_padding(conversations):
             )
 
 
-def test_a_payload_reads_back_as_the_messages_it_holds():
+def test_messages_of_returns_the_messages_of_a_payload():
     messages = [said("hello\n", 1, "user"), said("“hi” 漢 😀", 2)]
     assert messages_of(fit(messages, max_messages=10).payload) == messages
 
 
 @pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b'{"messages":[{}]}', b'{"messages":3}', b"\xff"])
-def test_bytes_that_are_no_payload_are_refused(payload):
+def test_bytes_that_are_not_a_payload_are_refused(payload):
     with pytest.raises(ValueError):
         messages_of(payload)

@@ -1,4 +1,4 @@
-"""One workspace with a task at a simulated coderd, and what agentd needs to deliver to it."""
+"""A simulated coderd with a workspace and a task, and the objects that deliver to it."""
 
 import http.client
 
@@ -47,7 +47,7 @@ def coderd(server, workspace, session):
 
 @pytest.fixture
 def s3(monkeypatch):
-    """A server that speaks S3, with a bucket `archive`; the environment names it."""
+    """An S3 server with a bucket `archive`. Environment variables hold its address and credentials."""
     pytest.importorskip("obstore", reason="needs the extra: pip install 'agentd[objects]'")
     server_module = pytest.importorskip(
         "moto.server", reason="needs an S3 server: pip install 'moto[server,s3]'"
@@ -64,7 +64,7 @@ def s3(monkeypatch):
         "AWS_ENDPOINT": endpoint,
     }.items():
         monkeypatch.setenv(name, value)
-    # Its buckets outlive it within one process.
+    # The server's buckets stay in the process after it stops.
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("POST", "/moto-api/reset")
     connection.close()

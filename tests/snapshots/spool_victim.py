@@ -1,9 +1,9 @@
-"""Writes a snapshot over another and kills itself at every system call of it: before, after, or in the middle.
+"""Replaces a snapshot and is killed at each system call: before, after, or in the middle of it.
 
     spool_victim.py DIRECTORY
 
 For each point it forks a child that dies there by SIGKILL, in its own copy of the spool, and prints one JSON line:
-{"point": "fsync 1 before", "directory": "…"}. The last line is that of a child that finished.
+{"directory": "…", "died": true, "code": 9}. For each moment, the last child is not killed.
 """
 
 import json
@@ -28,7 +28,7 @@ def fitted(text):
 
 
 def arm(deadly: int, moment: str) -> None:
-    """Let the `deadly`-th system call be the last."""
+    """Make the process die at the system call number `deadly`."""
     counted = 0
 
     def wrap(name):

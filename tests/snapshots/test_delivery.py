@@ -48,7 +48,7 @@ def delivery(spool, coderd):
 
 
 class Shelf:
-    """A second destination: a list, which fails as it is told."""
+    """A second destination: a list. It raises `failures` first."""
 
     needs_task = False
 
@@ -67,7 +67,7 @@ class Shelf:
 # --- the flush ---
 
 
-async def test_what_is_spooled_arrives_and_the_receipt_says_so(delivery, spool, server, task_id):
+async def test_a_flush_delivers_the_snapshot_and_returns_its_receipt(delivery, spool, server, task_id):
     entry = put(spool, task_id)
     receipt = await delivery.flush(soon())
     assert server.snapshots[task_id].body == entry.payload
@@ -94,10 +94,10 @@ async def test_what_is_spooled_arrives_and_the_receipt_says_so(delivery, spool, 
             }
         ],
     }
-    assert spool.get(task_id).payload == entry.payload, "still there to be read"
+    assert spool.get(task_id).payload == entry.payload, "it stays in the spool"
 
 
-async def test_a_delivered_snapshot_is_not_delivered_again_also_after_a_restart(
+async def test_a_delivered_snapshot_is_not_delivered_again_after_a_restart(
     delivery, spool, server, task_id, coderd
 ):
     put(spool, task_id)
@@ -108,7 +108,7 @@ async def test_a_delivered_snapshot_is_not_delivered_again_also_after_a_restart(
     assert len(server.calls(ROUTE)) == 1
 
 
-async def test_an_empty_spool_or_no_task_is_nothing_to_deliver(delivery, spool, server):
+async def test_without_a_snapshot_or_a_task_there_is_nothing_to_deliver(delivery, spool, server):
     assert (await delivery.flush(soon())).as_json() == {
         "outcome": "nothing",
         "bytes": 0,
@@ -121,7 +121,7 @@ async def test_an_empty_spool_or_no_task_is_nothing_to_deliver(delivery, spool, 
     assert server.requests == []
 
 
-async def test_the_newest_snapshot_wins_when_it_changes_between_two_tries(delivery, spool, server, task_id):
+async def test_a_retry_sends_the_newest_snapshot(delivery, spool, server, task_id):
     put(spool, task_id, "older")
     server.fail_next(ROUTE, 503, times=2)
     flushing = asyncio.create_task(delivery.flush(soon()))
@@ -133,7 +133,7 @@ async def test_the_newest_snapshot_wins_when_it_changes_between_two_tries(delive
     assert server.snapshots[task_id].body == newer.payload
 
 
-async def test_a_snapshot_that_comes_while_one_is_on_its_way_goes_out_as_well(
+async def test_a_snapshot_that_arrives_during_an_attempt_is_delivered_by_the_same_flush(
     delivery, spool, server, task_id
 ):
     put(spool, task_id, "older")
@@ -149,7 +149,7 @@ async def test_a_snapshot_that_comes_while_one_is_on_its_way_goes_out_as_well(
 
 @pytest.mark.parametrize("budget_s", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("trouble", ["hangs", "refuses", "500", "429"])
-async def test_a_flush_never_overruns_its_deadline(spool, server, task_id, coderd, budget_s, trouble):
+async def test_a_flush_returns_by_its_deadline(spool, server, task_id, coderd, budget_s, trouble):
     match trouble:
         case "hangs":
             server.fault(ROUTE, "no_headers", times=100)
@@ -167,7 +167,7 @@ async def test_a_flush_never_overruns_its_deadline(spool, server, task_id, coder
     assert not Spool.open(spool.path).get(task_id).delivered_to("coder")
 
 
-async def test_a_request_that_hangs_leaves_time_for_another(delivery, spool, server, task_id):
+async def test_a_hung_request_leaves_time_for_a_retry(delivery, spool, server, task_id):
     server.fault(ROUTE, "no_headers")
     put(spool, task_id)
     receipt = await delivery.flush(soon(3.0))
@@ -175,7 +175,7 @@ async def test_a_request_that_hangs_leaves_time_for_another(delivery, spool, ser
     assert receipt.destinations[0].attempts == 2
 
 
-async def test_a_server_that_asks_for_too_much_patience_gets_a_last_try_in_time(
+async def test_a_retry_after_beyond_the_deadline_gets_a_last_attempt_before_it(
     delivery, spool, server, task_id
 ):
     server.fail_next(ROUTE, 429, headers={"Retry-After": "60"})
@@ -183,7 +183,7 @@ async def test_a_server_that_asks_for_too_much_patience_gets_a_last_try_in_time(
     assert (await delivery.flush(soon(2.0))).outcome is SnapshotOutcome.DELIVERED
 
 
-async def test_a_flush_cuts_a_running_try_short_and_starts_at_once(delivery, spool, server, task_id):
+async def test_a_flush_cancels_a_running_attempt_and_starts_at_once(delivery, spool, server, task_id):
     server.fault(ROUTE, "no_headers")
     put(spool, task_id)
     running = asyncio.create_task(delivery.run())
@@ -203,15 +203,15 @@ async def test_a_flush_does_not_wait_for_a_background_retry(
     running = asyncio.create_task(delivery.run())
     await server.until(lambda: server.calls(ROUTE) and server.calls(ROUTE)[0].status == 503)
     assert (await delivery.flush(fake_clock.now + 8)).outcome is SnapshotOutcome.DELIVERED, (
-        "though no time has passed"
+        "no time has passed"
     )
     running.cancel()
 
 
-# --- what a refusal means ---
+# --- refusals ---
 
 
-async def test_an_unknown_task_is_refused_told_once_and_counts_as_undelivered(delivery, spool, server):
+async def test_an_unknown_task_is_refused_logged_once_and_counts_as_pending(delivery, spool, server):
     task_id = str(uuid.uuid4())
     put(spool, task_id)
     with capture_logs() as logs:
@@ -225,7 +225,7 @@ async def test_an_unknown_task_is_refused_told_once_and_counts_as_undelivered(de
     assert [line["event"] for line in logs] == ["snapshot.refused"]
 
 
-async def test_after_a_refusal_the_next_snapshot_is_tried_and_so_is_the_same_after_a_restart(
+async def test_after_a_refusal_the_next_snapshot_is_sent_and_after_a_restart_the_same_one(
     delivery, spool, server, workspace, coderd
 ):
     task_id = str(uuid.uuid4())
@@ -238,7 +238,7 @@ async def test_after_a_refusal_the_next_snapshot_is_tried_and_so_is_the_same_aft
     assert (await delivery.flush(soon())).outcome is SnapshotOutcome.DELIVERED
 
 
-async def test_a_release_without_tasks_is_unsupported_quiet_and_no_loss(spool, session):
+async def test_a_release_without_tasks_is_unsupported_and_no_loss(spool, session):
     async with SimulatedCoderd(era="E5") as server:
         coderd = Coderd(server.url, token=StaticToken(server.add_workspace().token), session=session)
         delivery = delivery_of(spool, CoderDestination(coderd))
@@ -250,9 +250,7 @@ async def test_a_release_without_tasks_is_unsupported_quiet_and_no_loss(spool, s
         assert [(line["event"], line["log_level"]) for line in logs] == [("snapshot.unsupported", "info")]
 
 
-async def test_a_server_without_the_feature_is_not_asked_for_every_snapshot(
-    spool, session, clock, fake_clock
-):
+async def test_a_server_without_the_feature_is_asked_once_an_hour(spool, session, clock, fake_clock):
     async with SimulatedCoderd(era="E5") as server:
         coderd = Coderd(server.url, token=StaticToken(server.add_workspace().token), session=session)
         metrics = Registry()
@@ -274,7 +272,7 @@ async def test_a_server_without_the_feature_is_not_asked_for_every_snapshot(
 
 
 @pytest.mark.parametrize("era", ["E3", "E4"])
-async def test_a_snapshot_that_is_too_large_is_cut_until_it_is_taken_and_the_size_remembered(
+async def test_a_snapshot_that_is_too_large_is_truncated_until_accepted_and_the_size_is_remembered(
     spool, session, era
 ):
     async with SimulatedCoderd(era=era) as server:
@@ -302,7 +300,7 @@ async def test_a_snapshot_that_is_too_large_is_cut_until_it_is_taken_and_the_siz
         assert len(server.calls(ROUTE)) == 4
 
 
-async def test_a_server_that_finds_everything_too_large_is_tried_again_and_not_sent_crumbs(
+async def test_a_server_that_answers_413_to_any_size_is_retried_without_further_truncation(
     delivery, spool, server, task_id
 ):
     server.fail_next(ROUTE, 413, times=1000)
@@ -316,7 +314,7 @@ async def test_a_server_that_finds_everything_too_large_is_tried_again_and_not_s
 # --- the daemon ---
 
 
-async def test_at_start_what_an_earlier_run_left_is_delivered_under_either_policy(
+async def test_snapshots_of_an_earlier_run_are_delivered_at_start_under_either_policy(
     spool, server, task_id, coderd
 ):
     for upload in ("settle", "stop"):
@@ -327,7 +325,7 @@ async def test_at_start_what_an_earlier_run_left_is_delivered_under_either_polic
         running.cancel()
 
 
-async def test_settles_are_delivered_at_most_every_30_seconds(
+async def test_background_uploads_are_at_least_30_seconds_apart(
     spool, server, task_id, coderd, clock, fake_clock
 ):
     delivery = delivery_of(spool, CoderDestination(coderd), clock=clock)
@@ -348,7 +346,7 @@ async def test_settles_are_delivered_at_most_every_30_seconds(
     running.cancel()
 
 
-async def test_under_the_stop_policy_only_a_flush_sends(spool, server, task_id, coderd, clock, fake_clock):
+async def test_under_the_stop_policy_only_a_flush_uploads(spool, server, task_id, coderd, clock, fake_clock):
     delivery = delivery_of(spool, CoderDestination(coderd), upload="stop", clock=clock)
     running = asyncio.create_task(delivery.run())
     await fake_clock.settle()
@@ -360,7 +358,7 @@ async def test_under_the_stop_policy_only_a_flush_sends(spool, server, task_id, 
     running.cancel()
 
 
-async def test_background_tries_go_on_for_ever_and_are_told_once(
+async def test_background_retries_do_not_end_and_are_logged_once(
     spool, server, task_id, coderd, clock, fake_clock
 ):
     delivery = delivery_of(spool, CoderDestination(coderd), clock=clock)
@@ -377,9 +375,7 @@ async def test_background_tries_go_on_for_ever_and_are_told_once(
     assert 10 < max(fake_clock.slept) <= 60.0
 
 
-async def test_a_server_that_asks_for_patience_gets_it_in_the_background(
-    spool, server, task_id, coderd, clock, fake_clock
-):
+async def test_a_retry_after_is_followed_in_the_background(spool, server, task_id, coderd, clock, fake_clock):
     delivery = delivery_of(spool, CoderDestination(coderd), clock=clock)
     server.fail_next(ROUTE, 429, headers={"Retry-After": "60"})
     put(spool, task_id)
@@ -392,7 +388,7 @@ async def test_a_server_that_asks_for_patience_gets_it_in_the_background(
 # --- several destinations ---
 
 
-async def test_each_destination_has_its_own_receipt_and_none_waits_for_another(
+async def test_each_destination_has_its_own_receipt_and_does_not_wait_for_others(
     spool, server, task_id, coderd
 ):
     shelf, stubborn = Shelf(), Shelf("stubborn", [RetryableError("not now")] * 1000)
@@ -412,7 +408,7 @@ async def test_each_destination_has_its_own_receipt_and_none_waits_for_another(
     assert len(shelf.taken) == len(server.calls(ROUTE)) == 1
 
 
-async def test_without_a_task_other_destinations_still_get_the_snapshot(spool, server, coderd):
+async def test_without_a_task_destinations_other_than_coder_get_the_snapshot(spool, server, coderd):
     shelf = Shelf()
     put(spool, "")
     receipt = await delivery_of(spool, CoderDestination(coderd), shelf).flush(soon())
@@ -421,7 +417,7 @@ async def test_without_a_task_other_destinations_still_get_the_snapshot(spool, s
     ]
 
 
-async def test_an_older_tasks_snapshot_goes_out_too_and_is_told_while_it_cannot(spool, task_id):
+async def test_the_snapshot_of_an_earlier_task_is_delivered_and_listed_while_pending(spool, task_id):
     shelf = Shelf(failures=[])
     put(spool, "older task")
     put(spool, task_id)
@@ -437,7 +433,7 @@ async def test_an_older_tasks_snapshot_goes_out_too_and_is_told_while_it_cannot(
     assert len(shelf.taken) == 2
 
 
-async def test_a_refusal_of_an_older_task_does_not_spoil_the_outcome(spool, task_id):
+async def test_a_refused_snapshot_of_an_earlier_task_does_not_change_the_outcome(spool, task_id):
     put(spool, "older task")
     put(spool, task_id)
     shelf = Shelf()
@@ -453,7 +449,7 @@ async def test_a_refusal_of_an_older_task_does_not_spoil_the_outcome(spool, task
     assert (await delivery.flush(soon())).outcome is SnapshotOutcome.DELIVERED
 
 
-async def test_tries_and_what_is_pending_are_counted(spool, server, task_id, coderd):
+async def test_attempts_and_pending_snapshots_are_counted(spool, server, task_id, coderd):
     metrics = Registry()
     delivery = delivery_of(spool, CoderDestination(coderd), metrics=metrics)
     server.fail_next(ROUTE, 500)
@@ -466,7 +462,7 @@ async def test_tries_and_what_is_pending_are_counted(spool, server, task_id, cod
     assert "agentd_snapshot_pending 0" in text
 
 
-async def test_without_destinations_the_daemon_has_nothing_to_do_and_does_not_end(spool, fake_clock):
+async def test_without_destinations_run_does_not_return(spool, fake_clock):
     running = asyncio.create_task(delivery_of(spool).run())
     await fake_clock.settle()
     assert not running.done()

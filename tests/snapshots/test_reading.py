@@ -1,4 +1,4 @@
-"""Reading a stored conversation back: every form, every place, and everything that is none. The servers are real."""
+"""Reads stored conversations back in every form and from every place. The servers are real."""
 
 import json
 import os
@@ -33,23 +33,23 @@ ENVELOPE = json.dumps({"format": "agentapi", "data": json.loads(FITTED.payload)}
     [FITTED.payload, ENVELOPE, entry_format.encode(ENTRY)],
     ids=["payload", "envelope", "spool file"],
 )
-def test_each_form_gives_the_same_messages(document):
+def test_each_form_has_the_same_messages(document):
     assert reading.parse_document(document, "here").messages == TALK
 
 
-def test_a_spool_file_tells_task_and_time_and_its_document_is_what_is_delivered():
+def test_a_spool_file_has_task_time_and_the_payload_as_document():
     found = reading.parse_document(entry_format.encode(ENTRY), "here")
     assert (found.task_id, found.captured_at, found.document) == (TASK, WHEN, FITTED.payload)
 
 
-def test_what_agentapi_answers_can_be_read_too():
+def test_an_answer_of_agentapi_can_be_read():
     body = (
         b'{"$schema":"http://localhost/x.json","messages":[{"id":7,"content":"a","role":"agent","time":"t"}]}'
     )
     assert reading.parse_document(body, "here").messages == (Message(7, "agent", "a", "t"),)
 
 
-def test_what_is_missing_is_zero_as_for_coderd_and_what_is_no_message_is_counted():
+def test_a_missing_field_has_its_zero_value_and_entries_that_are_not_messages_are_counted():
     found = reading.parse_document(
         b'{"messages":[{"role":"user"},{"role":"system"},7,null,{"role":"user","id":"1"}]}', "here"
     )
@@ -57,7 +57,7 @@ def test_what_is_missing_is_zero_as_for_coderd_and_what_is_no_message_is_counted
 
 
 @pytest.mark.parametrize(
-    ("document", "said"),
+    ("document", "reason"),
     [
         (b"", "not JSON"),
         (b"<!DOCTYPE html>", "not JSON"),
@@ -74,11 +74,11 @@ def test_what_is_missing_is_zero_as_for_coderd_and_what_is_no_message_is_counted
         (b'{"messages":[' + b" " * (1 << 20) + b"]}", "larger than"),
     ],
 )
-def test_what_is_no_conversation_is_refused_by_name(document, said):
+def test_the_error_for_another_document_names_its_source(document, reason):
     with pytest.raises(reading.NoConversationError) as caught:
         reading.parse_document(document, "s3://b/k")
     assert str(caught.value).startswith("s3://b/k: ")
-    assert said in str(caught.value)
+    assert reason in str(caught.value)
     assert str(caught.value).isprintable()
 
 
@@ -107,7 +107,7 @@ def test_reading_the_spool_changes_nothing(spool):
     } == before
 
 
-def test_a_spool_without_anything_readable_says_what_is_wrong_with_it(tmp_path):
+def test_the_error_for_an_unreadable_spool_names_each_file(tmp_path):
     (tmp_path / f"{TASK}.snapshot").write_bytes(entry_format.encode(ENTRY)[:-1])
     (tmp_path / f"{OTHER}.snapshot").write_bytes(entry_format.encode(ENTRY))
     os.mkfifo(tmp_path / "no-task.snapshot")
@@ -116,22 +116,22 @@ def test_a_spool_without_anything_readable_says_what_is_wrong_with_it(tmp_path):
     assert caught.value.exit_code == ExitCode.UNAVAILABLE
     assert f"{TASK}.snapshot: payload has" in str(caught.value)
     assert f"{OTHER}.snapshot: holds the snapshot of task '{TASK}'" in str(caught.value)
-    assert "no-task.snapshot: is no regular file" in str(caught.value)
+    assert "no-task.snapshot: not a regular file" in str(caught.value)
 
 
-def test_what_a_crash_left_half_written_is_no_damage(spool):
+def test_the_temporary_file_of_a_crash_is_ignored(spool):
     put(spool, TASK, "kept")
     (spool.path / f".tmp-{TASK}.snapshot").write_bytes(entry_format.encode(ENTRY)[:40])
     entries, wrong = read_without_lock(spool.path)
     assert ([entry.task_id for entry in entries], wrong) == ([TASK], [])
 
 
-def test_no_spool_is_nothing_to_read(tmp_path):
+def test_a_missing_spool_is_an_error(tmp_path):
     with pytest.raises(UnavailableError, match="No such file"):
         reading.newest_in_spool(tmp_path / "nowhere")
 
 
-def test_what_a_newer_agentd_wrote_is_told_from_damage(tmp_path):
+def test_a_file_of_a_newer_agentd_is_not_reported_as_damaged(tmp_path):
     spool = Spool.open(tmp_path / "spool")
     put(spool, TASK, "x")
     spool.close()
@@ -239,7 +239,7 @@ async def test_without_the_library_an_object_store_is_a_config_error(monkeypatch
         await fetched("s3://bucket/x")
 
 
-def test_the_newest_is_told_by_its_serial_and_not_by_a_clock(tmp_path):
+def test_the_newest_snapshot_is_found_by_its_serial_and_not_by_a_clock(tmp_path):
     for task_id, serial, when in ((TASK, 2, "1999-01-01T00:00:00Z"), (OTHER, 1, "2030-01-01T00:00:00Z")):
         entry = replace(ENTRY, task_id=task_id, serial=serial, captured_at=when)
         (tmp_path / f"{task_id}.snapshot").write_bytes(entry_format.encode(entry))

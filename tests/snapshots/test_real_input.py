@@ -1,4 +1,4 @@
-"""Conversations through recorder, spool and delivery to coderd, and back out as a user of a paused workspace reads them."""
+"""Sends conversations through recorder, spool and delivery to coderd, and reads them back as the user of a paused task."""
 
 import json
 
@@ -23,7 +23,7 @@ def said(content, number=0, role="agent"):
 
 @pytest.fixture
 def arrive(spool, coderd, server, workspace, task_id, session):
-    """Take messages all the way; returns what the task's logs show of them once the workspace is paused."""
+    """Deliver messages; returns the logs of the task after the workspace is paused."""
 
     async def arrive(messages, *, keep=10):
         clock, metrics = Clock(), Registry()
@@ -83,7 +83,7 @@ AGENTS = [
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-async def test_a_real_agents_screens_are_read_back_as_they_were_shown(arrive, data_dir, agent):
+async def test_the_recorded_screens_of_each_agent_are_read_back(arrive, data_dir, agent):
     body = (data_dir / "conversations" / f"{agent}.json").read_bytes()
     tail = MessageTail(10)
     tail.feed(body)
@@ -94,7 +94,7 @@ async def test_a_real_agents_screens_are_read_back_as_they_were_shown(arrive, da
     ]
 
 
-async def test_60_000_chinese_characters_arrive_up_to_the_limit(arrive, server, task_id):
+async def test_60_000_chinese_characters_are_truncated_to_the_limit(arrive, server, task_id):
     text = "漢字仮名" * 15_000
     [log] = await arrive([said(text)])
     assert text.endswith(log["content"].removeprefix(CUT_MARK))
@@ -102,7 +102,7 @@ async def test_60_000_chinese_characters_arrive_up_to_the_limit(arrive, server, 
     assert MAX_BYTES - len(server.snapshots[task_id].body) < 3
 
 
-async def test_60_000_newlines_and_quotes_arrive_up_to_the_limit(arrive, server, task_id):
+async def test_60_000_newlines_and_quotes_are_truncated_to_the_limit(arrive, server, task_id):
     text = '"\n' * 30_000
     [log] = await arrive([said(text)])
     assert text.endswith(log["content"].removeprefix(CUT_MARK))
@@ -110,7 +110,7 @@ async def test_60_000_newlines_and_quotes_arrive_up_to_the_limit(arrive, server,
     assert MAX_BYTES - len(server.snapshots[task_id].body) < 2
 
 
-async def test_of_20_000_messages_of_10_kb_the_newest_arrive(arrive):
+async def test_the_newest_of_20_000_messages_of_10_kb_are_delivered(arrive):
     def body():
         yield b'{"messages":['
         for number in range(20_000):
@@ -126,19 +126,19 @@ async def test_of_20_000_messages_of_10_kb_the_newest_arrive(arrive):
     assert all(len(log["content"]) == 10_006 for log in logs[1:])
 
 
-async def test_an_emoji_on_the_cut_is_left_out_whole(arrive):
+async def test_an_emoji_at_the_cut_is_removed_whole(arrive):
     [log] = await arrive([said("👩🏽‍🚀" * 10_000)])
     assert log["content"].startswith(CUT_MARK + "👩🏽‍🚀")
     assert set(log["content"].removeprefix(CUT_MARK).split("👩🏽‍🚀")) == {""}
 
 
-async def test_control_characters_arrive_but_for_the_one_the_database_refuses(arrive):
+async def test_control_characters_are_delivered_except_nul(arrive):
     controls = "".join(map(chr, range(32))) + "\x7f\x85\u2028"
     [log] = await arrive([said(controls + "|")])
     assert log["content"] == controls.replace("\0", "") + "|"
 
 
-async def test_what_breaks_decoders_is_repaired_on_the_way(arrive):
+async def test_invalid_fields_are_repaired(arrive):
     logs = await arrive(
         [
             Message(2**63, "user", "half \ud83d", "2026-03-02 09:00:00"),

@@ -69,7 +69,7 @@ async def until(predicate):
             await asyncio.sleep(0.001)
 
 
-async def test_a_settle_has_the_window_on_disk_when_it_returns(watched, spool):
+async def test_after_flush_to_disk_the_window_is_on_disk(watched, spool):
     watched.recorder.record_messages([said("hi", 0, "user"), said("hello   \n", 1)])
     entry = await watched.recorder.flush_to_disk()
     assert contents(entry) == ["hi", "hello\n"]
@@ -87,12 +87,12 @@ async def test_an_unchanged_window_is_written_once(watched):
     assert watched.written() == 1
 
 
-async def test_while_messages_change_the_disk_is_written_at_most_every_checkpoint(running, fake_clock):
+async def test_while_messages_change_there_is_one_write_per_checkpoint(running, fake_clock):
     for tenth in range(201):
         running.recorder.record_messages([said("go", 0, "user"), said(f"screen {tenth}", 1)])
         await fake_clock.advance(0.1)
         await until(running.at_rest)
-    assert 4 <= running.written() <= 6, "20 seconds of changes, one write each 5 seconds"
+    assert 4 <= running.written() <= 6, "20 seconds of changes, one write in 5 seconds"
 
 
 async def test_the_spool_is_never_older_than_a_checkpoint(running, fake_clock, spool):
@@ -103,14 +103,14 @@ async def test_the_spool_is_never_older_than_a_checkpoint(running, fake_clock, s
         assert second - int(contents(spool.get(TASK))[-1]) <= 5
 
 
-async def test_nothing_said_is_nothing_written(watched, spool):
+async def test_without_a_message_nothing_is_written(watched, spool):
     assert await watched.recorder.flush_to_disk() is None
     watched.recorder.record_messages([said("")])
     assert await watched.recorder.flush_to_disk() is None
     assert spool.entries() == []
 
 
-async def test_at_stop_the_newest_is_captured_and_else_what_the_spool_holds(watched, spool, clock):
+async def test_the_snapshot_is_the_newest_window_and_after_a_restart_the_stored_one(watched, spool, clock):
     watched.recorder.record_messages([said("go", 0, "user"), said("screen", 1)])
     await watched.recorder.flush_to_disk()
     watched.recorder.record_messages([said("go", 0, "user"), said("last screen", 1)])
@@ -120,7 +120,7 @@ async def test_at_stop_the_newest_is_captured_and_else_what_the_spool_holds(watc
     assert after_restart.written() == 0
 
 
-async def test_after_a_restart_a_blank_agent_does_not_replace_what_was_kept(watched, spool, clock):
+async def test_after_a_restart_a_blank_agent_does_not_replace_the_conversation(watched, spool, clock):
     watched.recorder.record_messages([said("go", 0, "user"), said("done", 1)])
     await watched.recorder.flush_to_disk()
     again = Watched(Spool.open(spool.path), clock)
@@ -131,7 +131,9 @@ async def test_after_a_restart_a_blank_agent_does_not_replace_what_was_kept(watc
     assert contents(await again.recorder.flush_to_disk()) == ["go", "done", "welcome"]
 
 
-async def test_a_cut_conversation_survives_the_agents_start_screen_after_a_restart(watched, spool, clock):
+async def test_after_a_restart_a_start_screen_does_not_replace_a_truncated_conversation(
+    watched, spool, clock
+):
     watched.recorder.record_messages([said("go", 0, "user"), said("x" * 80_000, 1)])
     assert (await watched.recorder.flush_to_disk()).truncated
     again = Watched(Spool.open(spool.path), clock)
@@ -141,13 +143,13 @@ async def test_a_cut_conversation_survives_the_agents_start_screen_after_a_resta
     assert len(entry.payload) > 65_000
 
 
-async def test_tasks_do_not_see_each_others_messages(watched, spool, clock):
+async def test_the_messages_of_two_tasks_are_separate(watched, spool, clock):
     watched.recorder.record_messages([said("mine", 0, "user")])
     await watched.recorder.flush_to_disk()
     assert await Watched(spool, clock, task_id="").recorder.flush_to_disk() is None
 
 
-async def test_a_claim_that_brings_a_task_takes_the_conversation_along(watched, spool):
+async def test_set_task_stores_the_conversation_under_the_new_task(watched, spool):
     watched.recorder.set_task("")
     watched.recorder.record_messages([said("go", 0, "user")])
     await watched.recorder.flush_to_disk()
@@ -157,7 +159,7 @@ async def test_a_claim_that_brings_a_task_takes_the_conversation_along(watched, 
     assert spool.newest().task_id == TASK
 
 
-async def test_a_task_that_comes_while_the_disk_is_busy_gets_its_snapshot_too(watched, spool, monkeypatch):
+async def test_a_task_that_is_set_during_a_write_gets_its_own_snapshot(watched, spool, monkeypatch):
     watched.recorder.record_messages([said("go", 0, "user")])
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (watched.recorder.set_task("other"), real(fd))[1])
@@ -166,7 +168,7 @@ async def test_a_task_that_comes_while_the_disk_is_busy_gets_its_snapshot_too(wa
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-async def test_a_full_disk_is_told_once_tried_at_each_checkpoint_and_loses_nothing(
+async def test_a_full_disk_is_logged_once_retried_at_each_checkpoint_and_loses_nothing(
     running, fake_clock, spool, monkeypatch, code
 ):
     recorder = running.recorder
@@ -179,15 +181,15 @@ async def test_a_full_disk_is_told_once_tried_at_each_checkpoint_and_loses_nothi
                 recorder.record_messages([said("go", 0, "user"), said(str(number), 1)])
                 await fake_clock.advance(5.0)
                 await until(lambda number=number: running.failures() >= number)
-            assert contents(Spool.open(spool.path).get(TASK)) == ["go"], "the good one stays on disk"
+            assert contents(Spool.open(spool.path).get(TASK)) == ["go"], "the old snapshot stays on disk"
             entry = await recorder.flush_to_disk()
             assert (contents(entry), entry.durable) == (["go", "3"], False), (
-                "and the new one can be delivered"
+                "the new snapshot can be delivered"
             )
         await fake_clock.advance(5.0)
         await until(lambda: running.written() == 2)
     assert spool.get(TASK).durable
     assert contents(Spool.open(spool.path).get(TASK)) == ["go", "3"]
-    told = [line["event"] for line in logs if line["log_level"] != "debug"]
-    assert told == ["spool.write_failed", "spool.write_restored"]
+    events = [line["event"] for line in logs if line["log_level"] != "debug"]
+    assert events == ["spool.write_failed", "spool.write_restored"]
     assert spool.get(TASK).serial == 4

@@ -57,14 +57,14 @@ def files(spool):
     return sorted(path.name for path in spool.path.iterdir())
 
 
-def test_a_snapshot_survives_a_restart_byte_for_byte(spool):
+def test_a_snapshot_is_read_back_byte_for_byte(spool):
     put(spool, "漢字 😀")
     assert reopened(spool).get(TASK) == spool.get(TASK)
     assert spool.get(TASK).payload == fitted("漢字 😀").payload
     assert (spool.path / f"{TASK}.snapshot").read_bytes().split(b"\n", 1)[1] == fitted("漢字 😀").payload
 
 
-def test_the_newest_wins_per_task_and_overall(spool):
+def test_the_newest_snapshot_of_each_task_and_of_all_is_found(spool):
     put(spool, "one")
     put(spool, "other", task_id="")
     put(spool, "two")
@@ -74,7 +74,7 @@ def test_the_newest_wins_per_task_and_overall(spool):
     assert again.newest().task_id == TASK
 
 
-def test_newest_does_not_depend_on_the_wall_clock(spool):
+def test_the_newest_snapshot_does_not_depend_on_the_wall_clock(spool):
     put(spool, "first", captured_at="2030-01-01T00:00:00Z")
     put(spool, "second", task_id="", captured_at="2020-01-01T00:00:00Z")
     assert reopened(spool).newest().task_id == ""
@@ -86,7 +86,7 @@ def test_files_are_private(spool):
     assert {stat.S_IMODE(path.stat().st_mode) for path in spool.path.iterdir()} == {0o600}
 
 
-def test_the_same_snapshot_again_is_not_written_again(spool):
+def test_the_same_payload_is_not_written_again(spool):
     first = put(spool)
     inode = (spool.path / f"{TASK}.snapshot").stat().st_ino
     assert put(spool) == first
@@ -96,7 +96,7 @@ def test_the_same_snapshot_again_is_not_written_again(spool):
 @pytest.mark.parametrize(
     "task_id", ["", "../../etc/passwd", "a/b", ".", "x" * 5000, "ü\ud800\0", TASK.upper()]
 )
-def test_whatever_the_task_id_is_made_of_its_file_is_in_the_spool(spool, task_id):
+def test_any_task_id_names_a_file_in_the_spool(spool, task_id):
     put(spool, task_id=task_id)
     assert len(files(spool)) == 1
     assert reopened(spool).get(task_id).payload == fitted().payload
@@ -105,23 +105,23 @@ def test_whatever_the_task_id_is_made_of_its_file_is_in_the_spool(spool, task_id
 # --- receipts ---
 
 
-def test_a_receipt_stays_with_its_snapshot_and_not_with_the_next(spool):
+def test_a_receipt_belongs_to_one_snapshot(spool):
     assert add_receipt(spool, put(spool)).delivered_to("coder")
     again = reopened(spool)
     assert again.get(TASK).receipts == {"coder": DELIVERED}
-    assert again.get(TASK).payload == fitted().payload, "still there to be read"
+    assert again.get(TASK).payload == fitted().payload, "it stays readable"
     assert not put(again, "more").delivered_to("coder")
-    assert not put(again).delivered_to("coder"), "the first text again is another snapshot"
+    assert not put(again).delivered_to("coder"), "the first text again is a new snapshot"
 
 
-def test_a_receipt_for_a_snapshot_that_was_replaced_meanwhile_is_not_kept(spool):
+def test_a_receipt_for_a_replaced_snapshot_is_dropped(spool):
     old = put(spool)
     put(spool, "newer")
     assert add_receipt(spool, old) is None
     assert not reopened(spool).get(TASK).delivered_to("coder")
 
 
-def test_receipts_of_several_destinations_stand_side_by_side(spool):
+def test_each_destination_has_its_own_receipt(spool):
     add_receipt(spool, put(spool))
     add_receipt(
         spool,
@@ -139,7 +139,7 @@ def test_receipts_of_several_destinations_stand_side_by_side(spool):
 
 @settings(deadline=None, max_examples=300)
 @given(st.data())
-def test_no_damaged_byte_goes_unnoticed(data):
+def test_every_damaged_byte_is_detected(data):
     whole = entry_format.encode(
         SpoolEntry(TASK, fitted("x" * 50).payload, 1, False, WHEN, 3, {"coder": DELIVERED})
     )
@@ -154,7 +154,7 @@ def test_no_damaged_byte_goes_unnoticed(data):
         entry_format.decode(whole + whole[: at + 1])
 
 
-def test_a_damaged_file_is_set_aside_named_and_does_not_stop_the_others(spool):
+def test_a_damaged_file_is_quarantined_and_logged_and_the_others_are_read(spool):
     put(spool)
     put(spool, "kept", task_id="")
     path = spool.path / f"{TASK}.snapshot"
@@ -172,7 +172,7 @@ def test_a_damaged_file_is_set_aside_named_and_does_not_stop_the_others(spool):
     assert reopened(spool).get(TASK).payload == fitted("anew").payload
 
 
-def test_quarantine_is_bounded(spool):
+def test_the_quarantine_keeps_a_limited_number_of_files(spool):
     for number in range(MAX_QUARANTINED + 5):
         (spool.path / f"{TASK}.snapshot").write_bytes(b"damage %d" % number)
         reopened(spool)
@@ -181,13 +181,13 @@ def test_quarantine_is_bounded(spool):
     assert b"damage %d" % (MAX_QUARANTINED + 4) in kept
 
 
-def test_a_header_without_its_fields_is_damage_whatever_its_checksum_says():
+def test_a_header_without_its_fields_is_damaged_although_its_checksum_is_right():
     head = b"agentd-snapshot 1 %08x {}\n" % zlib.crc32(b"1 {}")
     with pytest.raises(DamagedError, match="lacks"):
         entry_format.decode(head)
 
 
-def test_a_file_that_may_not_be_read_is_left_alone_and_named(spool, monkeypatch):
+def test_an_unreadable_file_is_not_changed_and_is_logged(spool, monkeypatch):
     put(spool)
     real = os.open
 
@@ -204,7 +204,7 @@ def test_a_file_that_may_not_be_read_is_left_alone_and_named(spool, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe", "symlink", "huge", "empty", "other task"])
-def test_things_that_are_no_snapshot_files_do_not_stop_the_start(spool, kind, tmp_path):
+def test_a_file_of_another_kind_does_not_prevent_the_start(spool, kind, tmp_path):
     path = spool.path / f"{TASK}.snapshot"
     match kind:
         case "directory":
@@ -229,7 +229,7 @@ def test_things_that_are_no_snapshot_files_do_not_stop_the_start(spool, kind, tm
         assert (tmp_path / "elsewhere").read_bytes() == b"precious"
 
 
-def test_a_newer_agentds_file_is_left_alone_and_not_overwritten(spool, monkeypatch):
+def test_a_file_of_a_newer_agentd_is_not_overwritten(spool, monkeypatch):
     monkeypatch.setattr(entry_format, "SCHEMA", 2)
     put(spool)
     monkeypatch.undo()
@@ -247,14 +247,14 @@ def test_a_newer_agentds_file_is_left_alone_and_not_overwritten(spool, monkeypat
     assert reopened(spool).get(TASK).payload == fitted().payload
 
 
-def test_remains_of_an_interrupted_write_are_removed(spool):
+def test_the_temporary_file_of_an_interrupted_write_is_removed(spool):
     put(spool)
     (spool.path / f".tmp-{TASK}.snapshot").write_bytes(b"half")
     assert reopened(spool).get(TASK).payload == fitted().payload
     assert files(spool) == [f"{TASK}.snapshot"]
 
 
-def test_the_spool_is_bounded_and_drops_what_was_delivered_first(spool):
+def test_the_spool_is_bounded_and_drops_delivered_snapshots_first(spool):
     for number in range(MAX_TASKS):
         put(spool, str(number), task_id=f"task {number}")
     add_receipt(spool, spool.get("task 5"))
@@ -267,17 +267,17 @@ def test_the_spool_is_bounded_and_drops_what_was_delivered_first(spool):
     assert len(files(spool)) == MAX_TASKS
 
 
-def test_a_payload_that_could_not_be_read_back_is_refused():
+def test_a_payload_too_large_to_be_read_back_is_refused():
     with pytest.raises(ValueError, match="too large"):
         entry_format.encode(SpoolEntry(TASK, b"x" * entry_format.FILE_MAX_BYTES, 1, False, WHEN, 1))
 
 
-# --- a disk that does not take it ---
+# --- a disk that refuses a write ---
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
-def test_a_failed_write_keeps_the_old_snapshot_on_disk_and_the_new_one_in_memory(
+def test_after_a_failed_write_the_old_snapshot_is_on_disk_and_the_new_one_in_memory(
     spool, monkeypatch, call, code
 ):
     put(spool, "old")
@@ -294,12 +294,12 @@ def test_a_failed_write_keeps_the_old_snapshot_on_disk_and_the_new_one_in_memory
             put(spool, "new")
     assert (spool.get(TASK).payload, spool.get(TASK).durable) == (fitted("new").payload, False)
     assert reopened(spool).get(TASK).payload == fitted("old").payload
-    assert files(spool) == [f"{TASK}.snapshot"], "no remains that fill the disk"
+    assert files(spool) == [f"{TASK}.snapshot"], "no temporary file that fills the disk"
     assert put(spool, "new").durable
     assert reopened(spool).get(TASK).payload == fitted("new").payload
 
 
-def test_a_receipt_outlives_a_disk_that_was_full_when_it_came(spool, monkeypatch):
+def test_a_receipt_that_a_full_disk_refused_is_written_later(spool, monkeypatch):
     entry = put(spool)
     with monkeypatch.context() as broken:
         broken.setattr(os, "fsync", lambda _fd: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
@@ -321,7 +321,7 @@ def test_short_writes_are_completed(spool, monkeypatch):
 
 
 @pytest.mark.parametrize("blocked", ["file", "unlistable"])
-def test_a_directory_that_cannot_be_used_says_what_to_do(tmp_path, blocked, monkeypatch):
+def test_the_error_for_an_unusable_directory_has_a_hint(tmp_path, blocked, monkeypatch):
     path = tmp_path / "spool"
     if blocked == "file":
         path.touch()
@@ -336,7 +336,7 @@ def test_a_directory_that_cannot_be_used_says_what_to_do(tmp_path, blocked, monk
         Spool.open(path)
 
 
-async def test_writes_happen_outside_the_event_loops_thread(spool, monkeypatch):
+async def test_writes_run_in_the_spools_thread(spool, monkeypatch):
     threads = set()
     real = os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (threads.add(threading.current_thread().name), real(fd))[1])

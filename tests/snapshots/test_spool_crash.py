@@ -27,7 +27,7 @@ def test_a_kill_at_any_system_call_leaves_the_old_snapshot_or_the_new_one(tmp_pa
         assert text in (("old " * 5000).rstrip(), ("new " * 6000).rstrip()), run
         assert not entry.delivered_to("coder") or text.startswith("new"), run
         found.append((text[:3], entry.delivered_to("coder"), run["died"]))
-    # Each of the three moments walks through old, new, new with its receipt, and ends with a child that lived.
+    # Each of the three moments gives old, new, and new with a receipt, and ends with a child that was not killed.
     assert found.count(("new", True, False)) == 3
     assert {("old", False, True), ("new", False, True), ("new", True, True)} <= set(found)
     assert len(found) > 40
