@@ -13,7 +13,14 @@ from agentd.errors import ExitCode, UnavailableError, UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", nargs="?", choices=("list", "show", "retry", "forget"), default="list")
+    parser.add_argument(
+        "action",
+        nargs="?",
+        choices=("list", "show", "retry", "forget"),
+        default="list",
+        help="list (default): print all claims; show: print one claim with the output of its hooks; "
+        "retry: run its remaining hooks again; forget: delete it from the ledger",
+    )
     parser.add_argument("id", nargs="?", help="claim id, or its first characters")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_config_options(parser)

@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the receipt as JSON")
     add_config_options(parser)
-    actions = parser.add_subparsers(dest="action", metavar="fetch")
+    actions = parser.add_subparsers(dest="action", metavar="[fetch]")
     reading = actions.add_parser(
         "fetch",
         help="print a stored conversation",
