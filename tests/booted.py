@@ -1,4 +1,4 @@
-"""A Debian with a real systemd as its first process, in a container that shares this machine's network."""
+"""A Debian with a real systemd as process 1, in a container with this machine's network."""
 
 import asyncio
 import os
@@ -13,11 +13,11 @@ import pytest
 
 BOOT_S = 60.0
 COMMAND_S = 120.0
-LOOK_S = 0.1
+POLL_S = 0.1
 
 
 class Booted:
-    """`with Booted(root)` boots; commands run inside. Skips where a container cannot be booted."""
+    """`with Booted(root)` boots a container and runs commands in it. Skips the test if it does not boot."""
 
     def __init__(self, root: Path, log: Path) -> None:
         self.root = root
@@ -33,7 +33,7 @@ class Booted:
                     "--machine=agentd-test", f"--directory={self.root}",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                # The host's systemd, if there is one at all, may still be of the cgroup v1 days.
+                # The host may still use cgroup v1.
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
             )  # fmt: skip
         deadline = time.monotonic() + BOOT_S
@@ -41,22 +41,22 @@ class Booted:
             self._init = _child_of(self._nspawn.pid)
             if self._init and self._state() in ("running", "degraded"):
                 return self
-            time.sleep(LOOK_S)
+            time.sleep(POLL_S)
         self._end()
-        pytest.skip(f"no systemd boots here: {self._log.read_text(errors='replace')[-300:]}")
+        pytest.skip(f"cannot boot systemd: {self._log.read_text(errors='replace')[-300:]}")
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end()
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
-        """Write a file inside, from inside: /run is a mount of its own there."""
+        """Write a file from inside the container, because /run is a separate mount there."""
         script = f'mkdir -p "$(dirname {path})" && cat > {path}.new && chmod {mode:o} {path}.new && mv {path}.new {path}'
         subprocess.run(self._inside("sh", "-c", script), input=text.encode(), check=True, timeout=COMMAND_S)
 
     async def run(self, *command: str, check: bool = True) -> str:
-        """Run a command inside; returns what it printed, stderr included. Raises AssertionError when it fails."""
+        """Run a command inside. Returns stdout and stderr; raises AssertionError if it fails and `check` is set."""
         process = await asyncio.create_subprocess_exec(
             *self._inside(*command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
         )
@@ -66,7 +66,7 @@ class Booted:
         return text
 
     async def show(self, *properties: str, unit: str = "agentd.service") -> list[str]:
-        """The values of a unit's properties, in the order asked for."""
+        """The values of a unit's properties, in the order of `properties`."""
         text = await self.run("systemctl", "show", unit, *(f"--property={name}" for name in properties))
         values = dict(line.partition("=")[::2] for line in text.splitlines())
         return [values[name] for name in properties]
@@ -74,14 +74,14 @@ class Booted:
     async def until(
         self, wanted: dict[str, str], *, unit: str = "agentd.service", wait_s: float = 60.0
     ) -> None:
-        """Wait until the unit's properties are as `wanted`; fails with what they are and the journal's end."""
+        """Wait until the properties equal `wanted`. The error has the values and the end of the journal."""
         seen: list[str] = []
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
             seen = await self.show(*wanted, unit=unit)
             if seen == list(wanted.values()):
                 return
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
         raise AssertionError(f"{unit}: {dict(zip(wanted, seen, strict=True))}\n{await self.journal(unit)}")
 
     async def journal(self, unit: str = "agentd.service") -> str:
@@ -90,10 +90,10 @@ class Booted:
         )
 
     def _state(self) -> str:
-        asked = subprocess.run(
+        done = subprocess.run(
             self._inside("systemctl", "is-system-running"), capture_output=True, text=True, check=False
         )
-        return asked.stdout.strip()
+        return done.stdout.strip()
 
     def _inside(self, *command: str) -> list[str]:
         return [

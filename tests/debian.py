@@ -1,7 +1,6 @@
-"""A small Debian to boot and to build images on, made once with debootstrap and kept in the user's cache.
+"""A small Debian to boot and to build images on, created once with debootstrap and kept in the user's cache.
 
-Everything here ends in `pytest.skip` with its reason where the machine has not got what it takes: these tests prove
-things about agentd, not about the machine.
+Every function calls `pytest.skip` with a reason if the machine lacks a requirement.
 """
 
 import contextlib
@@ -31,7 +30,7 @@ def cache() -> Path:
 
 
 def require(*tools: str) -> None:
-    """Skip unless we are root and `tools` are installed."""
+    """Skip the test unless this process is root and `tools` are installed."""
     if os.geteuid() != 0:
         pytest.skip("needs root")
     missing = [tool for tool in tools if shutil.which(tool) is None]
@@ -40,13 +39,13 @@ def require(*tools: str) -> None:
 
 
 def run(*command: str | Path, timeout_s: float = 600, **more: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, **more)  # type: ignore[call-overload, no-any-return]  # `more` goes through as it is
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False, **more)  # type: ignore[call-overload, no-any-return]  # `more` is passed through
 
 
 def base_root() -> Path:
-    """The root directory of a pristine Debian with systemd and Python. Never write into it: use `copy_of`."""
+    """The root directory of an unchanged Debian with systemd and Python. Do not write into it: use `copy_of`."""
     require("debootstrap")
-    # A change of the list is another root, so that a kept cache never lies about what is in it.
+    # The name contains a hash of the package list, so that a changed list creates a new root.
     name = f"{SUITE}-{hashlib.sha256(' '.join(PACKAGES).encode()).hexdigest()[:12]}"
     root = cache() / name
     with _lock(cache() / "lock"):
@@ -59,7 +58,7 @@ def base_root() -> Path:
         )  # fmt: skip
         if made.returncode != 0:
             shutil.rmtree(unfinished, ignore_errors=True)
-            pytest.skip(f"debootstrap does not work here: {(made.stdout + made.stderr)[-300:]}")
+            pytest.skip(f"debootstrap failed: {(made.stdout + made.stderr)[-300:]}")
         shutil.rmtree(unfinished / "var/cache/apt/archives", ignore_errors=True)
         unfinished.rename(root)
     return root
@@ -67,7 +66,7 @@ def base_root() -> Path:
 
 @contextlib.contextmanager
 def copy_of(root: Path, where: Path) -> Iterator[Path]:
-    """A root that may be written, gone afterwards: an overlay where the kernel lets us, else a copy."""
+    """A writable copy of `root`, deleted afterwards: an overlay mount, or a real copy if that fails."""
     upper, work, merged = where / "upper", where / "work", where / "root"
     for directory in (upper, work, merged):
         directory.mkdir(parents=True)
@@ -91,10 +90,10 @@ def copy_of(root: Path, where: Path) -> Iterator[Path]:
 
 
 def wheelhouse(root: Path, where: Path) -> Path:
-    """agentd as a wheel, with the wheels of what it needs, for the Python in `root`."""
+    """Build agentd's wheel and download those of its dependencies, for the Python in `root`."""
     where.mkdir(parents=True)
-    asked = "import sys; print('%d.%d' % sys.version_info[:2])"
-    version = run("chroot", root, "python3", "-c", asked).stdout.strip()
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    version = run("chroot", root, "python3", "-c", code).stdout.strip()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     built = run(*pip, "wheel", "--no-deps", "--wheel-dir", where, REPOSITORY)
     assert built.returncode == 0, built.stderr
@@ -106,12 +105,12 @@ def wheelhouse(root: Path, where: Path) -> Path:
         *(word for kind in kinds for word in ("--platform", kind)), wheel,
     )  # fmt: skip
     if got.returncode != 0:
-        pytest.skip(f"the run-time packages cannot be had here: {got.stderr[-300:]}")
+        pytest.skip(f"cannot download the dependencies: {got.stderr[-300:]}")
     return where
 
 
 def install_agentd(root: Path, wheels: Path) -> None:
-    """`pip install agentd` inside `root`, into /opt/agentd, with the command on the PATH."""
+    """Install agentd with pip into /opt/agentd inside `root`, and link the command to the PATH."""
     shutil.copytree(wheels, root / "wheels")
     steps = (
         "python3 -m venv /opt/agentd"

@@ -209,10 +209,9 @@ UNFINISHED = {
         agentd/snapshots agentd/sse.py agentd/stability docs/architecture.md docs/compatibility.md
         docs/configuration.md docs/contributing.md docs/doctor.md docs/guarantees.md
         docs/operations.md docs/protocol.md docs/scenarios.md docs/snapshots.md docs/status.md
-        tests/agents tests/claims tests/coderd tests/conversation tests/crash tests/daemon
-        tests/deploy tests/doctor tests/e2e tests/hooks tests/image tests/scenarios tests/simulator
-        tests/snapshots tests/stability tests/systemd tests/test_config.py
-        tests/test_metrics_docs.py tests/test_tls.py tests/ui
+        tests/agents tests/claims tests/coderd tests/conversation tests/daemon tests/doctor
+        tests/e2e tests/hooks tests/scenarios tests/simulator tests/snapshots tests/stability
+        tests/test_config.py tests/test_metrics_docs.py tests/test_tls.py tests/ui
     """,
 }
 

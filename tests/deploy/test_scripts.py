@@ -1,4 +1,4 @@
-"""The scripts Coder runs, run as Coder runs them: under sh, with the environment of an agent, against real peers."""
+"""The scripts of the Terraform module, run as the Coder agent runs them, against the simulators."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ PROGRAM = Path(sys.executable).parent / "agentd"
 
 
 class Agent:
-    """The Coder agent of a task's workspace, as far as scripts can tell."""
+    """The environment that a Coder agent gives to the scripts of a task's workspace."""
 
     def __init__(self, home: Path, coderd: SimulatedCoderd, agentapi: SimulatedAgentApi) -> None:
         self.coderd, self.agentapi = coderd, agentapi
@@ -36,7 +36,7 @@ class Agent:
         }
 
     async def script(self, name: str) -> tuple[int, str]:
-        """Run one of the module's scripts to its end, which for Coder is when its output is closed."""
+        """Run a script of the module until its output is closed, which is its end for the Coder agent."""
         process = await asyncio.create_subprocess_exec(
             "sh", MODULE / name, env=self.environ, start_new_session=True,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
@@ -57,56 +57,56 @@ async def agent(tmp_path: Path) -> AsyncIterator[Agent]:
         await agent.script("stop.sh")
 
 
-async def test_start_returns_while_the_daemon_runs_on_and_stop_delivers_the_last_words(agent: Agent) -> None:
-    code, said = await agent.script("start.sh")
-    assert code == 0, said
+async def test_start_leaves_the_daemon_running_and_stop_delivers_the_last_message(agent: Agent) -> None:
+    code, output = await agent.script("start.sh")
+    assert code == 0, output
     async with asyncio.timeout(30):
         await agent.coderd.until(lambda: agent.coderd.open_streams(agent.workspace) > 0)
-    agent.agentapi.add_message("agent", "the last words")
-    code, said = await agent.script("stop.sh")
-    assert code == 0, said
-    assert agent.stored() == "the last words"
+    agent.agentapi.add_message("agent", "the last message")
+    code, output = await agent.script("stop.sh")
+    assert code == 0, output
+    assert agent.stored() == "the last message"
     async with asyncio.timeout(30):
         await agent.coderd.until(lambda: agent.coderd.open_streams(agent.workspace) == 0)
 
 
-async def test_the_daemon_outlives_the_scripts_process_group(agent: Agent) -> None:
+async def test_the_daemon_has_its_own_session_and_no_inherited_descriptors(agent: Agent) -> None:
     await agent.script("start.sh")
     state = Path(agent.environ["AGENTD_STATE_DIR"])
     pid = int((state / "agentd.lock").read_text())
     assert os.getsid(pid) == pid
-    held = {Path(f"/proc/{pid}/fd/{number}").readlink() for number in (0, 1, 2)}
-    assert held == {Path("/dev/null"), state / "agentd.log"}
+    descriptors = {Path(f"/proc/{pid}/fd/{number}").readlink() for number in (0, 1, 2)}
+    assert descriptors == {Path("/dev/null"), state / "agentd.log"}
 
 
-async def test_stop_without_a_daemon_delivers_by_itself(agent: Agent) -> None:
-    agent.agentapi.add_message("agent", "nobody was watching")
-    code, said = await agent.script("stop.sh")
-    assert code == 0, said
-    assert agent.stored() == "nobody was watching"
+async def test_stop_without_a_daemon_delivers(agent: Agent) -> None:
+    agent.agentapi.add_message("agent", "no daemon was running")
+    code, output = await agent.script("stop.sh")
+    assert code == 0, output
+    assert agent.stored() == "no daemon was running"
 
 
-async def test_stop_with_coderd_away_says_what_becomes_of_the_conversation(agent: Agent) -> None:
+async def test_stop_without_coderd_prints_that_the_snapshot_stays_in_the_spool(agent: Agent) -> None:
     await agent.script("start.sh")
     await agent.coderd.stop()
     agent.agentapi.add_message("agent", "kept")
-    code, said = await agent.script("stop.sh")
+    code, output = await agent.script("stop.sh")
     assert code == 0
-    assert "it stays in the spool, and the next start tries again" in said
+    assert "it stays in the spool, and the next start tries again" in output
     await agent.coderd.start()
 
 
 async def test_a_daemon_that_does_not_start_fails_the_script_with_the_reason(agent: Agent) -> None:
     agent.environ["AGENTD_SNAPSHOTS_TASK_ID"] = "no-uuid"
-    code, said = await agent.script("start.sh")
+    code, output = await agent.script("start.sh")
     assert code == 1
-    assert "snapshots.task_id" in said
+    assert "snapshots.task_id" in output
     agent.environ["AGENTD_SNAPSHOTS_TASK_ID"] = ""
 
 
-async def test_an_image_without_agentd_is_told_apart(agent: Agent) -> None:
+async def test_an_image_without_agentd_fails_the_script_with_the_reason(agent: Agent) -> None:
     agent.environ["AGENTD"] = "/nowhere/agentd"
-    code, said = await agent.script("start.sh")
+    code, output = await agent.script("start.sh")
     assert code == 1
-    assert "/nowhere/agentd is not in this image" in said
+    assert "/nowhere/agentd is not in this image" in output
     agent.environ["AGENTD"] = str(PROGRAM)

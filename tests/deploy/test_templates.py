@@ -1,4 +1,4 @@
-"""The templates under deploy/: valid by the tools that will read them, and true to what agentd needs."""
+"""The templates under deploy/ are valid for their tools and match agentd's settings."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_terraform_files_parse(path: Path) -> None:
     assert hcl(path)
 
 
-def test_terraform_files_are_formatted_as_terraform_does() -> None:
+def test_terraform_files_are_formatted() -> None:
     done = subprocess.run(
         [tool("terraform"), "fmt", "-check", "-recursive", MODULE],
         capture_output=True,
@@ -71,7 +71,7 @@ def test_the_task_id_is_passed_only_in_a_task() -> None:
     assert len(uses) == 1
 
 
-def test_the_module_starts_at_start_and_stops_at_stop_with_a_limit() -> None:
+def test_the_module_has_a_start_script_and_a_stop_script_with_a_timeout() -> None:
     resources = {
         name.strip('"'): body for one in hcl(MODULE / "main.tf")["resource"] for name, body in one.items()
     }
@@ -88,7 +88,7 @@ def test_the_module_starts_at_start_and_stops_at_stop_with_a_limit() -> None:
 
 
 @pytest.mark.parametrize("name", ["docker", "kubernetes"])
-def test_the_examples_grant_the_grace_they_tell_the_module(name: str) -> None:
+def test_the_examples_use_the_stop_timeout_of_the_module(name: str) -> None:
     example = (MODULE / "examples" / name / "main.tf").read_text()
     wanted = {
         "docker": ["stop_timeout", "destroy_grace_seconds"],
@@ -101,7 +101,7 @@ def test_the_examples_grant_the_grace_they_tell_the_module(name: str) -> None:
 @pytest.mark.parametrize(
     "path", [MODULE / "main.tf", DEPLOY / "kubernetes/native-sidecar.yaml"], ids=lambda path: path.name
 )
-def test_every_setting_the_templates_name_exists(path: Path) -> None:
+def test_every_setting_in_the_templates_exists(path: Path) -> None:
     known = {name for key in config.keys().values() for name in key.env}
     named = set(re.findall(r"\b(AGENTD_[A-Z_]+[A-Z]|CODER_AGENT_[A-Z]+)\b", path.read_text()))
     assert named
@@ -109,9 +109,9 @@ def test_every_setting_the_templates_name_exists(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_scripts_have_nothing_shellcheck_would_say(path: Path) -> None:
+def test_shellcheck_accepts_the_scripts(path: Path) -> None:
     done = subprocess.run(
-        # What the module puts above the body: the program's name.
+        # SC2154, SC2148: the module adds the shebang and $AGENTD above the body.
         [tool("shellcheck"), "--shell=sh", "--exclude=SC2154,SC2148", path],
         capture_output=True,
         text=True,
@@ -125,7 +125,7 @@ def test_the_native_sidecar_is_valid_kubernetes() -> None:
     validate.validate(pod(), validate.latest_version(), strict=True)
 
 
-def test_the_sidecar_starts_first_ends_last_and_fits_the_grace_period() -> None:
+def test_the_sidecar_starts_first_stops_last_and_fits_the_grace_period() -> None:
     spec = pod()["spec"]
     (sidecar,) = spec["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
@@ -140,31 +140,31 @@ def test_the_sidecar_starts_first_ends_last_and_fits_the_grace_period() -> None:
     assert sidecar["securityContext"]["readOnlyRootFilesystem"] is True
 
 
-def test_s6_kills_later_than_the_budget_ends() -> None:
+def test_the_kill_timeout_of_s6_is_longer_than_the_budget() -> None:
     kill_ms = int((DEPLOY / "s6/s6-rc.d/agentd/timeout-kill").read_text())
     default_s = next(key.default for key in config.keys().values() if key.name == "shutdown.budget_s")
     assert kill_ms / 1000 > default_s
 
 
-@pytest.mark.parametrize(("code", "told"), [(0, 0), (75, 0), (1, 0), (64, 125), (78, 125)])
-def test_s6_restarts_what_a_restart_can_mend(code: int, told: int) -> None:
+@pytest.mark.parametrize(("code", "result"), [(0, 0), (75, 0), (1, 0), (64, 125), (78, 125)])
+def test_s6_restarts_only_exit_codes_that_a_restart_can_correct(code: int, result: int) -> None:
     done = subprocess.run([DEPLOY / "s6/s6-rc.d/agentd/finish", str(code), "0"], check=False)
-    assert done.returncode == told
+    assert done.returncode == result
 
 
-def test_the_dockerfile_has_nothing_hadolint_would_say() -> None:
+def test_hadolint_accepts_the_dockerfile() -> None:
     done = subprocess.run(
         [tool("hadolint"), DEPLOY.parent / "Dockerfile"], capture_output=True, text=True, check=False
     )
     assert done.stdout == ""
 
 
-def test_the_pinned_versions_are_all_the_run_time_set_asks_for() -> None:
-    asked = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["dependencies"]
+def test_the_pinned_versions_satisfy_the_dependencies() -> None:
+    dependencies = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]["dependencies"]
     pinned = dict(
         re.findall(
             r"^([a-z0-9-]+)==(\S+)", (DEPLOY.parent / "packaging/requirements.txt").read_text(), re.MULTILINE
         )
     )
-    for requirement in map(Requirement, asked):
+    for requirement in map(Requirement, dependencies):
         assert requirement.specifier.contains(pinned[requirement.name]), requirement

@@ -1,4 +1,4 @@
-"""The image, built once."""
+"""The image, built once for all tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +39,6 @@ def unpacked(store: Store, image: str) -> Iterator[Path]:
 
 @pytest.fixture
 def root(unpacked: Path, tmp_path: Path) -> Iterator[Path]:
-    """The image's files, to be changed at will by one test."""
+    """A copy of the image's files that one test may change."""
     with debian.copy_of(unpacked, tmp_path / "image") as root:
         yield root

@@ -1,8 +1,8 @@
-"""Build the image with buildah on a Debian of our own, and run it the way a container engine would.
+"""Build the image with buildah on a prepared Debian, and run it like a container engine.
 
-The engine is namespaces and mounts by hand: crun and runc want cgroups a build machine may not have, and buildah's own
-`run` knows neither entry points nor read-only roots. What matters here is the same: the image's own command is process
-1 of a PID namespace, the root is read-only, the uid is the one asked for and holds no capability.
+The module creates namespaces and mounts itself: crun and runc need cgroups, which a build machine may not have, and
+`buildah run` supports neither entry points nor read-only roots. The properties that matter are the same: the image's
+command is process 1 of a PID namespace, the root is read-only, the uid is the configured one and has no capability.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ exec chroot --userspec="$OWNER" --groups= "$ROOT" /usr/bin/env -i "$@"
 
 
 class Store:
-    """A place of buildah's for images. `chroot` isolation and plain files need nothing of the kernel."""
+    """An image store of buildah. `chroot` isolation and the vfs driver need no kernel features."""
 
     def __init__(self, where: Path) -> None:
         self._options = [f"--root={where / 'storage'}", f"--runroot={where / 'run'}", "--storage-driver=vfs"]
@@ -57,7 +57,7 @@ class Store:
 
     @contextlib.contextmanager
     def unpacked(self, image: str) -> Iterator[Path]:
-        """The image's root directory, writable, gone afterwards."""
+        """The writable root directory of the image, deleted afterwards."""
         container = self.buildah("from", "--pull-never", image)
         try:
             yield Path(self.buildah("mount", container))
@@ -66,18 +66,18 @@ class Store:
 
 
 def base_name() -> str:
-    """The image the Dockerfile starts from, as it stands there."""
+    """The name of the base image in the Dockerfile."""
     found = re.search(r"^ARG BASE=(\S+)$", (debian.REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
     assert found
     return found[1]
 
 
 def make_base(store: Store, root: Path) -> None:
-    """Give `root` the base image's name, with this machine's way to PyPI: its CA bundle and pip's settings."""
+    """Store `root` under the name of the base image, with this machine's CA bundle and pip settings."""
     container = store.buildah("from", "scratch")
     store.buildah("add", "--quiet", container, root, "/")
     made = Path(store.buildah("mount", container))
-    # The official image has its interpreter here.
+    # The path of the interpreter in the official image.
     for name in ("python3", "python"):
         (made / "usr/local/bin" / name).symlink_to("/usr/bin/python3")
     if CA_BUNDLE.exists():
@@ -89,7 +89,7 @@ def make_base(store: Store, root: Path) -> None:
 
 
 class Container:
-    """The image's entry point as process 1. Use as a context manager; `prefix` goes in front of it (an init)."""
+    """The image's entry point as process 1. Use it as a context manager; `prefix` is an init in front of it."""
 
     def __init__(
         self,
@@ -120,10 +120,10 @@ class Container:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._process is not None and self._process.poll() is None:
-            # Not unshare: its hold on process 1 (--kill-child) is gone since that changed its uid.
+            # Kill process 1 itself: unshare's --kill-child has no effect after process 1 changes its uid.
             os.kill(self.first_process(), signal.SIGKILL)
             self._process.wait()
 
@@ -131,25 +131,25 @@ class Container:
         return (self._state.parent / "log").read_text(errors="replace")
 
     def first_process(self) -> int:
-        """Process 1 of the container, by its pid out here."""
+        """The pid of the container's process 1 in this namespace."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         assert children, self.log()
         return int(children[0])
 
-    def stop(self, grace_s: float = 10.0) -> tuple[int, float]:
-        """What `docker stop` does: TERM, then KILL. Returns exit code and seconds; fails when KILL was needed."""
+    def stop(self, timeout_s: float = 10.0) -> tuple[int, float]:
+        """Send SIGTERM like `docker stop`. Returns exit code and seconds; fails the test on a timeout."""
         assert self._process is not None
         begun = time.monotonic()
         os.kill(self.first_process(), signal.SIGTERM)
         try:
-            code = self._process.wait(grace_s)
+            code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"still there after {grace_s} s: {self.log()}")
+            pytest.fail(f"still running after {timeout_s} s: {self.log()}")
         return code, time.monotonic() - begun
 
     def exec(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """What `docker exec` does."""
+        """Run a command in the container, like `docker exec`."""
         uid, _, gid = self._owner.partition(":")
         return debian.run(
             "nsenter", f"--target={self.first_process()}", "--mount", "--pid", f"--root=/proc/{self.first_process()}/root",

@@ -47,7 +47,7 @@ async def peers() -> AsyncIterator[Peers]:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """A volume as an engine makes it for a new container: with the mode the image has there."""
+    """A new volume, with the mode of the directory in the image."""
     volume = tmp_path / "volume"
     volume.mkdir()
     volume.chmod(0o1777)
@@ -55,14 +55,14 @@ def volume(tmp_path: Path) -> Path:
 
 
 def started(store: Store, image: str, root: Path, volume: Path, peers: Peers, **more: object) -> Container:
-    return Container(root, store.inspect(image), state=volume, environ=peers.environ(), **more)  # type: ignore[arg-type]  # passed on as they are
+    return Container(root, store.inspect(image), state=volume, environ=peers.environ(), **more)  # type: ignore[arg-type]  # passed through
 
 
-async def stopped_with_the_last_words_delivered(box: Container, peers: Peers) -> None:
+async def check_that_stop_delivers(box: Container, peers: Peers) -> None:
     await peers.listening()
-    peers.agent.add_message("agent", "the last words")
+    peers.agent.add_message("agent", "the last message")
     code, took_s = await asyncio.to_thread(box.stop)
-    assert (code, peers.stored()) == (0, "the last words"), box.log()
+    assert (code, peers.stored()) == (0, "the last message"), box.log()
     assert took_s < 10
 
 
@@ -70,10 +70,10 @@ async def test_docker_stop_delivers_the_snapshot_within_ten_seconds(
     store: Store, image: str, root: Path, volume: Path, peers: Peers
 ) -> None:
     with started(store, image, root, volume, peers) as box:
-        await stopped_with_the_last_words_delivered(box, peers)
+        await check_that_stop_delivers(box, peers)
 
 
-async def test_without_coderd_docker_stop_still_ends_in_time_and_the_next_container_delivers(
+async def test_without_coderd_docker_stop_is_in_time_and_the_next_container_delivers(
     store: Store, image: str, root: Path, volume: Path, peers: Peers
 ) -> None:
     with started(store, image, root, volume, peers) as box:
@@ -89,24 +89,22 @@ async def test_without_coderd_docker_stop_still_ends_in_time_and_the_next_contai
             await peers.coderd.until(lambda: peers.stored() == "kept for later")
 
 
-async def test_an_odd_uid_without_a_passwd_entry_is_fine(
+async def test_it_runs_as_a_uid_without_a_passwd_entry(
     store: Store, image: str, root: Path, volume: Path, peers: Peers
 ) -> None:
     with started(store, image, root, volume, peers, owner="1234567:0") as box:
-        await stopped_with_the_last_words_delivered(box, peers)
+        await check_that_stop_delivers(box, peers)
     assert (volume / "state").stat().st_uid == 1234567
     assert (volume / "state").stat().st_mode & 0o777 == 0o700
 
 
-async def test_under_tini_it_ends_as_well(
-    store: Store, image: str, root: Path, volume: Path, peers: Peers
-) -> None:
+async def test_it_stops_under_tini(store: Store, image: str, root: Path, volume: Path, peers: Peers) -> None:
     tini = shutil.which("tini")
     if tini is None:
         pytest.skip("tini is not installed")
     shutil.copy(tini, root / "usr/local/bin/tini")
     with started(store, image, root, volume, peers, prefix=("tini", "--")) as box:
-        await stopped_with_the_last_words_delivered(box, peers)
+        await check_that_stop_delivers(box, peers)
 
 
 async def test_the_health_check_of_the_image_passes_while_it_runs(
@@ -123,10 +121,10 @@ async def test_the_health_check_of_the_image_passes_while_it_runs(
         assert gone.returncode == 69
 
 
-async def test_what_hooks_leave_behind_does_not_stay_as_zombies(
+async def test_orphaned_processes_of_hooks_are_reaped(
     store: Store, image: str, root: Path, volume: Path, peers: Peers
 ) -> None:
-    hook = root / "etc/agentd/hooks/on-claim.d/10-leaves-something"
+    hook = root / "etc/agentd/hooks/on-claim.d/10-orphan"
     hook.write_text("#!/bin/sh\n(sleep 0.3; exit 0) >/dev/null 2>&1 &\n")
     hook.chmod(0o755)
     with started(store, image, root, volume, peers) as box:
@@ -147,7 +145,7 @@ def zombies(box: Container) -> list[str]:
     return [line for line in processes if line.rpartition(")")[2].split()[0] == "Z"]
 
 
-def test_the_image_says_how_to_run_it(store: Store, image: str) -> None:
+def test_the_image_has_entry_point_user_and_volume(store: Store, image: str) -> None:
     config = store.inspect(image)
     assert config["Entrypoint"] == ["agentd"]
     assert config["Cmd"] == ["run"]
@@ -160,7 +158,7 @@ def test_agentd_adds_less_than_thirty_megabytes_to_its_base(root: Path) -> None:
     assert sum(path.stat().st_size for path in files) < 30 * MIB
 
 
-def test_every_module_is_shipped_compiled_and_nothing_else_is_shipped(root: Path) -> None:
+def test_every_module_is_compiled_and_no_build_files_are_included(root: Path) -> None:
     library = next((root / "opt/agentd/lib").glob("python3*")) / "site-packages"
     sources = list(library.rglob("*.py"))
     assert sources

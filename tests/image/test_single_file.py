@@ -1,4 +1,4 @@
-"""The single file, where there is no Python, no C library, no shell and not even a /tmp."""
+"""The single file, on a root without Python, C library, shell and /tmp."""
 
 import asyncio
 import os
@@ -32,7 +32,7 @@ def single_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def empty(single_file: Path, tmp_path: Path) -> Path:
-    """A root directory with the file and nothing else."""
+    """A root directory that contains only the file."""
     debian.require()
     root = tmp_path / "empty"
     root.mkdir()
@@ -50,20 +50,20 @@ def test_it_runs_in_an_empty_root(empty: Path) -> None:
     for _ in range(2):
         done = start(empty, "--version")
         assert (done.stdout, done.stderr, done.returncode) == (f"agentd {__version__}\n", "", 0)
-    # One place, made once, that nobody else may look into.
+    # One directory, created once, with mode 0700.
     made = [path for path in empty.iterdir() if path.name != "agentd"]
     assert len(made) == 1
     assert made[0].stat().st_mode & 0o777 == 0o700
 
 
-def test_it_unpacks_into_the_users_cache_where_there_is_one(empty: Path) -> None:
+def test_it_unpacks_into_the_users_cache(empty: Path) -> None:
     (empty / "home/.cache").mkdir(parents=True)
     assert start(empty, "--version", environ={"HOME": "/home"}).returncode == 0
     assert [path.name for path in (empty / "home/.cache").iterdir()] == ["agentd"]
     assert len(list((empty / "home/.cache/agentd").iterdir())) == 1
 
 
-def test_what_a_cleaner_took_is_put_back(empty: Path) -> None:
+def test_a_deleted_file_is_unpacked_again(empty: Path) -> None:
     (empty / "tmp").mkdir()
     start(empty, "--version")
     (unpacked,) = (empty / "tmp/agentd-0").iterdir()
@@ -71,7 +71,7 @@ def test_what_a_cleaner_took_is_put_back(empty: Path) -> None:
     assert start(empty, "--version").stdout == f"agentd {__version__}\n"
 
 
-def test_a_directory_somebody_else_prepared_is_not_trusted(empty: Path) -> None:
+def test_a_directory_with_a_wrong_mode_is_not_used(empty: Path) -> None:
     trap = empty / "tmp" / "agentd-0"
     trap.mkdir(parents=True)
     trap.chmod(0o777)
@@ -79,7 +79,7 @@ def test_a_directory_somebody_else_prepared_is_not_trusted(empty: Path) -> None:
     assert list(trap.iterdir()) == []
 
 
-def test_a_truncated_file_says_so(empty: Path) -> None:
+def test_a_truncated_file_is_reported(empty: Path) -> None:
     with (empty / "agentd").open("r+b") as file:
         file.truncate(5 * MB)
     done = start(empty, "--version")
@@ -87,13 +87,13 @@ def test_a_truncated_file_says_so(empty: Path) -> None:
     assert "damaged" in done.stderr
 
 
-def test_the_daemon_in_it_is_the_process_that_was_started_and_leaves_hooks_a_clean_environment(
+def test_the_daemon_keeps_its_pid_and_hooks_get_a_clean_environment(
     single_file: Path, tmp_path: Path
 ) -> None:
-    """systemd's notifications, its watchdog and process 1 all need the pid; hooks need the machine's own libraries."""
+    """systemd's notifications and a process 1 need the pid; hooks need the libraries of the machine."""
 
-    async def story() -> None:
-        hook = tmp_path / "hooks" / "on-claim.d" / "10-look"
+    async def scenario() -> None:
+        hook = tmp_path / "hooks" / "on-claim.d" / "10-env"
         hook.parent.mkdir(parents=True)
         hook.write_text(f"#!/bin/sh\nenv > {tmp_path}/seen.new && mv {tmp_path}/seen.new {tmp_path}/seen\n")
         hook.chmod(0o755)
@@ -126,13 +126,13 @@ def test_the_daemon_in_it_is_the_process_that_was_started_and_leaves_hooks_a_cle
                     process.kill()
                     await process.wait()
         seen = (tmp_path / "seen").read_text()
-        assert "AGENTD_HOOK=10-look" in seen
+        assert "AGENTD_HOOK=10-env" in seen
         assert not re.search(r"^(LD_|PYTHON|_PYI)", seen, re.MULTILINE)
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
-def test_install_writes_the_single_files_own_path_into_the_unit(single_file: Path) -> None:
+def test_install_writes_the_path_of_the_single_file_into_the_unit(single_file: Path) -> None:
     shown = debian.run(single_file, "install", "--print")
     assert f"ExecStart={single_file} run\n" in shown.stdout
 

@@ -1,4 +1,4 @@
-"""A booted systemd with agentd installed in it from its wheel, once for all tests of this folder."""
+"""A booted systemd with agentd installed from its wheel, once for all tests of this directory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -35,7 +35,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
 
 @dataclass
 class World:
-    """The machine, and outside of it the peers with one prebuilt workspace and its task."""
+    """The container, and outside of it the simulators with one prebuilt workspace and its task."""
 
     box: Booted
     coderd: SimulatedCoderd
@@ -44,7 +44,7 @@ class World:
     task_id: str
 
     async def install(self, *words: str, settings: dict[str, str] | None = None) -> None:
-        """What docs/operations.md tells an operator to do, up to and without starting it."""
+        """Install agentd as in docs/operations.md, without starting it."""
         await self.box.run("agentd", "install", *words)
         lines = {
             "CODER_AGENT_URL": self.coderd.url,
@@ -63,13 +63,13 @@ class World:
     def hook(self, name: str, script: str) -> None:
         self.box.write(f"/etc/agentd/hooks/on-claim.d/{name}", f"#!/bin/sh\nset -eu\n{script}\n", 0o755)
 
-    def quicken(self, **settings: str) -> None:
-        """Shorter times than the shipped ones, where a test would only wait for them to pass."""
+    def override(self, **settings: str) -> None:
+        """Override settings of the unit, to shorten the waiting times of a test."""
         lines = "".join(f"{name}={value}\n" for name, value in settings.items())
         self.box.write("/run/systemd/system/agentd.service.d/90-test.conf", f"[Service]\n{lines}")
 
     async def start(self) -> None:
-        # Enabled, as docs/operations.md says; systemd forgets how a unit ended once nothing refers to it.
+        # Enabled, because systemd drops the result of a unit that no other unit refers to.
         await self.box.run("systemctl", "enable", "agentd")
         started = await self.box.run("systemctl", "start", "agentd", check=False)
         state = await self.box.show("ActiveState", "SubState")
@@ -77,7 +77,7 @@ class World:
         await self.listening()
 
     async def listening(self) -> None:
-        """A claim stream of ours is held at coderd."""
+        """Wait until the claim stream is connected to coderd."""
         async with asyncio.timeout(60):
             await self.coderd.until(lambda: self.coderd.open_streams(self.workspace) > 0)
 
@@ -91,7 +91,7 @@ class World:
                 await asyncio.sleep(0.1)
 
     def stored(self) -> str:
-        """The last message coderd has of the task."""
+        """The last message that coderd has stored for the task."""
         snapshot = self.coderd.snapshots.get(self.task_id)
         return str(snapshot.envelope["data"]["messages"][-1]["content"]) if snapshot else ""
 
