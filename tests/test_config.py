@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd import config
+from agentd.config.formats import loopback_address
 from agentd.config.load import FILE_MAX_BYTES
-from agentd.config.values import loopback_address, parse
+from agentd.config.values import parse
 from agentd.errors import ConfigError, ExitCode
 
 NOWHERE = Path("/nonexistent/agentd.toml")
@@ -23,11 +24,6 @@ def load(
     env: dict[str, str] | None = None, *flags: str, file: Path | None = None, system: Path = NOWHERE
 ) -> config.Config:
     return config.load(file=file, flags=flags, environ=env or {}, system_file=system)
-
-
-def value(effective: config.Config, name: str) -> Any:
-    section, field = name.split(".")
-    return getattr(getattr(effective, section), field)
 
 
 def refusal(env: dict[str, str] | None = None, *flags: str, file: Path | None = None) -> str:
@@ -47,8 +43,8 @@ def toml(tmp_path: Path):
     return write
 
 
-# Three values for every key, weakest first: as TOML writes it, as the environment has it, as a flag has it; and what
-# each becomes. Every key of the schema stands here, or the test below says so.
+# Three values for every key in increasing precedence: in TOML, in the environment, as a flag; each with its
+# result.
 SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "coder.url": (
         ('"http://f"', "http://f"),
@@ -120,32 +116,32 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
 }
 
 
-def test_every_key_stands_in_the_precedence_table():
+def test_the_precedence_table_has_every_key():
     assert list(SAMPLES) == list(config.keys())
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(name, toml):
+def test_the_precedence_is_flag_environment_file_default(name, toml):
     (in_file, from_file), (in_env, from_env), (flag, from_flag) = SAMPLES[name]
     section, field = name.split(".")
     file = toml(f"[{section}]\n{field} = {in_file}\n")
 
     found = load(file=file)
-    assert (value(found, name), found.origins[name]) == (from_file, f"file {file}")
+    assert (found.value(name), found.origins[name]) == (from_file, f"file {file}")
     for env_name in config.keys()[name].env:
         found = load({env_name: in_env}, file=file)
-        assert (value(found, name), found.origins[name]) == (from_env, f"environment {env_name}")
+        assert (found.value(name), found.origins[name]) == (from_env, f"environment {env_name}")
         found = load({env_name: ""}, file=file)
-        assert value(found, name) == from_file, "an empty variable counts as unset"
+        assert found.value(name) == from_file, "an empty variable counts as unset"
         if from_flag is not None:
             found = load({env_name: in_env}, f"{name}={flag}", file=file)
-            assert (value(found, name), found.origins[name]) == (from_flag, "flag --set")
+            assert (found.value(name), found.origins[name]) == (from_flag, "flag --set")
 
 
 @pytest.mark.parametrize("name", sorted(set(config.keys()) - {"state.dir", "local_api.socket"}))
-def test_what_nobody_sets_has_its_default(name):
+def test_a_key_without_a_value_has_its_default(name):
     found = load()
-    assert (value(found, name), found.origins[name]) == (config.keys()[name].default, "default")
+    assert (found.value(name), found.origins[name]) == (config.keys()[name].default, "default")
 
 
 @pytest.mark.parametrize(
@@ -156,13 +152,13 @@ def test_what_nobody_sets_has_its_default(name):
         ("CODER_AGENT_TOKEN", "AGENTD_CODER_TOKEN"),
     ],
 )
-def test_the_name_that_coder_sets_comes_before_our_own(coder_name, own_name):
+def test_the_variable_of_coder_precedes_that_of_agentd(coder_name, own_name):
     known = {key.env for key in config.keys().values()}
     assert (coder_name, own_name) in known
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "expected"),
     [
         ("claims.enabled = 1", "claims.enabled: 1 is neither true nor false"),
         ('claims.enabled = "maybe"', "claims.enabled: 'maybe' is neither true nor false"),
@@ -206,8 +202,8 @@ def test_the_name_that_coder_sets_comes_before_our_own(coder_name, own_name):
         ('state.dir = ""', "state.dir: '' must not be empty"),
         ('state.dir = "a\\u0000b"', "is not a path"),
         ('local_api.listen = "localhost"', "is not a loopback address"),
-        ('coder.token = "a\\nb"', "coder.token: holds characters that cannot stand in a header"),
-        ('state.dir = "~nobody-of-that-name/x"', "there is no home directory"),
+        ('coder.token = "a\\nb"', "coder.token: contains characters that are not allowed in a header"),
+        ('state.dir = "~no-such-user/x"', "there is no home directory"),
         ("state.dir = 1", "state.dir: 1 must be a string"),
         ("snapshots.destinations = 1", "must be a list of strings"),
         ("snapshots.destinations = [1]", "must be a list of strings"),
@@ -221,17 +217,17 @@ def test_the_name_that_coder_sets_comes_before_our_own(coder_name, own_name):
         ('status.app_slug = "a\\u001b[2J"', "cannot be printed"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_refused_with_its_name_and_reason(setting, said, toml):
+def test_an_invalid_value_is_refused_with_its_key_and_the_reason(setting, expected, toml):
     file = toml(setting)
     message = refusal(file=file)
-    assert said in message
+    assert expected in message
     assert str(file) in message
     assert len(message) < 500
     assert "\x1b" not in message
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("claims = 3", "claims: is not a table"),
         ("[[claims]]", "claims: is not a table"),
@@ -250,24 +246,24 @@ def test_a_wrong_value_is_refused_with_its_name_and_reason(setting, said, toml):
         (b"#" * (FILE_MAX_BYTES + 1), f"is longer than {FILE_MAX_BYTES} bytes"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused(text, said, toml):
+def test_an_invalid_file_is_refused(text, expected, toml):
     message = refusal(file=toml(text))
-    assert said in message
+    assert expected in message
     assert len(message) < 500
 
 
-def test_a_byte_order_mark_is_no_fault(toml):
+def test_a_byte_order_mark_is_accepted(toml):
     assert load(file=toml(b"\xef\xbb\xbf[log]\nlevel='debug'")).log.level == "debug"
 
 
-def test_a_file_that_was_asked_for_must_be_there(tmp_path):
+def test_a_named_file_must_exist(tmp_path):
     missing = tmp_path / "none.toml"
     assert f"{missing} cannot be read: No such file" in refusal(file=missing)
     assert f"{missing} cannot be read" in refusal({"AGENTD_CONFIG": str(missing)})
     assert "cannot be read: Is a directory" in refusal(file=tmp_path)
 
 
-def test_the_files_come_in_the_order_flag_environment_system(toml, tmp_path):
+def test_the_file_is_that_of_the_flag_else_the_environment_else_the_system(toml, tmp_path):
     by_flag, by_env, system = (tmp_path / name for name in ("flag", "env", "system"))
     for file in (by_flag, by_env, system):
         file.write_text(f"status.app_slug = '{file.name}'")
@@ -279,7 +275,7 @@ def test_the_files_come_in_the_order_flag_environment_system(toml, tmp_path):
     assert load({}, system=system / "below-a-file").status.app_slug == ""
 
 
-def test_a_system_file_that_cannot_be_read_is_not_passed_over(tmp_path):
+def test_an_unreadable_system_file_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         load(system=tmp_path)
 
@@ -292,7 +288,7 @@ def test_a_system_file_that_cannot_be_read_is_not_passed_over(tmp_path):
         ("AGENTD_LOGLEVEL", "AGENTD_LOG_LEVEL"),
     ],
 )
-def test_an_unknown_variable_names_the_nearest_known_one(env_name, nearest):
+def test_the_error_for_an_unknown_variable_names_the_nearest_known_one(env_name, nearest):
     message = refusal({env_name: "s3cret-value"})
     assert message == f"{env_name}: unknown variable in the environment; did you mean {nearest}?"
 
@@ -316,33 +312,38 @@ def test_an_unknown_variable_names_the_nearest_known_one(env_name, nearest):
         "XAGENTD_X",
     ],
 )
-def test_variables_that_others_set_do_not_stop_the_daemon(env_name):
+def test_variables_that_are_not_keys_are_ignored(env_name):
     assert load({env_name: ""}).origins == load().origins
 
 
-def test_what_a_hook_is_told_configures_the_commands_it_calls():
-    told = {"AGENTD_WORKSPACE_ID": ID, "AGENTD_STATE_DIR": "/s", "AGENTD_HOOK": "10-x", "AGENTD_OWNER_ID": ""}
-    found = load(told)
+def test_the_environment_of_a_hook_is_a_valid_configuration():
+    environ = {
+        "AGENTD_WORKSPACE_ID": ID,
+        "AGENTD_STATE_DIR": "/s",
+        "AGENTD_HOOK": "10-x",
+        "AGENTD_OWNER_ID": "",
+    }
+    found = load(environ)
     assert (found.workspace.id, found.state.dir) == (ID, Path("/s"))
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "expected"),
     [
         ("hunter2hunter2", "write --set section.key=value"),
         ("snapshots.taskid=1", "snapshots.taskid: unknown key in --set; did you mean snapshots.task_id?"),
-        ("coder.token=hunter2hunter2", "secrets are not taken from the command line"),
-        ("coder.headers=A=hunter2hunter2", "secrets are not taken from the command line"),
+        ("coder.token=hunter2hunter2", "secrets are not accepted on the command line"),
+        ("coder.headers=A=hunter2hunter2", "secrets are not accepted on the command line"),
         ("log.level=loud", "log.level: 'loud' is none of debug, info, warning, error (flag --set)"),
     ],
 )
-def test_a_wrong_flag_is_refused_and_no_secret_is_repeated(flag, said):
+def test_the_error_for_an_invalid_flag_contains_no_secret(flag, expected):
     message = refusal({}, flag)
-    assert said in message
+    assert expected in message
     assert "hunter2" not in message
 
 
-def test_the_last_of_two_flags_counts():
+def test_the_last_of_two_flags_is_used():
     assert load({}, "log.level=debug", "log.level=error").log.level == "error"
 
 
@@ -358,7 +359,7 @@ def test_the_last_of_two_flags_counts():
         (" A=b , , C=d ", ("A=b", "C=d")),
     ],
 )
-def test_headers_are_read_as_coder_writes_them(raw, headers):
+def test_headers_have_the_csv_format_of_coder(raw, headers):
     assert load({"CODER_AGENT_HEADER": raw}).coder.headers == headers
 
 
@@ -367,7 +368,7 @@ def test_a_header_in_a_list_is_not_split(toml):
 
 
 @pytest.mark.parametrize(
-    ("raw", "said"),
+    ("raw", "expected"),
     [
         ("hunter2hunter2", "entry 1 is not Name=value"),
         ("A=b,hunter2 x=y", "entry 2 is not Name=value"),
@@ -380,40 +381,40 @@ def test_a_header_in_a_list_is_not_split(toml):
         ("content-length=0,hunter2=1", "which agentd sets itself"),
     ],
 )
-def test_a_header_that_would_break_a_request_is_refused_and_not_repeated(raw, said):
+def test_the_error_for_an_invalid_header_does_not_contain_it(raw, expected):
     message = refusal({"CODER_AGENT_HEADER": raw})
-    assert said in message
+    assert expected in message
     assert message.startswith("coder.headers: ")
     assert "hunter2" not in message.removesuffix("hunter2=1")
 
 
-TOKEN_PLACES = ["file", "environment", "flag"]
+TOKEN_SOURCES = ["file", "environment", "flag"]
 
 
-@pytest.mark.parametrize("token_at", TOKEN_PLACES[:2])
-@pytest.mark.parametrize("file_at", TOKEN_PLACES)
-def test_of_a_token_and_a_token_file_the_stronger_place_wins(token_at, file_at, toml):
+@pytest.mark.parametrize("token_at", TOKEN_SOURCES[:2])
+@pytest.mark.parametrize("file_at", TOKEN_SOURCES)
+def test_the_token_or_token_file_with_the_higher_precedence_is_used(token_at, file_at, toml):
     text = "[coder]\n" + ("token = 'tttttt'\n" if token_at == "file" else "")
     text += "token_file = '/t'\n" if file_at == "file" else ""
     env = {"CODER_AGENT_TOKEN": "tttttt"} if token_at == "environment" else {}
     env |= {"CODER_AGENT_TOKEN_FILE": "/t"} if file_at == "environment" else {}
     flags = ["coder.token_file=/t"] if file_at == "flag" else []
     found = load(env, *flags, file=toml(text)).coder
-    token_wins = TOKEN_PLACES.index(token_at) >= TOKEN_PLACES.index(file_at)
-    assert (found.token, found.token_file) == (("tttttt", None) if token_wins else ("", Path("/t")))
+    uses_token = TOKEN_SOURCES.index(token_at) >= TOKEN_SOURCES.index(file_at)
+    assert (found.token, found.token_file) == (("tttttt", None) if uses_token else ("", Path("/t")))
 
 
-def test_an_empty_token_file_takes_nothing_away(toml):
+def test_an_empty_token_file_counts_as_unset(toml):
     found = load({"CODER_AGENT_TOKEN": "tttttt"}, "coder.token_file=", file=toml("coder.token_file = '/t'"))
     assert (found.coder.token, found.coder.token_file) == ("tttttt", None)
 
 
-def test_a_systemd_credential_is_the_last_resort(tmp_path):
+def test_a_systemd_credential_is_used_without_another_token(tmp_path):
     env = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
     assert load(env).coder.token_file is None
     credential = tmp_path / "coder-agent-token"
     credential.write_text("\n")
-    assert load(env).coder.token_file is None, "a blank one counts as unset, like a blank variable"
+    assert load(env).coder.token_file is None, "a blank credential counts as unset, as a blank variable does"
     credential.write_text("tttttt")
     found = load(env)
     assert found.coder.token_file == credential
@@ -422,16 +423,18 @@ def test_a_systemd_credential_is_the_last_resort(tmp_path):
     assert load(env | {"CODER_AGENT_TOKEN_FILE": "/t"}).coder.token_file == Path("/t")
 
 
-def test_a_systemd_credential_that_cannot_be_read_is_not_passed_over(tmp_path):
+def test_an_unreadable_systemd_credential_is_used(tmp_path):
     credential = tmp_path / "coder-agent-token"
     credential.symlink_to(tmp_path / "nowhere")
     assert load({"CREDENTIALS_DIRECTORY": str(tmp_path)}).coder.token_file == credential
 
 
-def test_two_configurations_tell_where_they_differ():
+def test_differences_are_the_keys_with_other_values():
     changed = load({"AGENTD_LOG_LEVEL": "debug"}, "snapshots.task_id=" + ID)
     assert changed.differences(load()) == {"log.level", "snapshots.task_id"}
-    assert load({"AGENTD_LOG_LEVEL": "info"}).differences(load()) == set(), "an origin is no difference"
+    assert load({"AGENTD_LOG_LEVEL": "info"}).differences(load()) == set(), (
+        "another origin is not a difference"
+    )
 
 
 @pytest.mark.parametrize(
@@ -445,7 +448,7 @@ def test_two_configurations_tell_where_they_differ():
         ({"AGENTD_STATE_DIR": "/a", "STATE_DIRECTORY": "/s"}, "/a", "environment AGENTD_STATE_DIR"),
     ],
 )
-def test_the_state_directory_follows_who_started_us(env, directory, origin):
+def test_the_state_directory_comes_from_the_environment(env, directory, origin):
     found = load(env)
     assert (found.state.dir, found.origins["state.dir"]) == (Path(directory), origin)
     assert found.local_api.socket == Path(directory, "agentd.sock")
@@ -460,18 +463,18 @@ def test_the_state_directory_follows_who_started_us(env, directory, origin):
         (1000, {}, "/.local/state/agentd"),
     ],
 )
-def test_the_state_directory_follows_the_user(uid, env, directory, monkeypatch):
+def test_the_default_state_directory_depends_on_the_user(uid, env, directory, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     assert load(env).state.dir == Path(directory)
 
 
-def test_the_socket_lies_in_the_first_runtime_directory():
+def test_the_socket_is_in_the_first_runtime_directory():
     found = load({"RUNTIME_DIRECTORY": "/run/agentd:/run/other", "STATE_DIRECTORY": "/s"})
     assert found.local_api.socket == Path("/run/agentd/agentd.sock")
     assert found.origins["local_api.socket"] == "environment RUNTIME_DIRECTORY"
 
 
-def test_a_relative_path_is_fixed_to_the_working_directory_of_the_start(tmp_path, monkeypatch):
+def test_a_relative_path_becomes_absolute_at_the_start(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load({}, "state.dir=state").state.dir == tmp_path / "state"
     assert load({}, "state.dir=state").local_api.socket == tmp_path / "state" / "agentd.sock"
@@ -494,7 +497,7 @@ def test_a_relative_path_without_a_working_directory_is_refused(tmp_path):
     assert "state.dir: 'state' is relative, and there is no working directory" in ended.stderr
 
 
-def test_no_secret_shows_in_what_a_configuration_says_of_itself():
+def test_the_repr_of_a_configuration_contains_no_secret():
     found = load({"CODER_AGENT_TOKEN": "hunter2hunter2", "CODER_AGENT_HEADER": "A=hunter2hunter2"})
     assert found.coder.token
     assert "hunter2" not in repr(found) + str(found) + repr(found.origins)
@@ -513,14 +516,14 @@ def test_no_secret_shows_in_what_a_configuration_says_of_itself():
         ("coder.url", ["hunter2"]),
     ],
 )
-def test_no_refusal_repeats_a_secret(name, raw):
+def test_no_error_contains_a_secret(name, raw):
     with pytest.raises(ConfigError) as caught:
         parse(config.keys()[name], raw, "test")
     assert "hunter2" not in str(caught.value)
-    assert caught.value.__suppress_context__, "a traceback must not show it either"
+    assert caught.value.__suppress_context__, "a traceback must not contain it either"
 
 
-def test_what_is_missing_for_coder_is_named():
+def test_the_error_names_what_is_missing_for_coder():
     with pytest.raises(ConfigError, match=r"^coder.url: missing; set CODER_AGENT_URL"):
         load().require_coder()
     with pytest.raises(ConfigError, match=r"^coder.token: missing; set CODER_AGENT_TOKEN"):
@@ -530,12 +533,12 @@ def test_what_is_missing_for_coder_is_named():
     load({"CODER_AGENT_URL": "http://c", "CODER_AGENT_AUTH": "aws-instance-identity"}).require_coder()
 
 
-def test_the_configuration_cannot_be_changed_behind_its_origins():
+def test_the_configuration_is_immutable():
     with pytest.raises(AttributeError, match=r"LogSection\.level cannot be changed"):
-        load().log.level = "debug"  # type: ignore[misc]  # that is the point
+        load().log.level = "debug"  # type: ignore[misc]  # the assignment must fail
 
 
-def test_a_section_takes_its_own_keys_only():
+def test_a_section_accepts_only_its_own_keys():
     shutdown = load().shutdown
     assert shutdown.with_values(budget_s=3.0).budget_s == 3.0
     assert shutdown.with_values(budget_s=3.0).grace_s == shutdown.grace_s
@@ -551,7 +554,7 @@ def test_a_section_takes_its_own_keys_only():
         ("[::1]:65535", ("::1", 65_535)),
     ],
 )
-def test_loopback_addresses(text, address):
+def test_a_loopback_address_is_parsed(text, address):
     assert loopback_address(text) == address
 
 
@@ -563,7 +566,7 @@ ANYTHING = st.recursive(
 
 
 def refused(call: Callable[[], Any]) -> str:
-    """What `call` was refused with, or "" when it was not."""
+    """The error of `call`, "" without one."""
     try:
         call()
     except ConfigError as exc:
@@ -572,7 +575,7 @@ def refused(call: Callable[[], Any]) -> str:
 
 
 @given(st.sampled_from(list(config.keys())), ANYTHING)
-def test_any_value_is_taken_or_refused_by_name(name, raw):
+def test_any_value_is_accepted_or_refused_with_the_key(name, raw):
     key = config.keys()[name]
     message = refused(lambda: parse(key, raw, "here"))
     if message:
@@ -586,7 +589,7 @@ SECTIONS = set(config.Config._fields)
 
 
 @given(text=st.text(st.characters(categories=None, exclude_categories=())))
-def test_any_text_as_a_file_is_taken_or_refused(tmp_path_factory, text):
+def test_any_text_as_a_file_is_accepted_or_refused(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "any.toml"
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
     message = refused(lambda: load(file=path))
@@ -600,11 +603,11 @@ ENV_NAMES = {env_name: name for name, key in config.keys().items() for env_name 
 
 
 @given(st.dictionaries(st.sampled_from(sorted(ENV_NAMES)), st.text()))
-def test_any_environment_is_taken_or_refused_by_the_key(env):
+def test_any_environment_is_accepted_or_refused_with_the_key(env):
     message = refused(lambda: load(env))
     assert message == "" or message.split(":")[0] in {ENV_NAMES[env_name] for env_name in env}
 
 
 @pytest.mark.parametrize("name", ["workspace.id", "snapshots.task_id", "local_api.listen", "status.app_slug"])
-def test_an_empty_text_in_a_file_switches_an_option_off(name, toml):
-    assert value(load(file=toml(f"{name} = ' '")), name) == ""
+def test_an_empty_text_in_a_file_counts_as_unset(name, toml):
+    assert load(file=toml(f"{name} = ' '")).value(name) == ""

@@ -192,7 +192,7 @@ UNFINISHED = {
         agentd/simulator agentd/snapshots agentd/stability
     """,
     "constants": """
-        agentd/claims agentd/cli agentd/coderd agentd/config agentd/daemon agentd/doctor
+        agentd/claims agentd/cli agentd/coderd agentd/daemon agentd/doctor
         agentd/hooks agentd/simulator agentd/sse.py
     """,
     "export lists": """
@@ -204,14 +204,14 @@ UNFINISHED = {
         agentd/stability
     """,
     "words": """
-        README.md agentd/agents agentd/claims agentd/cli agentd/coderd agentd/config
+        README.md agentd/agents agentd/claims agentd/cli agentd/coderd
         agentd/conversation agentd/daemon agentd/doctor agentd/hooks agentd/simulator
         agentd/snapshots agentd/sse.py agentd/stability docs/architecture.md docs/compatibility.md
         docs/configuration.md docs/contributing.md docs/doctor.md docs/guarantees.md
         docs/operations.md docs/protocol.md docs/scenarios.md docs/snapshots.md docs/status.md
         tests/agents tests/claims tests/coderd tests/conversation tests/daemon tests/doctor
         tests/e2e tests/hooks tests/scenarios tests/simulator tests/snapshots tests/stability
-        tests/test_config.py tests/test_metrics_docs.py tests/test_tls.py tests/ui
+        tests/test_metrics_docs.py tests/test_tls.py tests/ui
     """,
 }
 

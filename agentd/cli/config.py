@@ -9,7 +9,6 @@ from agentd.cli import add_config_options
 from agentd.errors import ExitCode
 
 MASK: Final = "[hidden]"
-MASKED_KINDS: Final = ("secret", "headers")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +49,8 @@ def explained(effective: config.Config) -> dict[str, dict[str, object]]:
 
 
 def _masked(effective: config.Config, key: config.Key) -> object:
-    section, field = key.name.split(".")
-    value = getattr(getattr(effective, section), field)
-    if key.spec.kind in MASKED_KINDS and value:
+    value = effective.value(key.name)
+    if key.spec.secret and value:
         return MASK
     if isinstance(value, tuple):
         return [_without_query(word) for word in value]

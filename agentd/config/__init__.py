@@ -1,4 +1,4 @@
-"""The configuration: what can be set (`schema`), what a value may be (`values`), where values come from (`load`)."""
+"""The configuration: its keys (`schema`), the formats of their values (`formats`), its sources (`load`)."""
 
 from agentd.config.load import SYSTEM_FILE, load
 from agentd.config.schema import SNAPSHOT_MAX_BYTES, Config, Key, keys

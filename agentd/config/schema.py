@@ -1,174 +1,202 @@
-"""Every setting: its name, type, default, environment name, range and explanation, written once."""
+"""Every key of the configuration: its name, type, default, environment variables, range and help text."""
 
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
+from agentd.config import formats
 from agentd.config.section import Section, Spec, key
 from agentd.errors import ConfigError
 
-SNAPSHOT_MAX_BYTES = 65_536  # coderd's taskSnapshotMaxSize: a body of exactly this size is accepted
+SNAPSHOT_MAX_BYTES: Final = 65_536  # coderd's taskSnapshotMaxSize: a body of exactly this size is accepted
 
 
 class CoderSection(Section):
-    url: str = key("", "Access URL of the Coder deployment.", env=("CODER_AGENT_URL",), kind="url")
-    token: str = key("", "The agent's session token.", env=("CODER_AGENT_TOKEN",), kind="secret")
+    url: str = key("", "Access URL of the Coder deployment.", env=("CODER_AGENT_URL",), format=formats.url)
+    token: str = key(
+        "", "Session token of the agent.", env=("CODER_AGENT_TOKEN",), format=formats.header_safe, secret=True
+    )
     token_file: Path | None = key(
         None,
-        "File holding the session token; read again on 401 and SIGHUP. Default: $CREDENTIALS_DIRECTORY/coder-agent-token.",
+        "File that contains the session token; read again on 401 and SIGHUP."
+        " Default: $CREDENTIALS_DIRECTORY/coder-agent-token.",
         env=("CODER_AGENT_TOKEN_FILE",),
     )
     auth: Literal["token", "aws-instance-identity", "azure-instance-identity", "google-instance-identity"] = (
-        key("token", "How the agent proves who it is.", env=("CODER_AGENT_AUTH",))
+        key(
+            "token",
+            "How the agent authenticates: a token, or the identity of the cloud instance.",
+            env=("CODER_AGENT_AUTH",),
+        )
     )
-    agent_name: str = key("", "Agent name, when one instance has several agents.", env=("CODER_AGENT_NAME",))
+    agent_name: str = key(
+        "", "Name of the agent, if one cloud instance has several agents.", env=("CODER_AGENT_NAME",)
+    )
     debug_address: str = key(
         "127.0.0.1:2113",
-        "HOST:PORT of the Coder agent's debug server, which says whose workspace this is.",
+        "HOST:PORT of the Coder agent's debug server, which returns the owner of the workspace.",
         env=("CODER_AGENT_DEBUG_ADDRESS",),
     )
     metadata_url: str = key(
-        "http://169.254.169.254", "Metadata server that proves an instance's identity.", kind="url"
+        "http://169.254.169.254", "Metadata server of the cloud, for instance identity.", format=formats.url
     )
-    ca_file: Path | None = key(None, "CA bundle (PEM) trusted in addition to the system's.")
+    ca_file: Path | None = key(
+        None, "PEM file of CA certificates to trust in addition to those of the system."
+    )
     headers: tuple[str, ...] = key(
         (),
-        "Extra request headers for a proxy in between: Name=value, separated by commas; quote as in CSV what holds one.",
+        "Extra headers `Name=value`, comma-separated; quote a value that contains a comma, as in CSV.",
         env=("CODER_AGENT_HEADER",),
-        kind="headers",
+        format=formats.header,
+        csv=True,
+        secret=True,
     )
 
 
 class WorkspaceSection(Section):
     id: str = key(
-        "", "Workspace id; learnt from the first event when unset.", env=("CODER_WORKSPACE_ID",), kind="uuid"
+        "",
+        "Id of the workspace; if unset, taken from the first claim event.",
+        env=("CODER_WORKSPACE_ID",),
+        format=formats.uuid,
     )
 
 
 class AgentApiSection(Section):
-    url: str = key("http://localhost:3284", "Where AgentAPI listens.", kind="url")
+    url: str = key("http://localhost:3284", "URL of AgentAPI.", format=formats.url)
     poll_interval_s: float = key(
-        1.0, "Seconds between looks at the agent's status near a change.", low=0.05, high=60
+        1.0, "Seconds between two polls of the agent while its status can change.", low=0.05, high=60
     )
     state_file: Path | None = key(
         None,
-        "AgentAPI's own state file: where the conversation is read from when AgentAPI is gone.",
+        "State file of AgentAPI; the conversation is read from it if AgentAPI does not run.",
         env=("AGENTAPI_STATE_FILE",),
     )
     pid_file: Path | None = key(
-        None, "AgentAPI's pid file, for shutdown.stop_agent.", env=("AGENTAPI_PID_FILE",)
+        None, "Pid file of AgentAPI, for shutdown.stop_agent.", env=("AGENTAPI_PID_FILE",)
     )
 
 
 class ClaimsSection(Section):
-    enabled: bool = key(True, "Hold the claim stream and act on claims.")
-    hooks_dir: Path = key(Path("/etc/agentd/hooks"), "Folder of on-claim.d/ and its like.")
-    hook_timeout_s: float = key(
-        300.0, "Seconds a hook may take before its process group is ended.", low=0.1, high=86_400
+    enabled: bool = key(True, "Listen to the claim stream and run the hooks of a claim.")
+    hooks_dir: Path = key(
+        Path("/etc/agentd/hooks"),
+        "Directory that contains on-claim.d/, on-stable.d/, on-busy.d/ and on-stop.d/.",
     )
-    max_attempts: int = key(3, "How often a failing hook is tried.", low=1, high=100)
+    hook_timeout_s: float = key(
+        300.0, "Seconds that a hook may run before its process group is terminated.", low=0.1, high=86_400
+    )
+    max_attempts: int = key(3, "Attempts of a failing hook.", low=1, high=100)
     on_interrupted: Literal["retry", "hold"] = key(
         "retry",
-        "What becomes of a hook that agentd's own end interrupted: tried again, or held for `agentd claims retry`.",
+        "What agentd does with a hook that was running when agentd exited: `retry` at the next start,"
+        " or `hold` until `agentd claims retry`.",
     )
-    pass_token: bool = key(False, "Let hooks see CODER_AGENT_TOKEN.")
+    pass_token: bool = key(False, "Pass CODER_AGENT_TOKEN to hooks.")
 
 
 class StabilitySection(Section):
-    settle_s: float = key(5.0, "Seconds of quiet before the agent counts as idle.", low=0, high=3600)
+    settle_s: float = key(5.0, "Seconds without a change before the agent counts as idle.", low=0, high=3600)
     hook_timeout_s: float = key(
         60.0,
-        "Seconds a hook of on-stable.d, on-busy.d or on-stop.d may take before its process group is ended.",
+        "Seconds that a hook of on-stable.d, on-busy.d or on-stop.d may run before it is terminated.",
         low=0.1,
         high=86_400,
     )
 
 
 class StatusSection(Section):
-    app_slug: str = key("", "Slug of the app whose status is reported to coderd; empty: no reports.")
+    app_slug: str = key("", "Slug of the app whose status agentd reports to coderd; empty: no reports.")
 
 
 class SnapshotsSection(Section):
-    task_id: str = key("", "Id of the Coder task; empty: nothing is uploaded to it.", kind="uuid")
-    max_messages: int = key(10, "Newest messages kept.", low=1, high=1000)
+    task_id: str = key("", "Id of the Coder task; empty: no upload to coderd.", format=formats.uuid)
+    max_messages: int = key(10, "Number of newest messages in a snapshot.", low=1, high=1000)
     max_bytes: int = key(
-        SNAPSHOT_MAX_BYTES, "Size of a snapshot in encoded bytes.", low=256, high=SNAPSHOT_MAX_BYTES
+        SNAPSHOT_MAX_BYTES, "Largest size of a snapshot in bytes of JSON.", low=256, high=SNAPSHOT_MAX_BYTES
     )
     checkpoint_s: float = key(
-        5.0, "While messages change, the spool is at most this old.", low=0.1, high=3600
+        5.0,
+        "While messages change, the snapshot on disk is at most this many seconds old.",
+        low=0.1,
+        high=3600,
     )
     upload: Literal["settle", "stop"] = key(
-        "settle", "Upload at each settle (at most every 30 s) and at stop, or only at stop."
+        "settle",
+        "`settle`: upload when the agent becomes stable (at most every 30 s) and at stop; `stop`: at stop.",
     )
     destinations: tuple[str, ...] = key(
         ("coder",),
-        "Where snapshots go: `coder`, or URLs (https://, file://, exec://, s3://, gs://, az://).",
-        kind="destinations",
+        "Destinations of snapshots: `coder`, or URLs (https://, file://, exec://, s3://, gs://, az://).",
+        format=formats.destination,
     )
-    http_method: Literal["PUT", "POST"] = key("PUT", "Method for https:// destinations.")
+    http_method: Literal["PUT", "POST"] = key("PUT", "HTTP method for https:// destinations.")
     http_headers_file: Path | None = key(
-        None, "File of extra headers (`Name: value` lines) for https:// destinations."
+        None, "File with extra headers for https:// destinations, one `Name: value` per line."
     )
-    redact: bool = key(True, "Take the agent token and other known secrets out of snapshots.")
+    redact: bool = key(True, "Remove the agent token and other known secrets from snapshots.")
     redact_env: tuple[str, ...] = key(
         (),
-        "Names of environment variables whose values are secrets to take out of snapshots.",
-        kind="variables",
+        "Names of environment variables whose values are removed from snapshots.",
+        format=formats.variable,
     )
     redact_patterns: tuple[str, ...] = key(
-        (), "Regular expressions; what they match is taken out of snapshots.", kind="patterns"
+        (), "Regular expressions; their matches are removed from snapshots.", format=formats.pattern, csv=True
     )
 
 
 class StateSection(Section):
     dir: Path = key(
         Path(),
-        "State directory. Default: $STATE_DIRECTORY, $XDG_STATE_HOME/agentd or ~/.local/state/agentd; root: /var/lib/agentd.",
+        "State directory. Default: $STATE_DIRECTORY, $XDG_STATE_HOME/agentd or ~/.local/state/agentd;"
+        " for root /var/lib/agentd.",
     )
 
 
 class LocalApiSection(Section):
     socket: Path = key(
         Path(),
-        "Unix socket of the local API. Default: $RUNTIME_DIRECTORY/agentd.sock, else <state.dir>/agentd.sock.",
+        "Unix socket of the local API. Default: agentd.sock in $RUNTIME_DIRECTORY, else in state.dir.",
     )
     listen: str = key(
-        "", "127.0.0.1:PORT to serve the local API and a page on TCP as well; empty: no TCP.", kind="listen"
+        "",
+        "127.0.0.1:PORT to serve the local API and a web page on TCP as well; empty: no TCP.",
+        format=formats.listen_address,
     )
     allowed_hosts: tuple[str, ...] = key(
         (),
-        "Hosts under which a proxy may pass requests on to local_api.listen, as a browser names them: coder.example.com.",
-        kind="hosts",
+        "Host names of proxies that may forward requests to local_api.listen, such as coder.example.com.",
+        format=formats.host,
     )
 
 
 class ShutdownSection(Section):
     budget_s: float = key(
-        8.0, "Seconds the whole shutdown may take, from the first signal.", low=0.5, high=3600
+        8.0, "Seconds that the whole shutdown may take, from the first signal.", low=0.5, high=3600
     )
     grace_s: float = key(
         0.0,
-        "Seconds the runtime waits before it kills agentd, where systemd cannot tell; 0: not known.",
+        "Seconds between SIGTERM and SIGKILL, if systemd does not report them; 0: unknown.",
         low=0,
         high=86_400,
     )
     stop_agent: bool = key(
         False,
-        "At stop, once the snapshot is safe, let AgentAPI save its state and end it (agentapi.pid_file).",
+        "At stop, when the snapshot is on disk, let AgentAPI save its state and exit (agentapi.pid_file).",
     )
 
 
 class LogSection(Section):
-    level: Literal["debug", "info", "warning", "error"] = key("info", "Lowest level printed.")
+    level: Literal["debug", "info", "warning", "error"] = key("info", "Lowest level that is logged.")
     format: Literal["auto", "json", "console"] = key(
-        "auto", "JSON lines, console, or console on a terminal and JSON elsewhere."
+        "auto", "`json` lines, readable `console` lines, or `auto`: console on a terminal, JSON elsewhere."
     )
 
 
 class Config(NamedTuple):
-    """The effective configuration. `origins` says where each value came from, by `section.key`."""
+    """The effective configuration. `origins` has the source of each value, by `section.key`."""
 
     coder: CoderSection = CoderSection()
     workspace: WorkspaceSection = WorkspaceSection()
@@ -183,28 +211,28 @@ class Config(NamedTuple):
     log: LogSection = LogSection()
     origins: Mapping[str, str] = MappingProxyType({})
 
+    def value(self, name: str) -> Any:  # noqa: ANN401 - the key decides the type
+        """The value of the key `name` (`section.key`)."""
+        section, field = name.split(".")
+        return getattr(getattr(self, section), field)
+
     def differences(self, other: "Config") -> set[str]:
-        """The `section.key`s whose values differ."""
-
-        def value(config: "Config", name: str) -> object:
-            section, field = name.split(".")
-            return getattr(getattr(config, section), field)
-
-        return {name for name in keys() if value(self, name) != value(other, name)}
+        """The keys (`section.key`) whose values differ."""
+        return {name for name in keys() if self.value(name) != other.value(name)}
 
     def require_coder(self) -> None:
-        """Raise `ConfigError` unless there is a Coder URL and some way to a token."""
+        """Raise `ConfigError` unless there is a Coder URL and a source of a token."""
         if not self.coder.url:
             raise ConfigError("coder.url: missing", hint="set CODER_AGENT_URL or [coder] url")
         if self.coder.auth == "token" and not self.coder.token and self.coder.token_file is None:
             raise ConfigError(
                 "coder.token: missing",
-                hint="set CODER_AGENT_TOKEN, or CODER_AGENT_TOKEN_FILE to a file holding the token",
+                hint="set CODER_AGENT_TOKEN, or CODER_AGENT_TOKEN_FILE to a file that contains the token",
             )
 
 
 class Key(NamedTuple):
-    """One setting, as `keys()` lists them."""
+    """One key, as `keys()` lists them."""
 
     name: str
     annotation: Any
@@ -213,17 +241,17 @@ class Key(NamedTuple):
 
     @property
     def env(self) -> tuple[str, ...]:
-        """Environment names, the strongest first."""
+        """Names of its environment variables, in decreasing precedence."""
         return (*self.spec.env, "AGENTD_" + self.name.upper().replace(".", "_"))
 
 
 def sections() -> dict[str, type[Section]]:
-    """Every table of the configuration by name, in the order of the documentation."""
+    """Every section by name, in the order of the documentation."""
     return {name: type(section) for name, section in Config()._asdict().items() if name != "origins"}
 
 
 def keys() -> dict[str, Key]:
-    """Every setting by `section.key`, in the order of the documentation."""
+    """Every key by `section.key`, in the order of the documentation."""
     found = {}
     for section, kind in sections().items():
         hints = typing.get_type_hints(kind)

@@ -1,32 +1,31 @@
-"""What the tables of the configuration are made of: typed, frozen, each key with its range and its explanation.
+"""Base class of the configuration's tables: immutable, with a type, a default and a `Spec` for each key.
 
-A dataclass would do, and does cost: a dozen of them take 5 ms of every start.
+Not dataclasses: the decorator takes 5 ms for a dozen of them, at every start.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple, NoReturn, Self, dataclass_transform
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, dataclass_transform
+
+from agentd.config import formats
 
 
 class Spec(NamedTuple):
-    """What a key needs beyond its type: how it is called elsewhere, its range, and what to say about it."""
+    """What a key has beside its type and default.
+
+    `doc` is its help text. `env` are names of environment variables before `AGENTD_SECTION_KEY`. `low` and
+    `high` limit a number. `format` checks and normalizes a text, or each entry of a list. `csv` splits a
+    string as CSV instead of at each comma, because entries may contain commas. `secret` hides the value in
+    every output.
+    """
 
     doc: str
     env: tuple[str, ...] = ()
     low: float = -math.inf
     high: float = math.inf
-    kind: Literal[
-        "plain",
-        "url",
-        "uuid",
-        "secret",
-        "listen",
-        "headers",
-        "destinations",
-        "variables",
-        "patterns",
-        "hosts",
-    ] = "plain"
+    format: Callable[[str], str] = formats.printable
+    csv: bool = False
+    secret: bool = False
 
 
 class _Declared(NamedTuple):
@@ -35,15 +34,15 @@ class _Declared(NamedTuple):
 
 
 def key(default: Any, doc: str, **spec: Any) -> Any:  # noqa: ANN401 - the key's own annotation is the type
-    """Declare a key of a section; `spec` as in `Spec`."""
+    """Declare a key of a section. `spec` are the other fields of `Spec`."""
     return _Declared(default, Spec(doc, **spec))
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, kw_only_default=True)
 class Section:
-    """One table. Its keys are those declared with `key`; they are given by name and stay as they are.
+    """One table. Its keys are declared with `key`, passed by name, and cannot be changed.
 
-    Sections compare by identity and do not print their values: one of them is the token.
+    Sections compare by identity and have no `repr` of their values, because one of them contains the token.
     """
 
     specs: ClassVar[Mapping[str, Spec]]
@@ -55,14 +54,14 @@ class Section:
             setattr(cls, name, value.default)
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - the keys' own annotations are the types
-        """Keys that are not given have their defaults. Raises `TypeError` for a name that is no key."""
+        """A key that is not passed has its default. Raises `TypeError` for an unknown name."""
         for name in values:
             if name not in self.specs:
                 raise TypeError(f"{type(self).__name__} has no key {name!r}")
         vars(self).update(values)
 
     def with_values(self, **values: Any) -> Self:  # noqa: ANN401 - as above
-        """The same section with other values."""
+        """A copy with other values for some keys."""
         return type(self)(**{**vars(self), **values})
 
     def __setattr__(self, name: str, _value: object = None) -> NoReturn:

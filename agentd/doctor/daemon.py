@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from agentd.config.values import loopback_address
+from agentd.config.formats import loopback_address
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.state_dir import holder_pid
 from agentd.tls import aiohttp

@@ -98,7 +98,7 @@ def _secret_values(settings: Config, environ: Mapping[str, str]) -> Iterator[str
     yield from (header.partition("=")[2] for header in settings.coder.headers)
     yield from (environ.get(name, "") for name in settings.snapshots.redact_env)
     # Of our own variables the schema knows which are secret: CODER_AGENT_TOKEN_FILE, for one, is only a path.
-    ours = {name: key.spec.kind in ("secret", "headers") for key in keys().values() for name in key.env}
+    ours = {name: key.spec.secret for key in keys().values() for name in key.env}
     yield from (value for name, value in environ.items() if ours.get(name, bool(_SECRET_NAME.search(name))))
     for file in (settings.coder.token_file, settings.snapshots.http_headers_file):
         if file is not None:

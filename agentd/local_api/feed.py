@@ -1,11 +1,11 @@
 """`GET /v1/events`: the changes of `/v1/status` as server-sent events.
 
     event: status        the whole status, once, after the connection is made
-    event: <key>         a top-level key of the status and its new value, after each change: agent, task, claims, …
+    event: <key>         a top-level key of the status and its new value, after each change of it
     : heartbeat          every 15 s, so that both ends notice a broken connection
 
-Without clients the status is not read. With clients it is read after each call of `changed` and every 0.5 s, because
-some changes are not announced. A slow client gets the newest value of each key, not every value.
+Without clients the status is not read. With clients it is read after each call of `changed` and every 0.5 s,
+because some changes are not announced. A slow client gets the newest value of each key, not every value.
 """
 
 import asyncio

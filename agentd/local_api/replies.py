@@ -17,7 +17,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ApiError(AgentdError):
-    """An operation refuses a request. `status` is the HTTP status; `hint` becomes the `detail` of the body."""
+    """An operation refuses a request.
+
+    `status` is the HTTP status; `hint` becomes the `detail` of the body.
+    """
 
     def __init__(self, status: int, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -27,7 +30,7 @@ class ApiError(AgentdError):
 def encode_json(value: object) -> bytes:
     """Compact JSON without a line end."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    # Output of a hook can contain a lone surrogate, which UTF-8 cannot encode. It becomes the JSON escape \udc80.
+    # Output of a hook can contain a lone surrogate, which UTF-8 cannot encode: write the JSON escape \udc80.
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -58,6 +61,6 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return response
     except AgentdError as exc:
         return error_response(502 if isinstance(exc, PeerError) else 500, exc.message, exc.hint)
-    except Exception as exc:  # noqa: BLE001 - a fault in one handler must not end the connection; it is logged
+    except Exception as exc:  # noqa: BLE001 - one failed request must not end the daemon; it is logged
         log.get("local_api").error("local_api.answer_failed", route=request.path, exc_info=exc)
         return error_response(500, "Internal error.", "See agentd's log.")

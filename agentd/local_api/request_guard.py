@@ -1,7 +1,8 @@
-"""Which TCP requests the local API accepts: those of local programs, of the daemon's own page, and through named proxies.
+"""Decides which TCP requests to accept: from local programs, the daemon's page, and the configured proxies.
 
-Any page that a user opens can send requests to 127.0.0.1. With DNS rebinding it can also read the responses. A browser
-reports the origin of such a request in `Host`, `Origin` and `Sec-Fetch-Site`. The unix socket is protected by its mode.
+Any page that a user opens can send requests to 127.0.0.1. With DNS rebinding it can also read the responses.
+A browser reports the origin of such a request in `Host`, `Origin` and `Sec-Fetch-Site`. The unix socket is
+protected by its mode.
 """
 
 import re
@@ -11,7 +12,10 @@ from typing import Final
 from aiohttp import web
 
 OWN_HEADER: Final = "X-Agentd"
-"""A form and an `<img>` cannot send it. A script of another origin needs a preflight for it, which is refused."""
+"""A form and an `<img>` cannot send it.
+
+A script of another origin needs a preflight for it, which is refused.
+"""
 
 _LOOPBACK_HOST: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 _FORM_TYPES: Final = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
@@ -20,7 +24,8 @@ _FORM_TYPES: Final = ("text/plain", "application/x-www-form-urlencoded", "multip
 def refusal_reason(request: web.Request, proxies: Collection[str]) -> str:
     """The header for which this request is refused, with its value; "" if it is accepted.
 
-    `proxies` are further accepted values of `Host`, in lower case: the host names of proxies in front of this API.
+    `proxies` are further accepted values of `Host`, in lower case: the host names of proxies in front of this
+    API.
     """
     if not _is_tcp(request):
         return ""

@@ -1,6 +1,7 @@
 """The local API: HTTP routes on a unix socket, and on a loopback TCP port if one is configured.
 
-The daemon passes one callable for each operation (`Operations`). This package adds routes, status codes and JSON.
+The daemon passes one callable for each operation (`Operations`). This package adds routes, status codes and
+JSON.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from aiohttp import web
 
 from agentd import log
-from agentd.config.values import loopback_address
+from agentd.config.formats import loopback_address
 from agentd.errors import ConfigError
 from agentd.local_api import request_guard, unix_socket
 from agentd.local_api.feed import Feed
@@ -28,11 +29,11 @@ from agentd.local_api.replies import (
 from agentd.metrics import CONTENT_TYPE
 
 RESPONSE_TIMEOUT_S: Final = 1.0
-"""How long `close` waits for open responses: that of `POST /v1/stop` is sent after the shutdown that it started."""
+"""How long `close` waits for open responses. That of `POST /v1/stop` is sent after the shutdown."""
 
 
 class Operations(NamedTuple):
-    """The operations of the local API, as callables, so that this package imports no other part of the daemon."""
+    """The operations of the local API, as callables, so that this package imports no other component."""
 
     healthy: Callable[[], Awaitable[Json]]
     """`{"event_loop": "ok", "state_dir": "ok"}`; any other value means unhealthy."""
@@ -47,7 +48,10 @@ class Operations(NamedTuple):
     payload: Callable[[], Awaitable[bytes | None]]
     """The exact bytes that a snapshot would upload now; None without one."""
     messages: Callable[[], Awaitable[Json]]
-    """`{"messages": […], "snapshot": false}`, or the stored messages. Raises `ApiError` 409 in an error state."""
+    """`{"messages": […], "snapshot": false}`, or the stored messages.
+
+    Raises `ApiError` 409 in an error state.
+    """
     drill: Callable[[], Awaitable[Json]]
     """Run the parts of a shutdown without stopping or storing anything; the duration of each part."""
     send: Callable[[object], Awaitable[Json]]
@@ -60,10 +64,10 @@ class Operations(NamedTuple):
 
 
 class LocalApi:
-    """Serves `operations` on a unix socket (mode 0600) and, if `listen` is set, on a loopback TCP port with a page.
+    """Serves `operations` on a unix socket (mode 0600), and on a loopback TCP port with a page if configured.
 
-    `listen` is "" or an address that `config.values.loopback_address` accepts. `proxies` are the host names of proxies
-    that may forward requests to it.
+    `listen` is "" or an address that `config.formats.loopback_address` accepts. `proxies` are the host names
+    of proxies that may forward requests to it.
     """
 
     def __init__(
@@ -81,7 +85,10 @@ class LocalApi:
         self._log = log.get("local_api")
 
     async def start(self) -> None:
-        """Listen. Raises `StateError` or `ConfigError` if the socket or the port is unusable; then nothing is left."""
+        """Listen. Raises `StateError` or `ConfigError` if the socket or the port cannot be used.
+
+        After an error neither is left open.
+        """
         try:
             await self._start()
         except BaseException:
@@ -176,7 +183,10 @@ class LocalApi:
         return handle
 
     async def _run_shielded(self, work: Awaitable[Json]) -> Json:
-        """The result of `work`. `work` continues when the client disconnects, so that no delivery is cancelled."""
+        """The result of `work`.
+
+        `work` continues when the client disconnects, so that no delivery is cancelled.
+        """
         operation = asyncio.ensure_future(work)
         self._running.add(operation)
         operation.add_done_callback(self._on_operation_end)

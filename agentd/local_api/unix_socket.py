@@ -1,4 +1,4 @@
-"""Creates the unix socket of the local API: mode 0600 from the start, and only if no other process listens there."""
+"""Creates the unix socket of the local API, with mode 0600, unless another process listens on it."""
 
 import contextlib
 import os
@@ -15,10 +15,12 @@ _PROBE_TIMEOUT_S: Final = 1.0
 
 
 def bind(path: Path) -> socket.socket:
-    """A socket that is bound to `path` with mode 0600. Replaces the socket of a daemon that does not run any more.
+    """A socket that is bound to `path` with mode 0600.
 
-    Raises `ConfigError` if the path is too long for a socket. Raises `StateError` if a process listens on it, if it is
-    not a socket, or if it cannot be created.
+    Replaces the socket of a daemon that does not run any more.
+
+    Raises `ConfigError` if the path is too long for a socket. Raises `StateError` if a process listens on it,
+    if it is not a socket, or if it cannot be created.
     """
     if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
         raise ConfigError(

@@ -11,9 +11,11 @@ from aiohttp import web
 
 FOLDER: Final = Path(__file__).parent
 HEADERS: Final = {
-    # No inline script and no other origin. A string cannot become markup: output of hooks and agents is shown as text.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'; require-trusted-types-for 'script'; trusted-types 'none'",
+    # No inline script and no other origin. A string cannot become markup: output of hooks and agents is shown
+    # as text.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
     "Referrer-Policy": "no-referrer",

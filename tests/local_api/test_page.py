@@ -130,7 +130,8 @@ import asyncio, pathlib, sys, tempfile, types
 from agentd.local_api.server import LocalApi
 import agentd.daemon.run
 async def serve(listen):
-    api = LocalApi(socket_path=pathlib.Path(tempfile.mkdtemp()) / "s", listen=listen, operations=types.SimpleNamespace(status=dict))
+    path, operations = pathlib.Path(tempfile.mkdtemp()) / "s", types.SimpleNamespace(status=dict)
+    api = LocalApi(socket_path=path, listen=listen, operations=operations)
     api._routes = lambda: []
     await api.start()
     await api.close()
