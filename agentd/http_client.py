@@ -1,7 +1,7 @@
 """The HTTP client session of agentd, and the readers that every client of a peer shares."""
 
 import json
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -56,9 +56,9 @@ def one_line(text: str, max_chars: int) -> str:
     return " ".join(printable.split())[:max_chars]
 
 
-def failure(exc: BaseException) -> str:
-    """The text of a transport's error on one line. It may quote bytes that the server sent, so secrets are masked."""
-    return one_line(log.masked(str(exc)), _FAILURE_MAX_CHARS) or type(exc).__name__
+def failure(exc: BaseException, *, mask: Callable[[str], str] = log.masked) -> str:
+    """The text of a transport's error on one line. It may quote bytes that the server sent, so `mask` removes secrets."""
+    return one_line(mask(str(exc)), _FAILURE_MAX_CHARS) or type(exc).__name__
 
 
 def retry_after_s(headers: Mapping[str, str], *, now_unix_s: float) -> float | None:

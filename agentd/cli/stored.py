@@ -11,7 +11,7 @@ from agentd.config import Config
 from agentd.daemon.build import SPOOL_DIR
 from agentd.errors import ExitCode
 from agentd.snapshots import fetching, reading
-from agentd.snapshots.destinations.place import Place
+from agentd.snapshots.destinations.url_template import UrlTemplate
 
 
 def show(args: argparse.Namespace, settings: Config) -> int:
@@ -37,7 +37,7 @@ def _document(url: str, settings: Config) -> tuple[bytes, str]:
     """The bytes and the name of their source."""
     if url == "-":
         return sys.stdin.buffer.read(reading.DOCUMENT_MAX_BYTES + 1), "standard input"
-    place = Place(url, lambda: settings.workspace.id)
+    place = UrlTemplate(url, lambda: settings.workspace.id)
     document = asyncio.run(
         fetching.fetch(
             place,

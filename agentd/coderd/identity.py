@@ -103,7 +103,7 @@ class InstanceIdentityToken:
     async def _aws(self) -> dict[str, str]:
         # IMDSv2. In a container its answer needs a hop limit of 2.
         ttl = {"X-aws-ec2-metadata-token-ttl-seconds": "21600"}
-        session = await self._get_metadata("PUT", "/latest/api/token", ttl)
+        session = (await self._get_metadata("PUT", "/latest/api/token", ttl)).strip()
         if not _TOKEN.fullmatch(session):
             raise MetadataError("metadata server: the IMDSv2 session token is not valid")
         headers = {"X-aws-ec2-metadata-token": session}

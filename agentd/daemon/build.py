@@ -217,9 +217,9 @@ def _by_url(
 ) -> list[Destination]:
     if not urls:
         return []
-    from agentd.snapshots.destinations.by_url import Surroundings, from_url  # noqa: PLC0415 - most use coderd only
+    from agentd.snapshots.destinations.by_url import DestinationContext, from_url  # noqa: PLC0415 - most use coderd only
 
-    around = Surroundings(
+    around = DestinationContext(
         session=session,
         folder=config.state.dir / SPOOL_DIR,
         environ=os.environ,

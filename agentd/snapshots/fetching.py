@@ -1,73 +1,74 @@
-"""Fetches a document from where a destination has put it: a path, `file://`, `http(s)://`, `s3://`, `gs://`, `az://`."""
+"""Fetches a stored snapshot from a destination: a path, `file://`, `http(s)://`, `s3://`, `gs://`, `az://`."""
 
 import asyncio
 import http.client
+from functools import partial
 from pathlib import Path
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from yarl import URL
 
 from agentd.errors import AgentdError
-from agentd.http_client import client_session
-from agentd.snapshots.destinations import object_store
+from agentd.http_client import client_session, failure, read_start
+from agentd.snapshots.destinations import RetryableError, directory, object_store
 from agentd.snapshots.destinations.http import read_headers, without_secrets
-from agentd.snapshots.destinations.place import Place
+from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.reading import DOCUMENT_MAX_BYTES
 from agentd.tls import aiohttp, client_context
 
 TIMEOUT_S: Final = 30.0
 
+# One byte more than the reader accepts, so that it detects a document that is too large.
+_FETCH_MAX_BYTES: Final = DOCUMENT_MAX_BYTES + 1
+
 
 class NotFetchedError(AgentdError):
-    """The document could not be had. The message says where and why."""
+    """The document cannot be fetched. The message names the URL and the reason."""
 
 
 async def fetch(
-    place: Place, task_id: str, *, headers_file: Path | None = None, ca_file: Path | None = None
+    template: UrlTemplate, task_id: str, *, headers_file: Path | None = None, ca_file: Path | None = None
 ) -> bytes:
-    """The bytes at `place`, which may be a destination with placeholders: then those of `task_id`.
+    """The document of `task_id` at `template`, at most `DOCUMENT_MAX_BYTES` and one byte.
 
-    At most one byte more than `DOCUMENT_MAX_BYTES`, so that the reader sees that it was too much. Raises
-    `NotFetchedError`, and `ConfigError` for a file that cannot be used or a library that is missing.
+    Raises `NotFetchedError`, and `ConfigError` for an unreadable CA file or a missing library.
     """
-    if "://" not in place.url:
-        return await _read(Path(place.url), place.url)
-    url = place.of_task(task_id)
+    if "://" not in template.url:
+        return await _read(Path(template.url), template.url)
+    name, url = template.name, template.expand(task_id)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             match urlsplit(url).scheme:
                 case "file":
-                    return await _read(Path(unquote(urlsplit(url).path)), place.name)
+                    return await _read(directory.path_of(url), name)
                 case "http" | "https":
-                    return await _get(url, place.name, headers_file, ca_file)
+                    return await _get(url, name, headers_file, ca_file)
                 case scheme if scheme in object_store.SCHEMES:
-                    return await object_store.get(url, max_bytes=DOCUMENT_MAX_BYTES)
-    except TimeoutError as error:
-        raise NotFetchedError(f"{place.name}: no answer within {TIMEOUT_S:g} s") from error
-    except OSError as error:
-        raise NotFetchedError(f"{place.name}: {_plain(error)}") from error
+                    return await object_store.get(url, max_bytes=_FETCH_MAX_BYTES)
+    except TimeoutError as exc:
+        raise NotFetchedError(f"{name}: no answer within {TIMEOUT_S:g} s") from exc
+    except OSError as exc:
+        raise NotFetchedError(f"{name}: {failure(exc)}") from exc
     raise NotFetchedError(
-        f"{place.name} is of a kind agentd cannot read from",
+        f"cannot read from {name}: unknown scheme",
         hint="use a path, file://, https://, s3://, gs:// or az://",
     )
 
 
 async def _read(path: Path, name: str) -> bytes:
-    def read() -> bytes:
-        with path.open("rb") as file:
-            return file.read(DOCUMENT_MAX_BYTES + 1)
-
     try:
-        return await asyncio.to_thread(read)
-    except OSError as error:
-        raise NotFetchedError(f"{name} cannot be read: {error.strerror}") from error
+        return await directory.read(path, max_bytes=_FETCH_MAX_BYTES)
+    except OSError as exc:
+        raise NotFetchedError(f"{name} cannot be read: {exc.strerror}") from exc
 
 
 async def _get(url: str, name: str, headers_file: Path | None, ca_file: Path | None) -> bytes:
-    headers = read_headers(headers_file)
+    try:
+        headers = read_headers(headers_file)
+    except RetryableError as exc:
+        raise NotFetchedError(exc.message, hint=exc.hint) from exc
     tls = client_context(url, ca_file)
-    body = b""
     try:
         async with (
             client_session(trust_env=True) as session,
@@ -80,25 +81,17 @@ async def _get(url: str, name: str, headers_file: Path | None, ca_file: Path | N
             ) as response,
         ):
             if response.status != 200:
-                raise NotFetchedError(f"{name}: {_why(response)}")
-            while len(body) <= DOCUMENT_MAX_BYTES and (chunk := await response.content.readany()):
-                body += chunk
-    except aiohttp.ClientError as error:
-        raise NotFetchedError(f"{name}: {without_secrets(headers, _plain(error))}") from error
-    return body[: DOCUMENT_MAX_BYTES + 1]
+                raise NotFetchedError(f"{name}: {_reason(response.status)}")
+            return await read_start(response.content.iter_any(), _FETCH_MAX_BYTES)
+    except aiohttp.ClientError as exc:
+        raise NotFetchedError(f"{name}: {failure(exc, mask=partial(without_secrets, headers))}") from exc
 
 
-def _why(response: aiohttp.ClientResponse) -> str:
-    # The server's own words for it would reach a terminal.
-    said = f"{response.status} {http.client.responses.get(response.status, '')}".rstrip()
-    if 300 <= response.status < 400:
-        return f"{said}: it redirects; name the final address, redirects are not followed"
-    if response.status in (401, 403):
-        return f"{said}; snapshots.http_headers_file can hold an Authorization header"
-    return said
-
-
-def _plain(error: Exception) -> str:
-    """What went wrong, in one line that does nothing to a terminal; a server may have had a say in it."""
-    text = str(error) or type(error).__name__
-    return "".join(char if char.isprintable() else " " for char in text)
+def _reason(status: int) -> str:
+    # Without the server's own reason phrase, which could contain control characters.
+    text = f"{status} {http.client.responses.get(status, '')}".rstrip()
+    if 300 <= status < 400:
+        return f"{text}: the server redirects; use the final address, redirects are not followed"
+    if status in (401, 403):
+        return f"{text}; snapshots.http_headers_file can hold an Authorization header"
+    return text

@@ -18,7 +18,7 @@ from agentd.snapshots.destinations import (
     Accepted,
     DeliveryError,
     Destination,
-    RefusedError,
+    RejectedError,
     RetryableError,
     UnsupportedError,
 )
@@ -156,7 +156,7 @@ class DestinationUploader:
         except UnsupportedError as exc:
             self._unsupported_until = self._clock.monotonic() + UNSUPPORTED_PAUSE_S
             self._record(entry, DestinationOutcome.UNSUPPORTED, exc.status, exc)
-        except RefusedError as exc:
+        except RejectedError as exc:
             self._record(entry, DestinationOutcome.REFUSED, exc.status, exc)
         else:
             self._record(entry, DestinationOutcome.DELIVERED, accepted.status, accepted.detail)

@@ -14,7 +14,7 @@ from agentd.conversation.message import Message
 from agentd.metrics import Registry
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations import Accepted, CoderDestination, RefusedError, RetryableError
+from agentd.snapshots.destinations import Accepted, CoderDestination, RejectedError, RetryableError
 from agentd.snapshots.receipts import DestinationOutcome, SnapshotOutcome
 from agentd.snapshots.spool import Spool
 
@@ -307,7 +307,7 @@ async def test_a_server_that_answers_413_to_any_size_is_retried_without_further_
     put(spool, task_id, "x" * 70_000)
     receipt = await delivery.flush(soon(0.5))
     assert receipt.outcome is SnapshotOutcome.PENDING
-    assert "though it has only" in receipt.destinations[0].detail
+    assert "but the payload has only" in receipt.destinations[0].detail
     assert min(len(call.body) for call in server.calls(ROUTE)) > 1000
 
 
@@ -442,7 +442,7 @@ async def test_a_refused_snapshot_of_an_earlier_task_does_not_change_the_outcome
 
     async def deliver(entry, *, timeout_s):
         if entry.task_id == "older task":
-            raise RefusedError("gone")
+            raise RejectedError("gone")
         return await real(entry, timeout_s=timeout_s)
 
     shelf.deliver = deliver

@@ -14,9 +14,9 @@ from aiohttp import web
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.errors import ConfigError
-from agentd.snapshots.destinations import RefusedError, RetryableError
-from agentd.snapshots.destinations.by_url import Surroundings, from_url
-from agentd.snapshots.destinations.place import Place
+from agentd.snapshots.destinations import RejectedError, RetryableError
+from agentd.snapshots.destinations.by_url import DestinationContext, from_url
+from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 
 TASK = "11111111-1111-4111-8111-111111111111"
@@ -32,7 +32,7 @@ def entry_of(text="hello", task_id=TASK):
 
 @pytest.fixture
 def around(session, tmp_path):
-    return Surroundings(
+    return DestinationContext(
         session=session, folder=tmp_path, environ=dict(os.environ), workspace_id=lambda: WORKSPACE
     )
 
@@ -54,15 +54,15 @@ def around(session, tmp_path):
     ],
 )
 def test_a_snapshot_has_one_name_per_task_within_its_folder(url, task_id, place):
-    assert Place(url, lambda: WORKSPACE).of(entry_of(task_id=task_id)) == place
+    assert UrlTemplate(url, lambda: WORKSPACE).expand(task_id) == place
 
 
 def test_without_any_id_there_is_still_a_name():
-    assert Place("file:///d/", str).of(entry_of(task_id="")) == "file:///d/snapshot.json"
+    assert UrlTemplate("file:///d/", str).expand("") == "file:///d/snapshot.json"
 
 
 def test_a_signature_in_a_url_is_not_part_of_the_destinations_name():
-    assert Place("https://user:pw@h:8/x?sig=abc#y", str).name == "https://h:8/x"
+    assert UrlTemplate("https://user:pw@h:8/x?sig=abc#y", str).name == "https://h:8/x"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def headers_file(tmp_path):
 
 
 def with_options(around, **options):
-    return Surroundings(
+    return DestinationContext(
         session=around.session,
         folder=around.folder,
         environ=around.environ,
@@ -174,7 +174,7 @@ async def test_what_may_pass_is_tried_again(http, around, status):
 @pytest.mark.parametrize("status", [400, 404, 405, 409, 413, 415, 302, 307])
 async def test_what_the_server_will_never_take_is_refused_and_no_redirect_followed(http, around, status):
     http.status, http.headers = status, {"Location": http.url + "/elsewhere"} if status < 400 else {}
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         await from_url(http.url + "/x", around).deliver(entry_of(), timeout_s=5)
     assert caught.value.status == status
     assert len(http.requests) == 1
@@ -193,7 +193,7 @@ async def test_a_server_that_echoes_the_headers_does_not_get_them_into_the_recei
     http, around, headers_file
 ):
     http.status, http.body = 400, f"bad header {SECRET} and s3cr3t-value".encode()
-    with pytest.raises(RefusedError) as caught:
+    with pytest.raises(RejectedError) as caught:
         await from_url(http.url + "/x?sig=abc", with_options(around, headers_file=headers_file)).deliver(
             entry_of(), timeout_s=5
         )
@@ -252,7 +252,7 @@ async def test_a_program_is_not_given_the_agents_token(session, tmp_path):
     path.write_text("#!/bin/sh\nenv\n")
     path.chmod(0o755)
     environ = {"CODER_AGENT_TOKEN": "topsecret", "CODER_AGENT_TOKEN_FILE": "/f", "PATH": "/usr/bin:/bin"}
-    around = Surroundings(session=session, folder=tmp_path, environ=environ)
+    around = DestinationContext(session=session, folder=tmp_path, environ=environ)
     accepted = await from_url(f"exec://{path}", around).deliver(entry_of(), timeout_s=10)
     assert "CODER_AGENT_TOKEN" not in accepted.detail
     assert "AGENTD_TASK_ID" in accepted.detail
@@ -263,7 +263,7 @@ async def test_a_program_is_not_given_the_agents_token(session, tmp_path):
     [
         ("print('try later'); sys.exit(75)", RetryableError, "exit 75: try later"),
         ("sys.exit(1)", RetryableError, "exit 1"),
-        ("print('not JSON', file=sys.stderr); sys.exit(65)", RefusedError, "exit 65: not JSON"),
+        ("print('not JSON', file=sys.stderr); sys.exit(65)", RejectedError, "exit 65: not JSON"),
         ("os.kill(os.getpid(), 9)", RetryableError, "killed by signal 9"),
         ("print('x' * 1_000_000, 'the end'); sys.exit(1)", RetryableError, "x the end"),
     ],
@@ -325,7 +325,7 @@ async def test_a_bucket_gets_the_payload_as_an_object(s3, around):
 
 @pytest.mark.filterwarnings("ignore")  # the S3 server is third-party code with warnings of its own
 async def test_an_absent_bucket_is_refused_and_an_absent_server_tried_again(s3, around, monkeypatch):
-    with pytest.raises(RefusedError, match="bucket"):
+    with pytest.raises(RejectedError, match="bucket"):
         await from_url("s3://no-such-bucket/", around).deliver(entry_of(), timeout_s=10)
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RetryableError) as caught:

@@ -12,7 +12,7 @@ from agentd.conversation.message import Message
 from agentd.errors import AgentdError, ConfigError, ExitCode, UnavailableError
 from agentd.snapshots import entry as entry_format
 from agentd.snapshots import fetching, reading
-from agentd.snapshots.destinations.place import Place
+from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.spool import Spool, read_without_lock
 
@@ -147,7 +147,7 @@ def test_a_file_of_a_newer_agentd_is_not_reported_as_damaged(tmp_path):
 
 
 async def fetched(url, task_id=TASK, **options):
-    return await fetching.fetch(Place(url, lambda: OTHER), task_id, **options)
+    return await fetching.fetch(UrlTemplate(url, lambda: OTHER), task_id, **options)
 
 
 async def test_a_path_and_a_file_url_are_read_and_a_folder_is_the_tasks(tmp_path):

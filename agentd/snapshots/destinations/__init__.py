@@ -1,6 +1,6 @@
-"""Where snapshots go: coderd, an object store, an HTTP server, a directory, a program of the operator's.
+"""Destinations of snapshots: coderd, an object store, an HTTP server, a directory, a program.
 
-All but coderd are in `by_url`, which is imported where a URL is configured.
+`by_url` has all destinations except coderd. It is imported only if a URL is configured.
 """
 
 from agentd.snapshots.destinations.coder import CoderDestination
@@ -8,7 +8,7 @@ from agentd.snapshots.destinations.destination import (
     Accepted,
     DeliveryError,
     Destination,
-    RefusedError,
+    RejectedError,
     RetryableError,
     UnsupportedError,
 )
@@ -18,7 +18,7 @@ __all__ = [
     "CoderDestination",
     "DeliveryError",
     "Destination",
-    "RefusedError",
+    "RejectedError",
     "RetryableError",
     "UnsupportedError",
 ]

@@ -1,4 +1,4 @@
-"""The destination a URL of `snapshots.destinations` names."""
+"""Creates the destination for a URL of `snapshots.destinations`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from agentd.snapshots.destinations.destination import Destination
 from agentd.snapshots.destinations.directory import DirectoryDestination
 from agentd.snapshots.destinations.http import HttpDestination, Method
 from agentd.snapshots.destinations.object_store import SCHEMES, ObjectStoreDestination
-from agentd.snapshots.destinations.place import Place
+from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.tls import aiohttp, client_context
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What destinations need beside their URL.
+class DestinationContext:
+    """What destinations need in addition to their URL.
 
-    `folder` takes short-lived files (the spool's own will do), `workspace_id` is asked at each delivery since it may
-    be learnt late, `method`, `headers_file` and `ca_file` are for https destinations.
+    `folder` is for temporary files. `workspace_id` is called at each delivery, because agentd may learn the id late.
+    `method`, `headers_file` and `ca_file` are for https destinations.
     """
 
     session: aiohttp.ClientSession
@@ -32,34 +32,34 @@ class Surroundings:
     ca_file: Path | None = None
 
 
-def from_url(url: str, around: Surroundings) -> Destination:
-    """The destination that `url` names; nothing is contacted yet.
+def from_url(url: str, context: DestinationContext) -> Destination:
+    """Create the destination for `url` without contacting it.
 
-    Raises `ConfigError` for a scheme nobody serves, a relative path, or a missing extra.
+    Raises `ConfigError` for an unknown scheme, a relative path or a missing library.
     """
     parts = urlsplit(url)
-    place = Place(url, around.workspace_id)
+    template = UrlTemplate(url, context.workspace_id)
     match parts.scheme:
         case "http" | "https":
             return HttpDestination(
-                place,
-                session=around.session,
-                method=around.method,
-                headers_file=around.headers_file,
-                tls=client_context(url, around.ca_file),
+                template,
+                session=context.session,
+                method=context.method,
+                headers_file=context.headers_file,
+                tls=client_context(url, context.ca_file),
             )
         case "file" | "exec" if parts.netloc or len(parts.path) < 2:
             raise ConfigError(
-                f"snapshots.destinations: {url} names no absolute path", hint=f"write {parts.scheme}:///path"
+                f"snapshots.destinations: {url} has no absolute path", hint=f"write {parts.scheme}:///path"
             )
         case "file":
-            return DirectoryDestination(place)
+            return DirectoryDestination(template)
         case "exec":
-            return CommandDestination(url, folder=around.folder, environ=around.environ)
+            return CommandDestination(url, folder=context.folder, environ=context.environ)
         case scheme if scheme in SCHEMES:
-            return ObjectStoreDestination(place)
+            return ObjectStoreDestination(template)
         case _:
             raise ConfigError(
-                f"snapshots.destinations: {place.name} is of a kind agentd does not know",
+                f"snapshots.destinations: {template.name} has an unknown scheme",
                 hint=f"use coder, https://, file://, exec://, {', '.join(f'{one}://' for one in SCHEMES)}",
             )

@@ -1,4 +1,4 @@
-"""coderd's log snapshot: what a user of a paused task reads."""
+"""coderd's log snapshot: the conversation that a user of a paused task reads."""
 
 from typing import Final
 
@@ -9,21 +9,21 @@ from agentd.errors import ConfigError
 from agentd.snapshots.destinations.destination import (
     Accepted,
     DeliveryError,
-    RefusedError,
+    RejectedError,
     RetryableError,
     UnsupportedError,
 )
 from agentd.snapshots.entry import SpoolEntry
 
-# Whoever finds this too large is mistaken for the moment: cutting on would throw away the conversation for nothing.
-_SURELY_SMALL_BYTES: Final = 2048
+# Below this size a 413 is not caused by size: shrinking further would only lose the conversation.
+_NEVER_TOO_LARGE_BYTES: Final = 2048
 
 
 class CoderDestination:
     """The log snapshot of a Coder task, which coderd shows while the workspace is paused.
 
-    coderd takes 65,536 bytes, a proxy before it perhaps less: an entry that is too large is cut down until it is
-    taken, and the size that was is remembered for as long as agentd runs.
+    coderd accepts 65,536 bytes, a proxy possibly less. A payload that is too large is shrunk until it is accepted. Later
+    payloads are shrunk to the accepted size at once, until agentd exits.
     """
 
     name = "coder"
@@ -38,15 +38,15 @@ class CoderDestination:
         while True:
             try:
                 await self._coderd.put_log_snapshot(entry.task_id, payload, timeout_s=timeout_s)
-            except errors.TooLargeError as error:
-                if len(payload) <= _SURELY_SMALL_BYTES:
-                    unlikely = f"{error.message}, though it has only {len(payload)} bytes"
-                    raise RetryableError(unlikely, status=error.status) from error
+            except errors.TooLargeError as exc:
+                if len(payload) <= _NEVER_TOO_LARGE_BYTES:
+                    message = f"{exc.message}, but the payload has only {len(payload)} bytes"
+                    raise RetryableError(message, status=exc.status) from exc
                 payload = _at_most(entry, len(payload) * 3 // 4)
-            except errors.CoderdError as error:
-                raise _as_delivery_error(error) from error
-            except ConfigError as error:
-                raise RetryableError(error.message, hint=error.hint) from error
+            except errors.CoderdError as exc:
+                raise _as_delivery_error(exc) from exc
+            except ConfigError as exc:
+                raise RetryableError(exc.message, hint=exc.hint) from exc
             else:
                 return self._accepted(entry, payload)
 
@@ -70,17 +70,17 @@ def _as_delivery_error(error: errors.CoderdError) -> DeliveryError:
             return UnsupportedError(
                 message,
                 status=error.status,
-                hint="this Coder release has no Tasks; name another place in snapshots.destinations",
+                hint="this Coder release has no Tasks; add another destination to snapshots.destinations",
             )
         case errors.NotFoundError():
-            return RefusedError(
+            return RejectedError(
                 message,
                 status=error.status,
                 hint="check snapshots.task_id: a template passes"
                 ' data.coder_task.me.enabled ? data.coder_task.me.id : ""',
             )
         case errors.CoderdError(retryable=False):
-            return RefusedError(message, status=error.status, hint=error.hint or "check snapshots.task_id")
+            return RejectedError(message, status=error.status, hint=error.hint or "check snapshots.task_id")
         case _:
             return RetryableError(
                 message, status=error.status, retry_after_s=error.retry_after_s, hint=error.hint

@@ -1,4 +1,4 @@
-"""`exec:///path/to/program`: a program of the operator's, given the path of a file with the payload."""
+"""`exec:///path/to/program`: a program that gets the path of a file with the payload."""
 
 import asyncio
 import contextlib
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from agentd.snapshots.destinations.destination import Accepted, RefusedError, RetryableError
+from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
 from agentd.snapshots.entry import SpoolEntry
 
 EX_DATAERR: Final = 65
-"""sysexits.h: the input is wrong. A program that exits so is not given the same snapshot again."""
+"""sysexits.h: the input is wrong. After this exit code agentd does not run the program for the same snapshot again."""
 
 _TAIL_MAX_BYTES: Final = 2048
 
 
 class CommandDestination:
-    """Runs `program FILE`; exit 0 is taken, 65 refused, anything else tried again.
+    """Runs `program FILE`. Exit code 0: accepted; 65: rejected; any other: agentd retries.
 
-    The file holds exactly the payload and is gone afterwards. Standard input is closed; the tail of the output stands
-    in the receipt. Environment: `environ` without agent tokens, plus `AGENTD_TASK_ID`, `AGENTD_CAPTURED_AT`,
-    `AGENTD_MESSAGES` and `AGENTD_SHA256`. The program's process group is killed when time is up.
+    The file contains exactly the payload and is deleted afterwards. Standard input is closed. The receipt contains the end
+    of the output. Environment: `environ` without agent tokens, and `AGENTD_TASK_ID`, `AGENTD_CAPTURED_AT`,
+    `AGENTD_MESSAGES` and `AGENTD_SHA256`. At the timeout the process group of the program is killed.
     """
 
     needs_task = False
@@ -43,18 +43,18 @@ class CommandDestination:
                 file.write(entry.payload)
                 file.flush()
                 code, output = await self._run(entry, file.name, timeout_s)
-        except TimeoutError as error:
-            raise RetryableError(f"did not end within {timeout_s:.1f}s and was killed") from error
-        except OSError as error:
+        except TimeoutError as exc:
+            raise RetryableError(f"did not end within {timeout_s:.1f}s and was killed") from exc
+        except OSError as exc:
             raise RetryableError(
-                f"cannot be run: {error.strerror}", hint=f"{self._program} must be an executable file"
-            ) from error
-        said = " ".join(output.decode("utf-8", "replace").split())
+                f"cannot be run: {exc.strerror}", hint=f"{self._program} must be an executable file"
+            ) from exc
+        text = " ".join(output.decode("utf-8", "replace").split())
         if code == 0:
-            return Accepted(0, said)
+            return Accepted(0, text)
         ended = f"exit {code}" if code > 0 else f"killed by signal {-code}"
-        failure = RefusedError if code == EX_DATAERR else RetryableError
-        raise failure(f"{ended}: {said}" if said else ended, status=code)
+        failure = RejectedError if code == EX_DATAERR else RetryableError
+        raise failure(f"{ended}: {text}" if text else ended, status=code)
 
     async def _run(self, entry: SpoolEntry, path: str, timeout_s: float) -> tuple[int, bytes]:
         process = await asyncio.create_subprocess_exec(
@@ -77,7 +77,7 @@ class CommandDestination:
                 output = await _tail(process.stdout)
                 return await process.wait(), output
         finally:
-            # Also what the program left running: it had its time, and nobody would wait for it.
+            # Kills also the processes that the program left running.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()

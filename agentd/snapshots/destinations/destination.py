@@ -1,6 +1,6 @@
-"""What every place that takes snapshots has in common.
+"""The interface of a destination: it makes one attempt with a time limit and reports the result.
 
-A destination makes one bounded try and says how it went; when to try again is the uploader's business.
+The uploader decides about retries.
 """
 
 from typing import NamedTuple, Protocol
@@ -10,7 +10,7 @@ from agentd.snapshots.entry import SpoolEntry
 
 
 class DeliveryError(AgentdError):
-    """A destination did not take a snapshot. `status` is an HTTP status or exit code, where there was one."""
+    """A destination did not accept a snapshot. `status` is the HTTP status or the exit code, None without one."""
 
     def __init__(
         self, message: str, *, status: int | None = None, retry_after_s: float | None = None, hint: str = ""
@@ -21,35 +21,35 @@ class DeliveryError(AgentdError):
 
 
 class RetryableError(DeliveryError):
-    """It may work later. It may also have worked: delivering again is safe."""
+    """A later attempt may succeed. This one may have succeeded too: a second delivery is safe."""
 
 
-class RefusedError(DeliveryError):
-    """This snapshot will never be taken there."""
+class RejectedError(DeliveryError):
+    """The destination will never accept this snapshot."""
 
 
 class UnsupportedError(DeliveryError):
-    """The destination does not offer this at all."""
+    """The destination does not support snapshots."""
 
 
 class Accepted(NamedTuple):
-    """The destination has the snapshot. `detail` says what is worth knowing, usually nothing."""
+    """The destination has the snapshot. `detail` is information for the receipt, usually ""."""
 
     status: int | None = None
     detail: str = ""
 
 
 class Destination(Protocol):
-    """Something that takes snapshots. `name` is unique among the configured ones and holds no secret."""
+    """Accepts snapshots. `name` is unique among the configured destinations and contains no secret."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def needs_task(self) -> bool:
-        """Whether a snapshot without a task is none of its business."""
+        """True if this destination needs a task id."""
         ...
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
-        """One try. Delivering the same entry again must be harmless. Raises a `DeliveryError`."""
+        """Make one attempt. It must be idempotent. Raises a `DeliveryError`."""
         ...

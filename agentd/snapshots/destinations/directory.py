@@ -1,4 +1,4 @@
-"""`file:///folder/`: a directory, such as a volume that outlives the workspace."""
+"""`file:///folder/`: a directory, for example on a volume that outlives the workspace."""
 
 import asyncio
 from pathlib import Path
@@ -6,30 +6,45 @@ from urllib.parse import unquote, urlsplit
 
 from agentd.durable import replace_file
 from agentd.snapshots.destinations.destination import Accepted, RetryableError
-from agentd.snapshots.destinations.place import Place
+from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 
 
 class DirectoryDestination:
-    """Writes the payload as a file, durably, over the one before. Missing folders are made."""
+    """Writes the payload durably to a file and replaces the previous one. Creates missing directories."""
 
     needs_task = False
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
-        self.name = place.name
+    def __init__(self, template: UrlTemplate) -> None:
+        self._template = template
+        self.name = template.name
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
-        path = Path(unquote(urlsplit(self._place.of(entry)).path))
+        path = path_of(self._template.expand(entry.task_id))
         try:
             async with asyncio.timeout(timeout_s):
-                # Not in the spool's thread: a network file system that hangs must not stop the spool.
+                # Not in the spool's thread: a network file system that hangs must not block the spool.
                 await asyncio.to_thread(_write, path, entry.payload)
-        except TimeoutError as error:
-            raise RetryableError(f"{path} was not written within {timeout_s:.1f}s") from error
-        except OSError as error:
-            raise RetryableError(f"{path} cannot be written: {error.strerror}") from error
+        except TimeoutError as exc:
+            raise RetryableError(f"{path} was not written within {timeout_s:.1f}s") from exc
+        except OSError as exc:
+            raise RetryableError(f"{path} cannot be written: {exc.strerror}") from exc
         return Accepted(detail=str(path))
+
+
+def path_of(url: str) -> Path:
+    """The path of a `file://` URL."""
+    return Path(unquote(urlsplit(url).path))
+
+
+async def read(path: Path, *, max_bytes: int) -> bytes:
+    """The first `max_bytes` of a file. Raises `OSError`."""
+
+    def read_start() -> bytes:
+        with path.open("rb") as file:
+            return file.read(max_bytes)
+
+    return await asyncio.to_thread(read_start)
 
 
 def _write(path: Path, payload: bytes) -> None:

@@ -1,47 +1,51 @@
-"""`https://…`: any server that takes a PUT or POST of JSON; headers, usually an authorization, from a file."""
+"""`https://…`: a server that accepts a PUT or POST of JSON. A file provides headers, usually an authorization."""
 
 import asyncio
+import contextlib
 import re
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
 from yarl import URL
 
-from agentd.snapshots.destinations.destination import Accepted, RefusedError, RetryableError
-from agentd.snapshots.destinations.place import Place
+from agentd.http_client import failure, one_line, read_start
+from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
+from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 from agentd.tls import aiohttp
 
 Method = Literal["PUT", "POST"]
 
-# Worth another try: credentials may be renewed in the headers file, the rest passes by itself.
-_PASSING: Final = frozenset({401, 403, 407, 408, 423, 425, 429})
+# Credentials can be renewed in the headers file; the other statuses are temporary.
+_RETRYABLE_STATUS: Final = frozenset({401, 403, 407, 408, 423, 425, 429})
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)")
 _HEADERS_MAX_BYTES: Final = 64 * 1024
 _EXCERPT_MAX_BYTES: Final = 512
+_SECRET_MIN_CHARS: Final = 6
 
 
 class HttpDestination:
-    """Sends the payload to a URL. 2xx is taken, 4xx is refused but for a few, everything else is tried again.
+    """Sends the payload to a URL. 2xx: accepted; most 4xx: rejected; any other status: agentd retries.
 
-    `headers_file` has one `Name: value` a line and is read at each try, so that credentials can be renewed under us.
-    Redirects are not followed: those headers are for the configured address only.
+    `headers_file` has one `Name: value` per line. It is read at each attempt, so that credentials can be renewed while
+    agentd runs. Redirects are not followed, because the headers are for the configured address only.
     """
 
     needs_task = False
 
     def __init__(
         self,
-        place: Place,
+        template: UrlTemplate,
         *,
         session: aiohttp.ClientSession,
         method: Method = "PUT",
         headers_file: Path | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._place = place
-        self.name = place.name
+        self._template = template
+        self.name = template.name
         self._session = session
         self._method = method
         self._headers_file = headers_file
@@ -49,12 +53,13 @@ class HttpDestination:
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
         headers = {"Content-Type": "application/json", **read_headers(self._headers_file)}
+        excerpt = bytearray()
         try:
             async with (
                 asyncio.timeout(timeout_s),
                 self._session.request(
                     self._method,
-                    URL(self._place.of(entry), encoded=True),
+                    URL(self._template.expand(entry.task_id), encoded=True),
                     data=entry.payload,
                     headers=headers,
                     allow_redirects=False,
@@ -65,35 +70,41 @@ class HttpDestination:
                 status = response.status
                 if 200 <= status < 300:
                     return Accepted(status)
-                excerpt = (await response.content.read(_EXCERPT_MAX_BYTES)).decode("utf-8", "replace")
-        except TimeoutError as error:
-            raise RetryableError(f"no answer within {timeout_s:.1f}s") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise RetryableError(without_secrets(headers, str(error) or type(error).__name__)) from error
-        said = without_secrets(headers, f"{status} {' '.join(excerpt.split())}".rstrip())
-        if status in _PASSING or status >= 500:
-            raise RetryableError(said, status=status)
+                # A body that breaks off must not hide the status.
+                with contextlib.suppress(aiohttp.ClientPayloadError):
+                    await read_start(response.content.iter_any(), _EXCERPT_MAX_BYTES, into=excerpt)
+        except TimeoutError as exc:
+            raise RetryableError(f"no answer within {timeout_s:.1f}s") from exc
+        except (aiohttp.ClientError, OSError) as exc:
+            raise RetryableError(failure(exc, mask=partial(without_secrets, headers))) from exc
+        text = without_secrets(headers, excerpt.decode("utf-8", "replace"))
+        answer = f"{status} {one_line(text, _EXCERPT_MAX_BYTES)}".rstrip()
+        if status in _RETRYABLE_STATUS or status >= 500:
+            raise RetryableError(answer, status=status)
         if 300 <= status < 400:
-            raise RefusedError(
-                f"{status}: it redirects",
+            raise RejectedError(
+                f"{status}: the server redirects",
                 status=status,
-                hint="name the final address; redirects are not followed",
+                hint="configure the final address; redirects are not followed",
             )
-        raise RefusedError(said, status=status, hint="check the address in snapshots.destinations")
+        raise RejectedError(answer, status=status, hint="check the address in snapshots.destinations")
 
 
 def read_headers(path: Path | None) -> dict[str, str]:
-    """The headers in the file, one `Name: value` a line, `#` for a remark. Raises `RetryableError`: it may be mended."""
+    """The headers in the file: one `Name: value` per line; a line that starts with `#` is a comment.
+
+    Raises `RetryableError`, because the file can be corrected while agentd runs.
+    """
     if path is None:
         return {}
     try:
         with path.open("rb") as file:
             text = file.read(_HEADERS_MAX_BYTES).decode("ascii", "replace")
-    except OSError as error:
+    except OSError as exc:
         raise RetryableError(
-            f"headers file {path} cannot be read: {error.strerror}",
+            f"headers file {path} cannot be read: {exc.strerror}",
             hint="agentd's user must be able to read it",
-        ) from error
+        ) from exc
     headers = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.startswith("#"):
@@ -106,9 +117,10 @@ def read_headers(path: Path | None) -> dict[str, str]:
 
 
 def without_secrets(headers: dict[str, str], text: str) -> str:
-    """`text` without what the headers file holds: a server may echo a request."""
+    """`text` with the values of `headers` masked, because a server may return the request in its answer."""
     for name, value in headers.items():
-        if name != "Content-Type" and len(value) >= 6:
-            for secret in {value, value.rpartition(" ")[2]}:
-                text = text.replace(secret, "[hidden]") if len(secret) >= 6 else text
+        if name != "Content-Type":
+            # `Authorization: Bearer VALUE` may be returned with or without its scheme.
+            for secret in (value, value.rpartition(" ")[2]):
+                text = text.replace(secret, "[hidden]") if len(secret) >= _SECRET_MIN_CHARS else text
     return text

@@ -1,7 +1,7 @@
-"""`s3://`, `gs://`, `az://`: object storage through the library obstore, which the extra `agentd[objects]` brings.
+"""`s3://`, `gs://`, `az://`: object storage through the library obstore of the extra `agentd[objects]`.
 
-Credentials come from where the clouds' own tools look for them: the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`) or the
-machine's identity. `AWS_ENDPOINT` names another S3 server.
+obstore takes the credentials where the clouds' own tools do: from the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`) or from
+the identity of the instance. `AWS_ENDPOINT` sets another S3 server.
 """
 
 import asyncio
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
 from agentd.errors import ConfigError
-from agentd.snapshots.destinations.destination import Accepted, RefusedError, RetryableError
-from agentd.snapshots.destinations.place import Place
+from agentd.http_client import one_line, read_start
+from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
+from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 
 if TYPE_CHECKING:
@@ -23,65 +24,62 @@ if TYPE_CHECKING:
 SCHEMES: Final = ("s3", "gs", "az")
 
 _CONNECT_TIMEOUT_S: Final = 5
+_REASON_MAX_CHARS: Final = 300
 
 
 class ObjectStoreDestination:
-    """Puts the payload as an object over the one before.
+    """Stores the payload as an object and replaces the previous one.
 
-    Raises `ConfigError` at once when the library is missing; it is loaded with the first snapshot (16 MB of code).
+    The constructor raises `ConfigError` if the library is missing. The library (16 MB of code) is loaded with the first
+    snapshot.
     """
 
     needs_task = False
 
-    def __init__(self, place: Place) -> None:
-        _require_library(place.name)
-        self._place = place
-        self.name = place.name
+    def __init__(self, template: UrlTemplate) -> None:
+        _require_library(template.name)
+        self._template = template
+        self.name = template.name
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
         import obstore  # noqa: PLC0415 - an optional extra, loaded where it is used
         from obstore.exceptions import BaseError  # noqa: PLC0415 - the same
 
-        key = _key(self._place.of(entry))
+        key = _key(self._template.expand(entry.task_id))
         try:
             async with asyncio.timeout(timeout_s):
                 await obstore.put_async(self._store, key, entry.payload)
-        except TimeoutError as error:
-            raise RetryableError(f"no answer within {timeout_s:.1f}s") from error
-        except FileNotFoundError as error:
-            raise RefusedError(_first_line(error), hint="create the bucket, or name another") from error
-        except (BaseError, OSError) as error:
-            # Also denied and unauthenticated: credentials of a machine's identity are renewed behind our back.
-            raise RetryableError(_first_line(error)) from error
+        except TimeoutError as exc:
+            raise RetryableError(f"no answer within {timeout_s:.1f}s") from exc
+        except FileNotFoundError as exc:
+            raise RejectedError(_reason(exc), hint="create the bucket, or configure another") from exc
+        except (BaseError, OSError) as exc:
+            # Also for 401 and 403: the credentials of an instance identity are renewed while agentd runs.
+            raise RetryableError(_reason(exc)) from exc
         return Accepted(detail=key)
 
     @cached_property
     def _store(self) -> "ObjectStore":
-        return _open(self._place.url)
+        return _open(self._template.url)
 
 
 async def get(url: str, *, max_bytes: int) -> bytes:
-    """The object at `url`; of a larger one, at most one byte more than `max_bytes`.
+    """The first `max_bytes` of the object at `url`.
 
-    Raises `ConfigError` when the library is missing, `FileNotFoundError` when there is no such object, `OSError` for
-    any other refusal.
+    Raises `ConfigError` if the library is missing, `FileNotFoundError` if there is no such object, `OSError` for any other
+    failure.
     """
     _require_library(url)
     import obstore  # noqa: PLC0415 - an optional extra, loaded where it is used
     from obstore.exceptions import BaseError  # noqa: PLC0415 - the same
 
-    body = b""
     try:
         found = await obstore.get_async(_open(url), _key(url))
-        async for chunk in found.stream():
-            body += bytes(chunk)
-            if len(body) > max_bytes:
-                break
-    except FileNotFoundError as error:
-        raise FileNotFoundError(_first_line(error)) from error
-    except BaseError as error:
-        raise OSError(_first_line(error)) from error
-    return body[: max_bytes + 1]
+        return await read_start(found.stream(), max_bytes)
+    except FileNotFoundError as exc:
+        raise FileNotFoundError(_reason(exc)) from exc
+    except BaseError as exc:
+        raise OSError(_reason(exc)) from exc
 
 
 def _open(url: str) -> "ObjectStore":
@@ -92,7 +90,7 @@ def _open(url: str) -> "ObjectStore":
     return from_url(
         f"{parts.scheme}://{parts.netloc}",
         client_options={"connect_timeout": timedelta(seconds=_CONNECT_TIMEOUT_S), "allow_http": plain},
-        # Trying again is the uploader's business, and so is the time for it.
+        # The uploader retries, within its own time limits.
         retry_config={"max_retries": 0},
     )
 
@@ -109,6 +107,6 @@ def _require_library(name: str) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
-    # The rest of it is a debug print of the library's objects.
-    return str(error).split("\n", 1)[0]
+def _reason(exc: Exception) -> str:
+    # The other lines are debug output of the library's objects.
+    return one_line(str(exc).split("\n", 1)[0], _REASON_MAX_CHARS)

@@ -1,18 +1,16 @@
-"""The name of a snapshot at a place that holds many: one per task, the newest replacing the one before."""
+"""The URL of each task's snapshot at a destination that stores many. The newest snapshot replaces the previous one."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from agentd.snapshots.entry import SpoolEntry
-
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A URL that may hold `{task_id}` and `{workspace_id}`; one that ends in "/" is a folder.
+class UrlTemplate:
+    """A URL that may contain `{task_id}` and `{workspace_id}`. A URL that ends in "/" is a folder.
 
-    In a folder the file is `<task id>.json`, without a task `workspace-<workspace id>.json`, and with neither
-    `snapshot.json`. Both ids are quoted, so that neither can name another folder.
+    In a folder the file is `<task id>.json`, without a task `workspace-<workspace id>.json`, and without either
+    `snapshot.json`. Both ids are percent-encoded, so that neither can name another folder.
     """
 
     url: str
@@ -20,16 +18,12 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The URL without its query, which may be a signature: for receipts, logs and metrics."""
+        """The URL for receipts, logs and metrics: without user info, query and fragment, which may hold secrets."""
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
-    def of(self, entry: SpoolEntry) -> str:
-        """The URL of the entry's snapshot."""
-        return self.of_task(entry.task_id)
-
-    def of_task(self, task_id: str) -> str:
-        """The URL of a task's snapshot; "" for one that belongs to no task."""
+    def expand(self, task_id: str) -> str:
+        """The URL of the snapshot of `task_id`, "" for a snapshot without a task."""
         task, workspace = _segment(task_id), _segment(self.workspace_id())
         parts = urlsplit(self.url)
         path = parts.path
