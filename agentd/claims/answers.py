@@ -1,14 +1,14 @@
-"""What each answer of the claim stream means for this workspace, and when to ask again. No I/O.
+"""Classifies the answers and failures of the claim stream, and schedules the next connection. No I/O.
 
-409 ends the wait, whichever of its three meanings it has; they are told apart by coderd's words (coderd
-`workspaceAgentReinit`), and one that is not known ends it too. 401 is normal while a claim job runs: agents of the new
-build exist only once the job is complete, so the old token is refused for seconds to minutes and then works again.
+409 is terminal. It has three meanings, which differ only in the texts of coderd (`workspaceAgentReinit`); an unknown
+text is terminal too. 401 is normal while a claim job runs: the agents of the new build exist only after the job, so
+coderd refuses the old token for seconds to minutes and then accepts it again.
 """
 
 import enum
 import hashlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from agentd.backoff import Backoff
 from agentd.coderd import errors
@@ -30,30 +30,30 @@ class ClaimsState(enum.StrEnum):
 
 
 class RetryClass(enum.StrEnum):
-    """When to connect again. All but `NEVER` are full-jitter backoff (`retry.Backoff`)."""
+    """When to connect again. All except `NEVER` use backoff with full jitter (`backoff.Backoff`)."""
 
     SOON = "soon"
-    """A network's fault or a restart: within a second or so at first, 30 s at most."""
+    """A network failure or a restart of coderd: first within about a second, later up to 30 s."""
     SLOW = "slow"
-    """An answer that will not change by itself within a second."""
-    EVERY_TEN_MINUTES = "rare"
-    """A server without this endpoint: look again every ten minutes, in case it is upgraded."""
+    """An answer that does not change within a second: from 1 s to 30 s."""
+    EVERY_TEN_MINUTES = "every ten minutes"
+    """A server without this endpoint: 8 to 12 minutes, because it may be upgraded."""
     NEVER = "never"
-    """Terminal until agentd is started again or told to reconnect."""
+    """Terminal until agentd restarts or `reconnect` is called."""
 
 
 class AnswerClass(NamedTuple):
-    """What an answer means. `why` goes before the error's own words in the reason."""
+    """How agentd treats an answer. `why` precedes the text of the error in the status reason."""
 
     state: ClaimsState
-    pace: RetryClass
+    retry: RetryClass
     why: str = ""
 
 
-_RETRY_SOON = AnswerClass(ClaimsState.CONNECTING, RetryClass.SOON)
-_RETRY_SLOW = AnswerClass(ClaimsState.CONNECTING, RetryClass.SLOW)
+_RETRY_SOON: Final = AnswerClass(ClaimsState.CONNECTING, RetryClass.SOON)
+_RETRY_SLOW: Final = AnswerClass(ClaimsState.CONNECTING, RetryClass.SLOW)
 
-ANSWER_CLASSES: Mapping[type[AgentdError], AnswerClass] = {
+ANSWER_CLASSES: Final[Mapping[type[AgentdError], AnswerClass]] = {
     errors.UnauthorizedError: AnswerClass(
         ClaimsState.UNAUTHORIZED,
         RetryClass.SLOW,
@@ -64,7 +64,7 @@ ANSWER_CLASSES: Mapping[type[AgentdError], AnswerClass] = {
         ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES, "this server has no claim stream"
     ),
     errors.NoContentError: AnswerClass(
-        ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES, "the server asks not to come back"
+        ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES, "the server says not to reconnect"
     ),
     errors.NotFoundError: _RETRY_SLOW,
     errors.RateLimitedError: _RETRY_SLOW,
@@ -88,12 +88,12 @@ ANSWER_CLASSES: Mapping[type[AgentdError], AnswerClass] = {
     StreamTooLargeError: _RETRY_SLOW,
 }
 
-CLAIM_FAILED_WORDS = "Claim build failed permanently."
-HANDLED_WORDS = "already been handled by an earlier build"
+CLAIM_FAILED_WORDS: Final = "Claim build failed permanently."
+HANDLED_WORDS: Final = "already been handled by an earlier build"
 
 
 def classify(error: AgentdError) -> AnswerClass:
-    """What `error`, raised by the stream or by the token's source, means."""
+    """The class of `error`, which the stream or the token source raised."""
     if isinstance(error, errors.ConflictError):
         return _classify_conflict(error)
     for kind in type(error).__mro__:
@@ -116,11 +116,13 @@ def _classify_conflict(error: errors.ConflictError) -> AnswerClass:
         return AnswerClass(
             ClaimsState.NOT_A_PREBUILD, RetryClass.NEVER, "an earlier build has handled the claim"
         )
-    return AnswerClass(ClaimsState.NOT_A_PREBUILD, RetryClass.NEVER, "no claim is to be expected")
+    return AnswerClass(
+        ClaimsState.NOT_A_PREBUILD, RetryClass.NEVER, "coderd will not send a claim to this workspace"
+    )
 
 
 class RetrySchedule:
-    """How long to wait before the next connection: full jitter, never less than a floor, never more than the cap."""
+    """The wait before the next connection: backoff with full jitter between a floor and a cap for each `RetryClass`."""
 
     def __init__(self) -> None:
         self._backoffs = {
@@ -128,29 +130,30 @@ class RetrySchedule:
             RetryClass.SLOW: Backoff(first_s=4.0, cap_s=30.0, floor_s=1.0),
             RetryClass.EVERY_TEN_MINUTES: Backoff(first_s=720.0, cap_s=720.0, floor_s=480.0),
         }
-        # After the claim nothing is expected any more, and some servers repeat it on every connection for ever. The
-        # first connection after a good one still comes soon; only those that never prove themselves become rare.
+        # After the claim no other event is expected, and some servers repeat the claim on every connection. The first
+        # connection after a good one still comes soon; only connections that bring nothing but replays become rare.
         self._after_claim = Backoff(first_s=2.0, cap_s=300.0, floor_s=0.5)
 
     def reset(self) -> None:
-        """A connection has proved itself."""
+        """Start again at the floors, after a good connection."""
         for backoff in (*self._backoffs.values(), self._after_claim):
             backoff.reset()
 
     def pause_s(
-        self, pace: RetryClass, *, claim_settled: bool, asked_s: float | None, least_s: float
+        self, retry: RetryClass, *, claim_is_final: bool, retry_after_s: float | None, stream_retry_s: float
     ) -> float | None:
-        """Seconds to wait, None for ever.
+        """Seconds to wait; None: do not reconnect.
 
-        `asked_s` is the answer's `Retry-After`, to which the jitter is added; `least_s` the stream's own `retry`.
+        `retry_after_s` is the answer's `Retry-After`, to which the jitter is added. `stream_retry_s` is the `retry`
+        field of the stream, a minimum.
         """
-        if pace is RetryClass.NEVER:
+        if retry is RetryClass.NEVER:
             return None
-        quiet = claim_settled and pace is RetryClass.SOON
-        pause_s = (self._after_claim if quiet else self._backoffs[pace]).next()
-        return max(pause_s, least_s) if asked_s is None else asked_s + pause_s
+        after_claim = claim_is_final and retry is RetryClass.SOON
+        pause_s = (self._after_claim if after_claim else self._backoffs[retry]).next()
+        return max(pause_s, stream_retry_s) if retry_after_s is None else retry_after_s + pause_s
 
 
 def fleet_offset(name: str) -> float:
-    """A fixed place in 0..1 for this workspace, even over a fleet."""
+    """A stable number in 0..1 hashed from `name`; the workspaces of a fleet are spread evenly."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32

@@ -1,26 +1,26 @@
-"""A server-sent event of coderd's claim stream -> `ClaimEvent` or `Ignored`. Pure.
+"""Parses a server-sent event of coderd's claim stream to a `ClaimEvent` or to `Ignored` with a reason. Pure.
 
-Shapes (coderd `agentsdk.ReinitializationEvent`): `{"workspace_id", "reason", "owner_id"?}` since v2.32, and
-`{"WorkspaceID", "reason"}` up to v2.31, which carries no tags and no owner. During a rolling upgrade to v2.32 the
-workspace can be the zero UUID and the owner absent.
+Payloads (coderd `agentsdk.ReinitializationEvent`): `{"workspace_id", "reason", "owner_id"?}` since v2.32, and
+`{"WorkspaceID", "reason"}` up to v2.31, whose struct has no JSON tags and no owner. During a rolling upgrade to v2.32
+the workspace can be the zero UUID and the owner can be missing.
 """
 
 import json
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-PREBUILD_CLAIMED = "prebuild_claimed"
-NIL_UUID = "00000000-0000-0000-0000-000000000000"
+PREBUILD_CLAIMED: Final = "prebuild_claimed"
+NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_WORKSPACE_KEYS = ("workspace_id", "WorkspaceID")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_WORKSPACE_KEYS: Final = ("workspace_id", "WorkspaceID")
 
 
 class ClaimEvent(NamedTuple):
-    """The control plane says: this workspace now belongs to a person.
+    """coderd reports that a user has claimed this prebuild.
 
-    `workspace_id` and `owner_id` are lower-case UUIDs, None where the server sent none (or the nil UUID).
+    `workspace_id` and `owner_id` are lower-case UUIDs, None if the server sent none (or the nil UUID).
     """
 
     workspace_id: str | None
@@ -29,21 +29,18 @@ class ClaimEvent(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """An event that asks for nothing. `reason` is one sentence for the log; `fault` says that a server misbehaved."""
+    """An event that needs no action. `reason` is for the log; `fault` is true if the server violated the protocol."""
 
     reason: str
     fault: bool = False
 
 
-class _BadField(Exception):
-    pass
+class _FieldError(Exception):
+    """A field of the payload is missing or malformed."""
 
 
 def parse(event: str, data: str, *, workspace_id: str | None = None) -> ClaimEvent | Ignored:
-    """Read one event with type `event` and payload `data`; `workspace_id` is the configured one, if any.
-
-    Never raises: whatever a server sends is an event for us or a reason why not.
-    """
+    """Parse one event with type `event` and payload `data`; `workspace_id` is the configured one, if any. Never raises."""
     if event == "error":
         return Ignored(f"the server reports an error: {_short(data)}", fault=True)
     if event != "data":
@@ -53,29 +50,29 @@ def parse(event: str, data: str, *, workspace_id: str | None = None) -> ClaimEve
     except (ValueError, RecursionError):
         return Ignored(f"payload is not JSON: {_short(data)}", fault=True)
     if not isinstance(payload, dict):
-        return Ignored(f"payload is no object: {_short(data)}", fault=True)
+        return Ignored(f"payload is not a JSON object: {_short(data)}", fault=True)
     try:
         claim = ClaimEvent(_workspace(payload), _uuid(payload, "owner_id"), _reason(payload))
-    except _BadField as exc:
+    except _FieldError as exc:
         return Ignored(str(exc), fault=True)
     if claim.reason != PREBUILD_CLAIMED:
         return Ignored(f"unknown reason {_short(claim.reason)}")
     if workspace_id is not None and claim.workspace_id not in (None, workspace_id.lower()):
-        return Ignored(f"names workspace {claim.workspace_id}, but this is {workspace_id}", fault=True)
+        return Ignored(f"the event is for workspace {claim.workspace_id}; this is {workspace_id}", fault=True)
     return claim
 
 
 def _workspace(payload: Mapping[str, object]) -> str | None:
-    named = {_uuid(payload, key) for key in _WORKSPACE_KEYS} - {None}
-    if len(named) > 1:
-        raise _BadField("names two workspaces")
-    return named.pop() if named else None
+    ids = {_uuid(payload, key) for key in _WORKSPACE_KEYS} - {None}
+    if len(ids) > 1:
+        raise _FieldError("the payload names two workspaces")
+    return ids.pop() if ids else None
 
 
 def _reason(payload: Mapping[str, object]) -> str:
     reason = payload.get("reason")
     if not isinstance(reason, str):
-        raise _BadField("has no reason")
+        raise _FieldError("the payload has no reason")
     return reason
 
 
@@ -84,7 +81,7 @@ def _uuid(payload: Mapping[str, object], key: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not _UUID.fullmatch(value.lower()):
-        raise _BadField(f"{key} is no UUID: {_short(value)}")
+        raise _FieldError(f"{key} is not a UUID: {_short(value)}")
     return None if value == NIL_UUID else value.lower()
 
 

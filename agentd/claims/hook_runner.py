@@ -1,40 +1,49 @@
-"""Act on one claim: its hooks in name order, each recorded before it starts and when it ends, until done or visibly not.
+"""Runs the hooks of one claim in name order until the claim is done, failed or held.
 
-The same walk serves a new claim, one that a stopped or killed agentd left in the middle, and one a person retries:
-end what is left of an interrupted hook, list the hooks, run the next one that has not succeeded. Coder restarts its
-scripts at a claim, so being stopped in the middle of a hook is the normal case, not the odd one.
+The promise is at-least-once: a hook starts at least once and never again after its success is recorded. If the machine
+dies after a hook exits and before that exit is recorded, the hook runs again, so hooks should be idempotent.
 
-Three counts bound it. Failures (exit code, signal, timeout, cannot be started) are bounded by `max_attempts`.
-Interruptions are agentd's own ends, so they do not eat attempts; but a hook that takes the workspace down with it
-would be started at every boot for ever, so after `MAX_INTERRUPTIONS` the claim is held. Time is bounded per run.
+The same function serves a new claim, a claim that a stopped or killed agentd left unfinished, and a claim that an
+operator retries. Coder restarts its scripts at a claim, so a stop in the middle of a hook is a normal case.
+
+Failures (exit code, signal, timeout, cannot be started) are limited by `max_attempts`. A run that ends because agentd
+ends is an interruption and does not count as a failure. Interruptions are limited by `MAX_INTERRUPTIONS`, because a
+hook that takes the workspace down would otherwise start again at each boot. `timeout_s` limits the time of a run.
 """
 
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, ParamSpec
 
 from agentd import log
 from agentd.backoff import Backoff
-from agentd.claims.ledger import Ledger, LedgerWriteError
-from agentd.claims.ledger_state import Claim, Hook
-from agentd.claims.lifecycle import ClaimStep, HookState, HookStep
+from agentd.claims.claim import Claim, Hook
+from agentd.claims.ledger import Ledger
+from agentd.claims.ledger_file import LedgerWriteError
+from agentd.claims.lifecycle import ClaimState, HookState, HookStep
 from agentd.clock import Clock
-from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, Listing, listing, untrusted_reason
+from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, list_hooks, untrusted_reason
 from agentd.hooks.processes import end_run
-from agentd.hooks.run import Ended, HookRun, HookSurvivedError, Outcome, environment
+from agentd.hooks.run import HookOutcome, HookResult, HookRun, HookSurvivedError, hook_environment
 from agentd.metrics import Registry
 from agentd.proc import ProcessIdentity
 
-MAX_INTERRUPTIONS = 20
+MAX_INTERRUPTIONS: Final = 20
 
-# What an outcome means for the ledger; any other is a failure.
-_STEPS = {Outcome.SUCCEEDED: HookStep.SUCCEED, Outcome.INTERRUPTED: HookStep.INTERRUPT}
+# Every other outcome is the step `fail`.
+_STEPS: Final = {HookOutcome.SUCCEEDED: HookStep.SUCCEED, HookOutcome.INTERRUPTED: HookStep.INTERRUPT}
+
+_P = ParamSpec("_P")
 
 
 class HookPolicy(NamedTuple):
-    """How hooks are run. Seconds throughout; `on_interrupted` says what follows an agentd that ended in mid-hook."""
+    """How hooks run; times in seconds.
+
+    `on_interrupted`: whether a hook that was running when agentd ended runs again or holds the claim. `grace_s` and
+    `stop_grace_s` as in `HookRun`.
+    """
 
     hooks_dir: Path
     state_dir: Path
@@ -46,8 +55,16 @@ class HookPolicy(NamedTuple):
     stop_grace_s: float = 1.5
 
 
+class _HoldError(Exception):
+    """The claim must be held for this reason."""
+
+
+class _FailError(Exception):
+    """The claim has failed for this reason."""
+
+
 class HookRunner:
-    """Runs the hooks of claims, one at a time. `environ` is the daemon's own environment."""
+    """Runs the hooks of claims. `environ` is the daemon's own environment."""
 
     def __init__(
         self,
@@ -65,184 +82,176 @@ class HookRunner:
         self._log = log.get("claims")
         self._runs = metrics.counter("agentd_hook_runs_total", "Hook runs by how they ended.", "outcome")
         self.on_change: Callable[[], None] = lambda: None
-        """Told whenever `doing` changes."""
-        self.doing = ""
-        """What is happening, in words for `/v1/status`; "" when nothing is."""
+        """Called after each change of `activity`."""
+        self.activity = ""
+        """What runs now, in words for `/v1/status`; "" between claims."""
         self.next_attempt_at: float | None = None
-        """When the next try is due (Unix seconds), while waiting for one."""
+        """When a failed hook runs again (Unix seconds); None unless one waits."""
 
     async def run_claim(self, claim_id: str) -> Claim:
-        """Take the claim as far as it goes; the result is settled. Cancelled, the running hook is ended and recorded so."""
-        self._do(f"claim {claim_id}")
-        try:
-            claim = await self._without_leftover(self._ledger.claim(claim_id))
-            claim = await self._unless_held(claim)
-            claim = await self._planned(claim)
-            while not claim.is_final and (hook := claim.next_hook) is not None:
-                claim = await self._attempted(claim, hook)
-            return claim if claim.is_final else await self._settled(claim, ClaimStep.FINISH, "")
-        finally:
-            self.next_attempt_at = None
-            self._do("")
+        """Run the hooks that have not succeeded and return the claim: done, failed or held.
 
-    def _do(self, what: str) -> None:
-        self.doing = what
-        self.on_change()
-
-    async def _without_leftover(self, claim: Claim) -> Claim:
-        """A hook that is recorded as started has no agentd any more: end what is left of it, then say so."""
-        hook = claim.started_hook
-        if hook is None or claim.is_final:
-            return claim
-        self._do(f"ending what is left of hook {hook.name} of claim {claim.id}")
-        gone = await end_run(hook.run_id, hook.process, clock=self._clock, grace_s=self._policy.grace_s)
-        if not gone:
-            why = f"an earlier run of hook {hook.name} cannot be ended"
-            return await self._settled(claim, ClaimStep.HOLD, why)
-        ended = Ended(Outcome.INTERRUPTED, None, "agentd ended while it ran")
-        return await self._ended(claim, hook, ended)
-
-    async def _unless_held(self, claim: Claim) -> Claim:
-        """What the operator wants after an interruption, be it a polite stop or a kill -9."""
-        hook = claim.next_hook
-        if (
-            claim.is_final
-            or hook is None
-            or hook.state is not HookState.INTERRUPTED
-            or not hook.interruptions
-        ):
-            return claim  # nothing was interrupted, or a person has said "retry" since
-        if self._policy.on_interrupted == "hold":
-            return await self._settled(claim, ClaimStep.HOLD, f"hook {hook.name} was interrupted")
-        if hook.interruptions >= MAX_INTERRUPTIONS:
-            why = f"hook {hook.name} was interrupted {hook.interruptions} times"
-            return await self._settled(claim, ClaimStep.HOLD, why)
-        return claim
-
-    async def _planned(self, claim: Claim) -> Claim:
+        Each ledger transition is durable before the next action. When cancelled, ends the running hook and records an
+        interruption. Raises `UnknownClaimError`.
+        """
+        ledger, record = self._ledger, self._record
+        claim = ledger.claim(claim_id)
         if claim.is_final:
             return claim
+        self._set_activity(f"claim {claim_id}")
         try:
-            found = await asyncio.to_thread(listing, self._policy.hooks_dir / ON_CLAIM)
-        except HookDirectoryError as exc:
-            return await self._settled(claim, ClaimStep.HOLD, str(exc))
-        if not found.exists and claim.next_hook is not None:
-            # A volume that is not mounted yet looks the same; skipping the rest would lose the claim in silence.
-            why = f"hooks directory {self._policy.hooks_dir / ON_CLAIM} is gone"
-            return await self._settled(claim, ClaimStep.HOLD, why)
-        self._say_what_is_passed_over(found)
-        return await self._durably(lambda: self._ledger.plan_hooks(claim.id, found.names))
-
-    async def _attempted(self, claim: Claim, hook: Hook) -> Claim:
-        """One run of `hook`, recorded on both sides, and the pause after a failure."""
-        path = self._policy.hooks_dir / ON_CLAIM / hook.name
-        run_id = secrets.token_hex(12)
-        claim = await self._durably(lambda: self._ledger.start(claim.id, hook.name, run_id))
-        hook = claim.hook(hook.name)
-        self._do(f"hook {hook.name} of claim {claim.id}, attempt {hook.attempt}")
-        self._log.info("hook.started", claim=claim.id, hook=hook.name, attempt=hook.attempt)
-        distrust = await asyncio.to_thread(untrusted_reason, path)
-        if distrust:
-            # Waiting makes it no safer, so no attempt is left after this one.
-            claim = await self._ended(claim, hook, Ended(Outcome.REFUSED, None, f"refused: {distrust}"))
-            return await self._settled(claim, ClaimStep.FAIL, f"hook {hook.name} is refused: {distrust}")
-        try:
-            claim = await self._run(claim, hook, path)
-        except HookSurvivedError as exc:
-            return await self._settled(claim, ClaimStep.HOLD, str(exc))
-        hook = claim.hook(hook.name)
-        if hook.state is not HookState.FAILED:
-            return claim
-        if hook.failures >= self._policy.max_attempts:
-            why = f"hook {hook.name} failed {hook.failures} times, last: {hook.why}"
-            return await self._settled(claim, ClaimStep.FAIL, why)
-        await self._pause(hook)
+            if (hook := claim.started_hook) is not None:
+                await self._end_left_processes(claim, hook)
+                claim = await self._record_end(
+                    claim, hook, _interrupted("agentd exited while the hook was running")
+                )
+            self._check_interruptions(claim)
+            claim = await record(ledger.plan_hooks, claim_id, await self._hook_names(claim))
+            while (planned := claim.next_hook) is not None:
+                claim = await record(ledger.start, claim_id, planned.name, secrets.token_hex(12))
+                hook = claim.hook(planned.name)
+                result = await self._run(claim, hook)
+                claim = await self._record_end(claim, hook, result)
+                self._check_attempts(claim.hook(hook.name), result)
+                await self._pause_after_failure(claim.hook(hook.name))
+            claim = await record(ledger.finish, claim_id)
+        except (HookDirectoryError, HookSurvivedError, _HoldError) as exc:
+            claim = await record(ledger.hold, claim_id, str(exc))
+        except _FailError as exc:
+            claim = await record(ledger.fail, claim_id, str(exc))
+        finally:
+            self.next_attempt_at = None
+            self._set_activity("")
+        self._log_final_state(claim)
         return claim
 
-    async def _run(self, claim: Claim, hook: Hook, path: Path) -> Claim:
-        policy = self._policy
+    def _set_activity(self, activity: str) -> None:
+        self.activity = activity
+        self.on_change()
+
+    async def _end_left_processes(self, claim: Claim, hook: Hook) -> None:
+        """End the processes of a run whose agentd has exited."""
+        self._set_activity(f"ending processes of an earlier run of hook {hook.name} of claim {claim.id}")
+        if not await end_run(hook.run_id, hook.process, clock=self._clock, grace_s=self._policy.grace_s):
+            raise _HoldError(f"processes of an earlier run of hook {hook.name} could not be killed")
+
+    def _check_interruptions(self, claim: Claim) -> None:
+        """Hold the claim if its next hook was interrupted and the policy or the limit forbids another run."""
+        hook = claim.next_hook
+        # `agentd claims retry` resets the count, so that an interrupted hook may run again.
+        if hook is None or hook.state is not HookState.INTERRUPTED or not hook.interruptions:
+            return
+        if self._policy.on_interrupted == "hold":
+            raise _HoldError(f"hook {hook.name} was interrupted")
+        if hook.interruptions >= MAX_INTERRUPTIONS:
+            raise _HoldError(f"hook {hook.name} was interrupted {hook.interruptions} times")
+
+    async def _hook_names(self, claim: Claim) -> tuple[str, ...]:
+        directory = self._policy.hooks_dir / ON_CLAIM
+        found = await asyncio.to_thread(list_hooks, directory)
+        if not found.exists and claim.next_hook is not None:
+            # A volume that is not mounted yet looks the same. To skip the remaining hooks would lose them silently.
+            raise _HoldError(
+                f"hooks directory {directory} does not exist any more, and claim {claim.id} still has hooks to run"
+            )
+        for name, why in found.skipped:
+            self._log.warning("hook.passed_over", file=name, reason=why)
+        return found.names
+
+    async def _run(self, claim: Claim, hook: Hook) -> HookResult:
+        """One run of `hook`. When cancelled, records the interruption and passes the cancellation on."""
+        self._set_activity(f"running hook {hook.name} of claim {claim.id}, attempt {hook.attempt}")
+        self._log.info("hook.started", claim=claim.id, hook=hook.name, attempt=hook.attempt)
+        path = self._policy.hooks_dir / ON_CLAIM / hook.name
+        if reason := await asyncio.to_thread(untrusted_reason, path):
+            return HookResult(HookOutcome.REFUSED, None, f"refused: {reason}")
         run = HookRun(
             path,
-            env=self._told(claim, hook),
+            env=self._environment(claim, hook),
             run_id=hook.run_id,
-            timeout_s=policy.timeout_s,
-            grace_s=policy.grace_s,
-            stop_grace_s=policy.stop_grace_s,
+            timeout_s=self._policy.timeout_s,
+            grace_s=self._policy.grace_s,
+            stop_grace_s=self._policy.stop_grace_s,
             clock=self._clock,
         )
 
         async def record_process(process: ProcessIdentity | None) -> None:
             if process is None:
-                return  # over already; its run id is enough
+                return  # it has ended already; its run id is in the ledger
             try:
-                await _uninterrupted(lambda: self._ledger.spawned(claim.id, hook.name, hook.run_id, process))
+                await _finish_write(lambda: self._ledger.spawned(claim.id, hook.name, hook.run_id, process))
             except LedgerWriteError as exc:
-                # The run id stands in the ledger since before the start; the pid only helps against washed environments.
+                # The run id is in the ledger. The pid is needed only if the hook removes the run id from its environment.
                 self._log.warning("hook.pid_not_recorded", claim=claim.id, hook=hook.name, error=str(exc))
 
         try:
-            ended = await run.execute(record_process)
+            return await run.execute(record_process)
         except asyncio.CancelledError:
-            ended = Ended(Outcome.INTERRUPTED, None, "agentd was stopped while it ran")
-            await self._ended_if_writable(claim, hook, ended, run.tail)
+            interrupted = _interrupted("agentd was stopped while the hook was running", run.tail)
+            self._log_result(claim, hook, interrupted)
+            try:
+                await _finish_write(lambda: self._end(claim, hook, interrupted))
+            except LedgerWriteError as exc:
+                # A stop cannot wait for a disk. The next start records the missing end as an interruption.
+                self._log.error("ledger.unwritable", error=str(exc))
             raise
-        return await self._ended(claim, hook, ended, run.tail)
 
-    def _told(self, claim: Claim, hook: Hook) -> dict[str, str]:
-        told = environment(
-            self._environ,
-            hook=hook.name,
-            reason=claim.reason,
-            workspace_id=claim.workspace_id,
-            state_dir=self._policy.state_dir,
-            run_id=hook.run_id,
-            pass_token=self._policy.pass_token,
-        )
-        return told | {
+    def _environment(self, claim: Claim, hook: Hook) -> dict[str, str]:
+        return {
+            **hook_environment(
+                self._environ,
+                hook=hook.name,
+                reason=claim.reason,
+                workspace_id=claim.workspace_id,
+                state_dir=self._policy.state_dir,
+                run_id=hook.run_id,
+                pass_token=self._policy.pass_token,
+            ),
             "AGENTD_EVENT_ID": claim.id,
             "AGENTD_ATTEMPT": str(hook.attempt),
             "AGENTD_OWNER_ID": claim.owner_id or "",
         }
 
-    async def _pause(self, hook: Hook) -> None:
-        backoff = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
+    def _check_attempts(self, hook: Hook, result: HookResult) -> None:
+        """Fail the claim if another attempt is not allowed or has no prospect."""
+        if result.outcome is HookOutcome.REFUSED:
+            raise _FailError(f"hook {hook.name} is {result.why}")
+        if hook.state is HookState.FAILED and hook.failures >= self._policy.max_attempts:
+            raise _FailError(f"hook {hook.name} failed {hook.failures} times, last: {hook.why}")
+
+    async def _pause_after_failure(self, hook: Hook) -> None:
+        if hook.state is not HookState.FAILED:
+            return
+        backoff = _new_backoff()
         backoff.failures = hook.failures - 1
         pause_s = backoff.next()
-        self._do(f"waiting to run hook {hook.name} again")
+        self._set_activity(f"waiting to run hook {hook.name} again")
         self.next_attempt_at = self._clock.wall() + pause_s
         await self._clock.sleep(pause_s)
         self.next_attempt_at = None
 
-    async def _ended(self, claim: Claim, hook: Hook, ended: Ended, tail: str = "") -> Claim:
-        self._say_how_it_ended(claim, hook, ended)
-        return await self._durably(self._end_record(claim, hook, ended, tail))
+    async def _record_end(self, claim: Claim, hook: Hook, result: HookResult) -> Claim:
+        self._log_result(claim, hook, result)
+        return await self._record(self._end, claim, hook, result)
 
-    async def _ended_if_writable(self, claim: Claim, hook: Hook, ended: Ended, tail: str) -> None:
-        """At a stop there is no time to wait for a disk; an unrecorded end is an interruption at the next start anyway."""
-        self._say_how_it_ended(claim, hook, ended)
-        try:
-            await _uninterrupted(self._end_record(claim, hook, ended, tail))
-        except LedgerWriteError as exc:
-            self._log.error("ledger.unwritable", error=str(exc))
-
-    def _end_record(self, claim: Claim, hook: Hook, ended: Ended, tail: str) -> Callable[[], Claim]:
-        step = _STEPS.get(ended.outcome, HookStep.FAIL)
-        return lambda: self._ledger.end(
-            claim.id, hook.name, hook.run_id, step, exit_code=ended.exit_code, why=ended.why, tail=tail
+    def _end(self, claim: Claim, hook: Hook, result: HookResult) -> Claim:
+        step = _STEPS.get(result.outcome, HookStep.FAIL)
+        return self._ledger.end(
+            claim.id,
+            hook.name,
+            hook.run_id,
+            step,
+            exit_code=result.exit_code,
+            why=result.why,
+            tail=result.tail,
         )
 
-    async def _settled(self, claim: Claim, step: ClaimStep, why: str) -> Claim:
-        claim = await self._durably(lambda: self._ledger.settle(claim.id, step, why))
-        say = self._log.info if step is ClaimStep.FINISH else self._log.error
-        say(f"claim.{claim.state.value}", claim=claim.id, **({"reason": why} if why else {}))
-        return claim
-
-    async def _durably(self, write: Callable[[], Claim]) -> Claim:
-        """Make the record, however long the disk takes to have room for it: what follows it must not happen before."""
-        backoff = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
+    async def _record(self, write: Callable[_P, Claim], *args: _P.args, **kwargs: _P.kwargs) -> Claim:
+        """Write one ledger record. Retries with backoff while the disk refuses it, because the next action must wait."""
+        backoff = _new_backoff()
         while True:
             try:
-                claim = await _uninterrupted(write)
+                claim = await _finish_write(lambda: write(*args, **kwargs))
             except LedgerWriteError as exc:
                 if not backoff.failures:
                     self._log.error("ledger.unwritable", error=str(exc))
@@ -252,26 +261,34 @@ class HookRunner:
                     self._log.info("ledger.writable_again", failures=backoff.failures)
                 return claim
 
-    def _say_how_it_ended(self, claim: Claim, hook: Hook, ended: Ended) -> None:
-        self._runs.inc(outcome=ended.outcome)
+    def _log_result(self, claim: Claim, hook: Hook, result: HookResult) -> None:
+        self._runs.inc(outcome=result.outcome)
         facts = {"claim": claim.id, "hook": hook.name, "attempt": hook.attempt}
-        if ended.succeeded:
+        if result.succeeded:
             self._log.info("hook.succeeded", **facts)
         else:
-            self._log.warning(f"hook.{ended.outcome}", **facts, reason=ended.why)
+            self._log.warning(f"hook.{result.outcome}", **facts, reason=result.why)
 
-    def _say_what_is_passed_over(self, found: Listing) -> None:
-        for name, why in found.passed_over:
-            self._log.warning("hook.passed_over", file=name, reason=why)
+    def _log_final_state(self, claim: Claim) -> None:
+        log_it = self._log.info if claim.state is ClaimState.DONE else self._log.error
+        log_it(f"claim.{claim.state.value}", claim=claim.id, **({"reason": claim.why} if claim.why else {}))
 
 
-async def _uninterrupted(write: Callable[[], Claim]) -> Claim:
-    """Run `write` in a thread and wait for its end even when cancelled: half a write has no meaning to the one above."""
+def _interrupted(why: str, tail: str = "") -> HookResult:
+    return HookResult(HookOutcome.INTERRUPTED, None, why, tail)
+
+
+def _new_backoff() -> Backoff:
+    return Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
+
+
+async def _finish_write(write: Callable[[], Claim]) -> Claim:
+    """Run `write` in a thread and wait for its end, also when cancelled: the caller must know whether it happened."""
     writing = asyncio.ensure_future(asyncio.to_thread(write))
     try:
         return await asyncio.shield(writing)
     except asyncio.CancelledError:
         await asyncio.wait([writing])
         if not writing.cancelled():
-            writing.exception()  # looked at, so that it is not reported as lost
+            writing.exception()  # retrieved, or asyncio logs that it was not
         raise

@@ -1,170 +1,168 @@
-"""The claims this workspace has seen, what became of each, and the promise that none acts twice.
+"""The claim ledger of one state directory: the claims this workspace has seen and the state of each.
 
-Every verb is one durable record: when it returns, the record is on disk; when it raises, nothing has changed. The
-verbs block for one sync (50 µs, 20 ms at worst), so a caller on an event loop runs them in a thread.
+The ledger deduplicates events: an event that matches a known claim is a replay and admits nothing. Each writing method
+appends one durable record. When it returns, the record is fsynced; when it raises, nothing has changed. The methods
+block for one fsync (50 µs, at worst 20 ms), so a caller on an event loop runs them in a thread.
 
-A ledger knows whose it is. Records carry the workspace's id and a one-way fingerprint of the agent token, because a
-state directory may be baked into an image or cloned with a volume: a foreign claim neither swallows a real one nor is
-taken up again here. The same token keeps working across a claim (coderd hands build 1's token to the claim build), so
-the fingerprint stands for the workspace where no id is configured.
+A state directory may be part of an image or of a cloned volume. Therefore the records carry the workspace id and a
+one-way fingerprint of the agent token: a claim of another workspace does not suppress a claim of this workspace, and
+its unfinished hooks do not run here. Without a configured workspace id the fingerprint identifies the workspace. It
+stays the same across a claim, because coderd gives the token of build 1 to the claim build.
 """
 
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from agentd.claims.claim import Claim, Hook
 from agentd.claims.events import ClaimEvent
-from agentd.claims.ledger_file import NAME, Journal, LedgerWriteError, load
-from agentd.claims.ledger_state import Claim, Hook, LedgerState, UnknownClaimError
-from agentd.claims.lifecycle import ClaimState, ClaimStep, HookStep, IllegalClaimStepError
+from agentd.claims.ledger_file import LEDGER_NAME, LedgerFile, load
+from agentd.claims.ledger_state import LedgerState
+from agentd.claims.lifecycle import ClaimState, ClaimStep, HookStep
 from agentd.clock import Clock, rfc3339
 from agentd.errors import StateError
 from agentd.proc import ProcessIdentity
 
-__all__ = [
-    "Admitted",
-    "Claim",
-    "Hook",
-    "IllegalClaimStepError",
-    "Ledger",
-    "LedgerFullError",
-    "LedgerState",
-    "LedgerWriteError",
-    "Replay",
-    "UnknownClaimError",
-    "claim_id",
-    "describe",
-    "fingerprint",
-]  # fmt: skip
-
-# A prebuild is claimed once; a server that names a thousand owners is not one to run hooks for.
-MAX_CLAIMS = 1000
+# A prebuild is claimed once. A server that sends claims for a thousand owners is faulty or hostile.
+MAX_CLAIMS: Final = 1000
 
 
 class LedgerFullError(StateError):
-    """The ledger holds `MAX_CLAIMS` claims and takes no more."""
+    """The ledger has `MAX_CLAIMS` claims and admits no more."""
 
 
 class Admitted(NamedTuple):
-    """A claim the ledger had not seen."""
+    """The result of `admit` for a new claim."""
 
     claim: Claim
 
 
 class Replay(NamedTuple):
-    """An event of a claim that is known. Whether there is still something to do for it, the claim says."""
+    """The result of `admit` for an event of a known claim. The claim's state says whether hooks still have to run."""
 
     claim: Claim
 
 
 def fingerprint(token: str) -> str:
-    """One-way name of an agent token: 64 bits of SHA-256 under our own prefix. Tells two tokens apart, gives none away."""
+    """One-way fingerprint of an agent token: 64 bits of SHA-256 with a prefix of agentd."""
     return hashlib.sha256(b"agentd claim ledger\0" + token.encode()).hexdigest()[:16]
 
 
-def claim_id(event: ClaimEvent, *, token: str | None) -> str:
-    """The claim's stable short name (12 hex digits), from what the event names; the token where it names no workspace."""
-    named = "\n".join((event.workspace_id or f"token {token}", event.owner_id or "", event.reason))
+def claim_id_of(event: ClaimEvent, *, token_fingerprint: str | None) -> str:
+    """The stable id of the event's claim, 12 hex digits: a hash of workspace, owner and reason.
+
+    The token fingerprint takes the place of a missing workspace.
+    """
+    named = "\n".join(
+        (event.workspace_id or f"token {token_fingerprint}", event.owner_id or "", event.reason)
+    )
     return hashlib.sha256(named.encode()).hexdigest()[:12]
 
 
 class Ledger:
-    """The durable claims of one state directory, whose lock the caller holds.
+    """The durable claims of one state directory. The caller holds the directory's lock.
 
-    `workspace_id` is the configured one, if any; `token` is set to the present token's `fingerprint` as soon as there
-    is a token, and whenever it changes.
+    `workspace_id` is the configured one, if any. The owner of the ledger sets `token_fingerprint` as soon as it has a
+    token and whenever the token changes.
     """
 
     def __init__(
         self, directory: Path, *, workspace_id: str | None = None, clock: Clock | None = None
     ) -> None:
-        """Open or begin the ledger. Raises `StateError` when it cannot be read, `NewerLedgerError` when it is not ours to read."""
-        self._journal = Journal(directory / NAME, wall=(clock or Clock()).wall)
+        """Open or create the ledger.
+
+        Raises `StateError` if it cannot be read, `NewerLedgerError` if a newer agentd wrote it.
+        """
+        self._file = LedgerFile(directory / LEDGER_NAME, wall=(clock or Clock()).wall)
         self._workspace_id = workspace_id.lower() if workspace_id else None
         self.token_fingerprint: str | None = None
         self._admitting = threading.Lock()
 
     @staticmethod
     def read(directory: Path) -> LedgerState:
-        """What the ledger of `directory` says, without lock and without changing anything. Raises as the constructor."""
-        return load(directory / NAME, now=0.0)[0]
+        """Read the ledger of `directory` without its lock and without a change. Raises as the constructor."""
+        return load(directory / LEDGER_NAME, now=0.0).state
 
     @property
     def workspace_id(self) -> str | None:
-        """This workspace: as configured, else as the newest claim that came with our token names it."""
+        """The configured workspace id, else that of the newest claim with the present token."""
         if self._workspace_id is not None:
             return self._workspace_id
-        known = (
-            claim.workspace_id for claim in self._newest_first() if claim.token == self.token_fingerprint
+        ids = (
+            claim.workspace_id
+            for claim in self._newest_first()
+            if claim.token_fingerprint == self.token_fingerprint
         )
-        return next((workspace for workspace in known if workspace is not None), None)
+        return next((workspace_id for workspace_id in ids if workspace_id is not None), None)
 
     @property
     def damage(self) -> str:
-        """What happened to the ledger that nobody has looked at yet, or ""."""
-        return self._journal.book.damage
+        """What damaged the ledger, "" if nothing did or no claim is held for it any more."""
+        return self._file.state.damage
 
     @property
     def unclaimed_workspace(self) -> str:
         """The workspace last seen as an unclaimed prebuild, or ""."""
-        return self._journal.book.waiting
+        return self._file.state.unclaimed_workspace
 
     def note_unclaimed(self, workspace_id: str) -> None:
-        """This workspace belongs to nobody yet. Raises `LedgerWriteError`."""
-        self._journal.record("waiting", workspace=workspace_id)
+        """Record that this workspace is an unclaimed prebuild. Raises `LedgerWriteError`."""
+        self._file.append("waiting", workspace=workspace_id)
 
     def all_claims(self) -> tuple[Claim, ...]:
         """All claims in order of admission, those of other workspaces included."""
-        return tuple(self._journal.book.claims.values())
+        return tuple(self._file.state.claims.values())
 
     def claim(self, claim_id: str) -> Claim:
         """Raises `UnknownClaimError`."""
-        return self._journal.book.claim(claim_id)
+        return self._file.state.claim(claim_id)
 
-    def is_ours(self, claim: Claim) -> bool:
-        """Whether the claim is known to be this workspace's. False may only mean that nobody has said so yet."""
+    def is_own(self, claim: Claim) -> bool:
+        """True if the claim is known to belong to this workspace. False may mean that this is not known yet."""
         if self._workspace_id is not None and claim.workspace_id is not None:
             return claim.workspace_id == self._workspace_id
-        return claim.token == self.token_fingerprint
+        return claim.token_fingerprint == self.token_fingerprint
 
     def unfinished(self) -> tuple[Claim, ...]:
-        """Our claims that were admitted and not settled: what a start has to take up again."""
-        return tuple(claim for claim in self.all_claims() if not claim.is_final and self.is_ours(claim))
+        """The claims of this workspace that are admitted and not final: a start has to resume them."""
+        return tuple(claim for claim in self.all_claims() if not claim.is_final and self.is_own(claim))
 
     def latest(self) -> Claim | None:
-        """Our newest claim."""
-        return next((claim for claim in self._newest_first() if self.is_ours(claim)), None)
+        """The newest claim of this workspace."""
+        return next((claim for claim in self._newest_first() if self.is_own(claim)), None)
 
     def find(self, event: ClaimEvent) -> Claim | None:
-        """The claim `event` is a replay of, newest first. What either side does not name, matches."""
+        """The known claim of `event`, newest first; None if the event is not a replay.
+
+        A field that is missing in the event or in the claim matches any value.
+        """
         event = self._completed(event)
         claims = [claim for claim in self._newest_first() if self._matches(claim, event)]
         exact = (claim for claim in claims if claim.owner_id == event.owner_id)
         return next(exact, claims[0] if claims else None)
 
     def admit(self, event: ClaimEvent) -> Admitted | Replay:
-        """Make the claim of `event` known, once.
+        """Record the claim of `event`, or find the known claim that it repeats. Idempotent.
 
-        A replay that says more than is known (the owner, the workspace, our token for an unfinished claim) is recorded
-        as such. Raises `LedgerWriteError` or `LedgerFullError`; nothing may be done for the event then.
+        A replay that adds facts (owner, workspace, the present token) is recorded too.
+        Raises `LedgerWriteError` or `LedgerFullError`; the caller must not act on the event then.
         """
         with self._admitting:
             return self._admit_or_bind(self._completed(event), self.token_fingerprint or "")
 
     def plan_hooks(self, claim_id: str, hooks: Sequence[str]) -> Claim:
-        """These hooks are to run; a planned one that is not among them is skipped unless it has succeeded."""
-        return self._record("act", claim_id, hooks=list(hooks))
+        """Record the hooks to run. A planned hook that is not in `hooks` is skipped, unless it has succeeded."""
+        return self._append("act", claim_id, hooks=list(hooks))
 
     def start(self, claim_id: str, hook: str, run_id: str) -> Claim:
-        """The next thing to happen is the process of `hook`, which carries `run_id` in its environment."""
-        return self._record("start", claim_id, hook=hook, run=run_id)
+        """Record that the process of `hook` is about to be created, with `run_id` in its environment."""
+        return self._append("start", claim_id, hook=hook, run=run_id)
 
     def spawned(self, claim_id: str, hook: str, run_id: str, process: ProcessIdentity) -> Claim:
-        """The process is there; a later agentd finds it by this even when it has washed its environment."""
-        where = {"pid": process.pid, "ticks": process.ticks, "boot": process.boot}
-        return self._record("spawned", claim_id, hook=hook, run=run_id, **where)
+        """Record the process. A later agentd finds it by this if the hook removed the run id from its environment."""
+        return self._append("spawned", claim_id, hook=hook, run=run_id, **process._asdict())
 
     def end(
         self,
@@ -177,86 +175,97 @@ class Ledger:
         why: str,
         tail: str,
     ) -> Claim:
-        """The run has ended: `succeed`, `fail` or `interrupt`."""
+        """Record the end of the run: `step` is succeed, fail or interrupt."""
         fields = {"hook": hook, "run": run_id, "step": step, "exit": exit_code, "why": why, "tail": tail}
-        return self._record("end", claim_id, **fields)
+        return self._append("end", claim_id, **fields)
 
-    def settle(self, claim_id: str, step: ClaimStep, why: str = "") -> Claim:
-        """`finish`, `fail` or `hold` the claim."""
-        return self._record("settle", claim_id, step=step, why=why)
+    def finish(self, claim_id: str) -> Claim:
+        """Record that the claim is done: every hook has succeeded or was skipped."""
+        return self._append("settle", claim_id, step=ClaimStep.FINISH, why="")
+
+    def fail(self, claim_id: str, why: str) -> Claim:
+        """Record that the claim has failed."""
+        return self._append("settle", claim_id, step=ClaimStep.FAIL, why=why)
+
+    def hold(self, claim_id: str, why: str) -> Claim:
+        """Record that the claim waits for an operator."""
+        return self._append("settle", claim_id, step=ClaimStep.HOLD, why=why)
 
     def retry(self, claim_id: str) -> Claim:
-        """Let a held or failed claim act again, from its first hook that has not succeeded. Raises `IllegalClaimStepError` else."""
-        claim = self._record("retry", claim_id)
-        self._trust_again()
+        """Admit a held or failed claim again; it continues with its first hook that has not succeeded.
+
+        Raises `UnknownClaimError`, `IllegalClaimStepError` for any other state, and `LedgerWriteError`.
+        """
+        claim = self._append("retry", claim_id)
+        self._clear_damage_when_handled()
         return claim
 
     def forget(self, claim_id: str) -> None:
-        """Drop a claim with all that is known of it: if its event comes again, it acts again.
+        """Remove a claim. If its event comes again, all its hooks run again.
 
-        Raises `IllegalClaimStepError` while one of its hooks may run.
+        Raises `UnknownClaimError`, `IllegalClaimStepError` while one of its hooks may run, and `LedgerWriteError`.
         """
-        self._journal.record("forget", claim=claim_id)
-        self._trust_again()
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Every claim, oldest first, without output."""
-        return [describe(claim) for claim in self.all_claims()]
+        self._file.append("forget", claim=claim_id)
+        self._clear_damage_when_handled()
 
     def close(self) -> None:
-        self._journal.close()
+        self._file.close()
 
-    def _admit_or_bind(self, event: ClaimEvent, token: str) -> Admitted | Replay:
+    def _admit_or_bind(self, event: ClaimEvent, token_fingerprint: str) -> Admitted | Replay:
         known = self.find(event)
         if known is None:
-            return Admitted(self._admit(event, token))
-        said = {
+            return Admitted(self._admit(event, token_fingerprint))
+        recorded = {
+            "workspace": known.workspace_id,
+            "owner": known.owner_id,
+            "token": known.token_fingerprint,
+        }
+        merged = {
             "workspace": known.workspace_id or event.workspace_id,
             "owner": known.owner_id or event.owner_id,
-            "token": token,
+            "token": token_fingerprint,
         }
-        if said != {"workspace": known.workspace_id, "owner": known.owner_id, "token": known.token}:
-            known = self._record("bind", known.id, **said)
-        return Replay(known)
+        return Replay(known if merged == recorded else self._append("bind", known.id, **merged))
 
-    def _admit(self, event: ClaimEvent, token: str) -> Claim:
-        if len(self._journal.book.claims) >= MAX_CLAIMS:
+    def _admit(self, event: ClaimEvent, token_fingerprint: str) -> Claim:
+        if len(self._file.state.claims) >= MAX_CLAIMS:
             raise LedgerFullError(
-                f"the claim ledger holds {MAX_CLAIMS} claims", hint="see `agentd claims list`, forget some"
+                f"the claim ledger has {MAX_CLAIMS} claims, the maximum",
+                hint="see `agentd claims list`; remove some with `agentd claims forget`",
             )
-        return self._record(
+        return self._append(
             "admit",
-            claim_id(event, token=token),
+            claim_id_of(event, token_fingerprint=token_fingerprint),
             workspace=event.workspace_id,
             owner=event.owner_id,
             reason=event.reason,
-            token=token,
+            token=token_fingerprint,
             held=self.damage,
         )
 
-    def _record(self, kind: str, claim_id: str, **fields: Any) -> Claim:  # noqa: ANN401 - as `Journal.record`
-        return self._journal.record(kind, claim=claim_id, **fields).claim(claim_id)
+    def _append(self, kind: str, claim_id: str, **fields: Any) -> Claim:  # noqa: ANN401 - as `LedgerFile.append`
+        return self._file.append(kind, claim=claim_id, **fields).claim(claim_id)
 
-    def _trust_again(self) -> None:
-        """Once nothing is held for the damage any more, a person has dealt with it."""
-        held = (
+    def _clear_damage_when_handled(self) -> None:
+        """Record that the operator has handled the damage, once no claim is held for it."""
+        held = [
             claim
             for claim in self.all_claims()
             if claim.state is ClaimState.HELD and claim.why == self.damage
-        )
-        if self.damage and next(held, None) is None:
-            self._journal.record("trusted")
+        ]
+        if self.damage and not held:
+            self._file.append("trusted")
 
     def _completed(self, event: ClaimEvent) -> ClaimEvent:
-        return ClaimEvent(event.workspace_id or self.workspace_id, event.owner_id, event.reason)
+        return event._replace(workspace_id=event.workspace_id or self.workspace_id)
 
     def _matches(self, claim: Claim, event: ClaimEvent) -> bool:
-        if claim.id == claim_id(event, token=self.token_fingerprint):
+        if claim.id == claim_id_of(event, token_fingerprint=self.token_fingerprint):
             return True
         if claim.workspace_id is not None and event.workspace_id is not None:
             same_workspace = claim.workspace_id == event.workspace_id
         else:
-            same_workspace = claim.token == self.token_fingerprint
+            same_workspace = claim.token_fingerprint == self.token_fingerprint
         same_owner = None in (claim.owner_id, event.owner_id) or claim.owner_id == event.owner_id
         return claim.reason == event.reason and same_workspace and same_owner
 
@@ -264,8 +273,8 @@ class Ledger:
         return reversed(self.all_claims())
 
 
-def describe(claim: Claim, *, tails: bool = False) -> dict[str, Any]:
-    """One claim for `--json` and the local API: times RFC 3339, the token's fingerprint left out; output if `tails`."""
+def claim_as_json(claim: Claim, *, tails: bool = False) -> dict[str, Any]:
+    """For `--json` and the local API: times in RFC 3339, no token fingerprint, hook output only with `tails`."""
     return {
         "id": claim.id,
         "state": claim.state.value,
@@ -275,11 +284,11 @@ def describe(claim: Claim, *, tails: bool = False) -> dict[str, Any]:
         "reason": claim.reason,
         "admitted_at": rfc3339(claim.admitted_at),
         "changed_at": rfc3339(claim.changed_at),
-        "hooks": [_describe_hook(hook, tails=tails) for hook in claim.hooks],
+        "hooks": [_hook_as_json(hook, tails=tails) for hook in claim.hooks],
     }
 
 
-def _describe_hook(hook: Hook, *, tails: bool) -> dict[str, Any]:
+def _hook_as_json(hook: Hook, *, tails: bool) -> dict[str, Any]:
     return {
         "name": hook.name,
         "state": hook.state.value,

@@ -1,78 +1,95 @@
-"""The book on disk: an append-only file, synced record by record, so that what was promised survives a kill -9.
+"""The claim ledger on disk: an append-only write-ahead log. Each record is fsynced before agentd acts on it.
 
-Why a log and not sqlite (both were measured): an append with its sync costs 50 µs against 62-286 µs, tears at the end
-only and is seen to be torn (0 of 16,281 cuts misread), and one flipped byte costs at most the record it is in, where
-sqlite returned wrong data with `integrity_check` "ok" in 214 of 300 cases. A prebuild is claimed once in its life, so
-there is nothing to query.
+The reason for a log instead of SQLite (both measured): an append with fsync takes 50 µs (SQLite: 62 to 286 µs). A crash
+can only tear the end of the file, and the tear is detected (0 of 16,281 cuts misread). One flipped byte loses at most
+the record that contains it; SQLite returned wrong data with `integrity_check` "ok" in 214 of 300 cases. A prebuild is
+claimed once in its life, so there is nothing to query.
 
-A disk that is full or read-only keeps no daemon from starting: what was there can be read, repairs wait, and a record
-that cannot be written raises and changes nothing.
+A full or read-only disk does not keep the daemon from starting: the existing records are read and a repair waits. A
+record that cannot be written raises an error and changes nothing.
 """
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from agentd import log
 from agentd.claims.ledger_format import encode, scan
-from agentd.claims.ledger_recovery import UNFOLDABLE, recover
-from agentd.claims.ledger_state import LedgerState, fold, pack
+from agentd.claims.ledger_state import INVALID_RECORD, LedgerState, apply_record, recover
 from agentd.clock import rfc3339
 from agentd.durable import sync_directory
 from agentd.errors import StateError
 
-NAME = "claims.jsonl"
-COMPACT_BYTES = 1024 * 1024
+LEDGER_NAME: Final = "claims.jsonl"
+COMPACT_BYTES: Final = 1024 * 1024
 
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class LedgerWriteError(StateError):
-    """A record could not be made durable, so what it stands for did not happen. Trying again later may succeed."""
+    """A record could not be made durable, so the step did not happen. A later try may succeed."""
 
 
-class Journal:
-    """The book and its file. `record` folds, writes, syncs, and only then changes `book`; safe to call from threads."""
+class LoadedLedger(NamedTuple):
+    """A ledger file as read: its `state`, its last sequence number, and the offset of the next record.
+
+    If `rewrite` is true, the file must be rewritten before the next append; `damaged` if records were lost.
+    """
+
+    state: LedgerState = LedgerState()
+    seq: int = 0
+    end: int = 0
+    damaged: bool = False
+    rewrite: bool = False
+
+
+class LedgerFile:
+    """Appends records to the file and keeps the state that they give. Thread-safe."""
 
     def __init__(self, path: Path, *, wall: Callable[[], float]) -> None:
-        """Read the ledger at `path`, which may be absent. Raises `NewerLedgerError`, and `StateError` when it cannot be read."""
+        """Read the ledger at `path`, which may be absent, and repair it if it is damaged.
+
+        Raises `NewerLedgerError`, and `StateError` if the file cannot be read.
+        """
         self._path = path
         self._wall = wall
         self._lock = threading.Lock()
         self._fd: int | None = None
         self._log = log.get("ledger")
         self._compact_bytes = COMPACT_BYTES
-        self.book, self._seq, self._end, self._damaged, self._rewrite_due = load(path, now=wall())
+        loaded = load(path, now=wall())
+        self.state, self._seq, self._end = loaded.state, loaded.seq, loaded.end
+        self._damaged, self._rewrite_due = loaded.damaged, loaded.rewrite
         if self._damaged:
-            self._log.error("ledger.damaged", path=str(path), reason=self.book.damage)
+            self._log.error("ledger.damaged", path=str(path), reason=self.state.damage)
         if self._rewrite_due:
             try:
                 self._rewrite()
             except OSError as exc:
                 self._log.error("ledger.repair_waits", path=str(path), error=str(exc))
 
-    def record(self, kind: str, **fields: Any) -> LedgerState:  # noqa: ANN401 - fields of a record are JSON of any shape
-        """Make one record durable and return the book after it.
+    def append(self, kind: str, **fields: Any) -> LedgerState:  # noqa: ANN401 - fields of a record are JSON of any shape
+        """Write one record durably (fsync), then change `state` and return it.
 
-        Raises `IllegalClaimStepError` or `UnknownClaimError` when it may not follow, `LedgerWriteError` when it cannot be written;
-        nothing has changed then.
+        Raises `IllegalClaimStepError` or `UnknownClaimError` if the record is not valid now, `LedgerWriteError` if it
+        cannot be written; nothing has changed then.
         """
         record = {"kind": kind, "at": self._wall(), **fields}
         with self._lock:
-            book = fold(self.book, record)
+            state = apply_record(self.state, record)
             try:
-                self._append(record)
+                self._write(record)
             except OSError as exc:
                 raise LedgerWriteError(
                     f"the claim ledger {self._path} cannot be written: {exc.strerror or exc}",
-                    hint="free space on that disk or make it writable; agentd tries again by itself",
+                    hint="free space on that disk or make it writable; agentd retries by itself",
                 ) from exc
-            self.book = book
+            self.state = state
             if self._end > self._compact_bytes:
                 self._compact()
-        return book
+        return state
 
     def close(self) -> None:
         with self._lock:
@@ -80,10 +97,10 @@ class Journal:
                 os.close(self._fd)
                 self._fd = None
 
-    def _append(self, record: dict[str, Any]) -> None:
-        fd = self._ready()
+    def _write(self, record: dict[str, Any]) -> None:
+        fd = self._open_for_append()
         line = encode(record, self._seq + 1)
-        # What stands behind the last good record is a torn or refused one: nobody acted on it.
+        # Bytes behind the last good record are from a torn or failed write. No action followed it.
         if os.fstat(fd).st_size != self._end:
             os.ftruncate(fd, self._end)
         _write_all(fd, line, self._end)
@@ -91,9 +108,9 @@ class Journal:
         self._end += len(line)
         self._seq += 1
 
-    def _ready(self) -> int:
+    def _open_for_append(self) -> int:
+        # A file that was removed while open must be rewritten: the next start cannot see what is appended to it.
         if self._rewrite_due or (self._fd is not None and os.fstat(self._fd).st_nlink == 0):
-            # Due for repair, or someone removed the file under us: writing on would promise what a restart cannot see.
             self._rewrite()
         if self._fd is None:
             created = not self._path.exists()
@@ -107,14 +124,13 @@ class Journal:
             self._rewrite()
         except OSError as exc:
             self._log.warning("ledger.compaction_failed", error=str(exc))
-        # Twice what is needed now, or a book that is large by itself would be rewritten at every record.
+        # At least twice the present size: a state that is large by itself must not be rewritten at every record.
         self._compact_bytes = max(COMPACT_BYTES, 2 * self._end)
 
     def _rewrite(self) -> None:
-        """Put a file with the present book in place of the old one, at one instant: rename is the commit."""
-        body = b"".join(
-            encode(record, seq) for seq, record in enumerate(_as_records(self.book, self._wall()), 1)
-        )
+        """Replace the file atomically by one with the present state. The rename is the commit."""
+        lines = [encode(record, seq) for seq, record in enumerate(self.state.to_records(self._wall()), 1)]
+        body = b"".join(lines)
         fresh = self._path.with_suffix(".new")
         fd = os.open(fresh, _FLAGS | os.O_TRUNC, 0o600)
         try:
@@ -129,58 +145,53 @@ class Journal:
         sync_directory(self._path.parent)
         if self._fd is not None:
             os.close(self._fd)
-        self._fd, self._end, self._seq = fd, len(body), body.count(b"\n")
+        self._fd, self._end, self._seq = fd, len(body), len(lines)
         self._damaged = self._rewrite_due = False
 
     def _quarantine(self) -> None:
-        """Keep the damaged file beside its successor. A link, so that at no instant there is no ledger at all."""
+        """Keep the damaged file under another name. A hard link, so that a ledger exists at every moment."""
         stamp = rfc3339(self._wall()).replace(":", "").partition(".")[0]
         kept = self._path.with_name(f"ledger.corrupt-{stamp}Z")
         try:
             os.link(self._path, kept)
         except FileExistsError:
-            return  # an earlier try of this very repair
+            return  # from an earlier try of this repair
         except OSError:
-            kept.write_bytes(self._path.read_bytes())  # a file system without links
+            kept.write_bytes(self._path.read_bytes())  # the file system has no hard links
         self._log.error("ledger.quarantined", kept=str(kept))
 
 
-def load(path: Path, *, now: float) -> tuple[LedgerState, int, int, bool, bool]:
-    """The book at `path`, its last sequence number, where the next record belongs, damaged?, to be rewritten first?
+def load(path: Path, *, now: float) -> LoadedLedger:
+    """Read the ledger at `path` and replay its records, without a lock. Changes nothing on disk; blocks on it.
 
-    Changes nothing on disk. Raises `NewerLedgerError`, and `StateError` when the file is there and cannot be read.
+    `now` is the time in Unix seconds of a change that the recovery of a damaged file makes. Raises `NewerLedgerError`,
+    and `StateError` if the file exists and cannot be read.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return LedgerState(), 0, 0, False, False
+        return LoadedLedger()
     except OSError as exc:
         raise StateError(
             f"the claim ledger {path} cannot be read: {exc.strerror}",
             hint="check the permissions of its directory",
         ) from exc
     found = scan(data)
-    damage, book = found.damage, LedgerState()
+    damage, state = found.damage, LedgerState()
     if not damage:
         for number, record in enumerate(found.records, 1):
             try:
-                book = fold(book, record)
-            except UNFOLDABLE as exc:
-                damage = f"record {number} does not follow from the ones before it ({exc})"
+                state = apply_record(state, record)
+            except INVALID_RECORD as exc:
+                damage = f"record {number} is not valid after the previous records ({exc})"
                 break
     if damage:
-        why = f"ledger was damaged ({damage}); a success may be lost, so nothing runs by itself"
-        return recover(found.records, why=why, at=now), 0, 0, True, True
-    return book, len(found.records), found.sound_bytes, False, found.rewrite
-
-
-def _as_records(book: LedgerState, at: float) -> Iterable[dict[str, Any]]:
-    if book.damage:
-        yield {"kind": "damage", "at": at, "why": book.damage}
-    if book.waiting:
-        yield {"kind": "waiting", "at": at, "workspace": book.waiting}
-    for claim in book.claims.values():
-        yield pack(claim)
+        why = (
+            f"the ledger file was damaged ({damage}). A recorded success may be lost."
+            " Held until `agentd claims retry` or `forget`"
+        )
+        return LoadedLedger(recover(found.records, why=why, at=now), damaged=True, rewrite=True)
+    return LoadedLedger(state, len(found.records), found.sound_bytes, rewrite=found.rewrite)
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -1,26 +1,26 @@
-"""What may happen to a claim and to each of its hooks. Pure: two tables and the step through them.
+"""The states of a claim and of its hooks, and the allowed steps between them: two tables and `advance`. Pure.
 
-A claim is `admitted` once, by the first event that names it; every further event is a replay and changes nothing. It
-is `acting` from the moment its hooks are listed until each of them is settled, through crashes and restarts: there is
-no state for "interrupted" on this level, because an interrupted claim is simply still acting. `held` and `failed` wait
-for a person; only `retry` leads out of them, and it does not touch a hook that has succeeded. Nothing leads out of
-`done`: a claim is forgotten rather than run again, so that no slip of a command runs it twice.
+The first event that names a claim makes it `admitted`. Every later event of the same claim is a replay and changes no
+state. The claim is `acting` from the moment its hooks are listed until each of them has finished, also across crashes
+and restarts. A claim has no state "interrupted": an interrupted claim is still `acting`. `held` and `failed` wait for
+an operator. Only `retry` leaves them, and it does not change a hook that has succeeded. No step leaves `done`. To run
+a done claim again, an operator must forget it first, so that a mistyped command cannot run it twice.
 
-A hook is `started` before its process exists. That is the whole point of the ledger: a crash between the record and
-the process shows as an interruption (the hook is tried again), and no crash shows as "never ran" what did run.
-`succeeded` is final. A hook that was removed before it ran is `skipped`, and is planned again if it comes back while
-its claim still acts.
+A hook is recorded as `started` before its process exists (write-ahead). A crash between the record and the process
+therefore shows as an interruption, and the hook runs again; no crash makes a hook that ran look like one that did not.
+`succeeded` is final. A hook whose file was removed before it succeeded is `skipped`. If the file comes back while the
+claim is `acting`, the hook is planned again.
 """
 
 import enum
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from agentd.errors import AgentdError
 
 
 class IllegalClaimStepError(AgentdError):
-    """A step that the tables do not know from this state. Nothing was changed."""
+    """A claim or one of its hooks cannot take this step from its present state. Nothing was changed."""
 
 
 class ClaimState(enum.StrEnum):
@@ -57,13 +57,13 @@ class HookStep(enum.StrEnum):
     SKIP = "skip"
 
 
-CLAIM_TRANSITIONS: Mapping[ClaimState, Mapping[ClaimStep, ClaimState]] = {
+CLAIM_TRANSITIONS: Final[Mapping[ClaimState, Mapping[ClaimStep, ClaimState]]] = {
     ClaimState.ADMITTED: {
         ClaimStep.PLAN_HOOKS: ClaimState.ACTING,
         ClaimStep.HOLD: ClaimState.HELD,
     },
     ClaimState.ACTING: {
-        # Listing the hooks again after a restart: one may have been added or removed meanwhile.
+        # After a restart the hooks are listed again, because files may have been added or removed.
         ClaimStep.PLAN_HOOKS: ClaimState.ACTING,
         ClaimStep.FINISH: ClaimState.DONE,
         ClaimStep.FAIL: ClaimState.FAILED,
@@ -74,7 +74,7 @@ CLAIM_TRANSITIONS: Mapping[ClaimState, Mapping[ClaimStep, ClaimState]] = {
     ClaimState.DONE: {},
 }
 
-HOOK_TRANSITIONS: Mapping[HookState, Mapping[HookStep, HookState]] = {
+HOOK_TRANSITIONS: Final[Mapping[HookState, Mapping[HookStep, HookState]]] = {
     HookState.PENDING: {
         HookStep.PLAN: HookState.PENDING,
         HookStep.START: HookState.STARTED,
@@ -99,16 +99,19 @@ HOOK_TRANSITIONS: Mapping[HookState, Mapping[HookStep, HookState]] = {
     HookState.SKIPPED: {HookStep.PLAN: HookState.PENDING, HookStep.SKIP: HookState.SKIPPED},
 }
 
-FINAL_CLAIM_STATES = frozenset({ClaimState.DONE, ClaimState.FAILED, ClaimState.HELD})
-FINISHED_HOOK_STATES = frozenset({HookState.SUCCEEDED, HookState.SKIPPED})
+FINAL_CLAIM_STATES: Final = frozenset({ClaimState.DONE, ClaimState.FAILED, ClaimState.HELD})
+FINISHED_HOOK_STATES: Final = frozenset({HookState.SUCCEEDED, HookState.SKIPPED})
 
 _State = TypeVar("_State", bound=enum.StrEnum)
 _Step = TypeVar("_Step", bound=enum.StrEnum)
 
 
 def advance(table: Mapping[_State, Mapping[_Step, _State]], state: _State, step: _Step, *, of: str) -> _State:
-    """The state after `step`. Raises `IllegalClaimStepError`, naming `of` (which claim or hook), when the table has no such step."""
+    """The state after `step`. `of` names the claim or hook in the error.
+
+    Raises `IllegalClaimStepError` if the table has no such step.
+    """
     try:
         return table[state][step]
     except KeyError:
-        raise IllegalClaimStepError(f"{of} is {state}: it cannot {step}") from None
+        raise IllegalClaimStepError(f"cannot {step} {of}: its state is {state}") from None

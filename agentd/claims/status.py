@@ -1,23 +1,26 @@
-"""How the claim side stands, in the words of `/v1/status`: one word, the reason for it, and since when.
+"""The state of the claim side for `/v1/status`: one word, its reason, and since when.
 
-The word is made of two things: what the stream last met, and what became of our claim. A change is logged once and
-counted once, however often the same thing happens again.
+The state is computed from the last result of the stream and from the newest claim of this workspace. A change is logged
+and counted once, however often the same result repeats.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from structlog.typing import FilteringBoundLogger
 
 from agentd.claims.answers import AnswerClass, ClaimsState
-from agentd.claims.ledger_state import Claim
+from agentd.claims.claim import Claim
 from agentd.claims.lifecycle import ClaimState
 from agentd.clock import Clock, rfc3339
+from agentd.coderd.errors import CoderdError
 from agentd.errors import AgentdError
 from agentd.metrics import Registry
 
-# What a claim of ours says more about than the stream does.
-_QUIET = frozenset({ClaimsState.CONNECTING, ClaimsState.LISTENING, ClaimsState.NOT_A_PREBUILD})
+# With these results of the stream, the state of a final claim is shown instead.
+_CLAIM_PREVAILS: Final = frozenset(
+    {ClaimsState.CONNECTING, ClaimsState.LISTENING, ClaimsState.NOT_A_PREBUILD}
+)
 
 
 class ClaimsView(NamedTuple):
@@ -46,7 +49,11 @@ class ClaimsView(NamedTuple):
 
 
 class ClaimsStatus:
-    """`claim` gives our newest claim, `doing` what is being done for one now ("" when nothing is)."""
+    """Computes `claims.state`.
+
+    `claim` returns the newest claim of this workspace; `activity` what the hook runner does, "" if nothing;
+    `next_hook_at` when a failed hook runs again (Unix seconds). `on_change` gets each new state.
+    """
 
     def __init__(
         self,
@@ -55,14 +62,14 @@ class ClaimsStatus:
         log: FilteringBoundLogger,
         metrics: Registry,
         claim: Callable[[], Claim | None],
-        doing: Callable[[], str],
+        activity: Callable[[], str],
         next_hook_at: Callable[[], float | None],
         on_change: Callable[[ClaimsView], None],
     ) -> None:
         self._clock = clock
         self._log = log
         self._claim = claim
-        self._doing = doing
+        self._activity = activity
         self._next_hook_at = next_hook_at
         self._on_change = on_change
         self._was_open = False
@@ -80,12 +87,12 @@ class ClaimsStatus:
         self.ignored = 0
 
     def connecting(self) -> None:
-        """A request goes out. After a refusal its word stays until there is another answer."""
+        """A connection attempt starts. Keep the last state until there is an answer."""
         self._next_connect_at = None
         self.update()
 
     def listening(self, reason: str) -> None:
-        """The server has not refused us, or has answered with the stream."""
+        """The server has answered with the stream, or has not refused the request so far."""
         if not self._was_open:
             self._was_open = True
             self._log.info("stream.open", reason=reason)
@@ -93,31 +100,31 @@ class ClaimsStatus:
         self.update()
 
     def reset_failures(self) -> None:
-        """The stream delivered something: earlier failures are history."""
+        """The stream delivered something or lasted long enough."""
         if self.failures:
             self._log.info("stream.restored", failures=self.failures)
         self.failures, self._last_fault = 0, None
 
-    def connection_ended(self, error: AgentdError, meant: AnswerClass, *, retry_in_s: float | None) -> None:
-        """The connection failed with `error`, which means `meant`; None for a terminal answer."""
+    def connection_ended(self, error: AgentdError, answer: AnswerClass, *, retry_in_s: float | None) -> None:
+        """The connection ended with `error` of class `answer`. `retry_in_s` is None for a terminal answer."""
         self.failures += 1
-        reason = f"{meant.why}: {error}" if meant.why else str(error)
-        fault = (meant.state, type(error))
+        reason = f"{answer.why}: {error}" if answer.why else str(error)
+        fault = (answer.state, type(error))
         if fault != self._last_fault:
-            request_id = getattr(error, "request_id", "")
-            facts = {"state": meant.state.value, **({"request_id": request_id} if request_id else {})}
+            request_id = error.request_id if isinstance(error, CoderdError) else ""
+            facts = {"state": answer.state.value, **({"request_id": request_id} if request_id else {})}
             if retry_in_s is None:
-                self._log.info("stream.finished", reason=reason, **facts)
+                self._log.info("stream.parked", reason=reason, **facts)
             else:
                 self._log.warning("stream.lost", reason=reason, retry_in_s=round(retry_in_s, 2), **facts)
         self._last_fault = fault
-        self._stream, self._stream_reason = meant.state, reason
+        self._stream, self._stream_reason = answer.state, reason
         self._next_connect_at = None if retry_in_s is None else self._clock.wall() + retry_in_s
         self.update()
 
     def update(self) -> None:
-        """Look again what the word is; to be called whenever something it is made of has changed."""
-        state, reason = self._composed()
+        """Compute the state again. Call this after each change of its inputs."""
+        state, reason = self._current()
         if state is self._state:
             return
         for each in ClaimsState:
@@ -127,7 +134,7 @@ class ClaimsStatus:
 
     def view(self) -> ClaimsView:
         self.update()
-        return self._view(*self._composed())
+        return self._view(*self._current())
 
     def _view(self, state: ClaimsState, reason: str) -> ClaimsView:
         return ClaimsView(
@@ -141,12 +148,13 @@ class ClaimsStatus:
             ignored=self.ignored,
         )
 
-    def _composed(self) -> tuple[ClaimsState, str]:
-        doing, claim = self._doing(), self._claim()
-        if doing:
-            return ClaimsState.ACTING, doing
-        if claim is None or not claim.is_final or self._stream not in _QUIET:
+    def _current(self) -> tuple[ClaimsState, str]:
+        activity, claim = self._activity(), self._claim()
+        if activity:
+            return ClaimsState.ACTING, activity
+        if claim is None or not claim.is_final or self._stream not in _CLAIM_PREVAILS:
             return self._stream, self._stream_reason
         if claim.state is ClaimState.DONE:
             return ClaimsState.SETTLED, f"claim {claim.id} is done; {self._stream_reason}"
-        return ClaimsState.CLAIM_FAILED, f"claim {claim.id} is {claim.state}: {claim.why}"
+        # The set of states is fixed, so a held claim has the state of a failed one. The reason tells them apart.
+        return ClaimsState.CLAIM_FAILED, f"{claim.state}: {claim.why}; `agentd claims retry {claim.id}`"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd import __version__, config
-from agentd.claims.ledger import Ledger, describe
+from agentd.claims.ledger import Ledger, claim_as_json
 from agentd.cli import add_config_options
 from agentd.cli.config import explained
 from agentd.cli.doctor import diagnose
@@ -130,7 +130,7 @@ def _ledger(settings: Config) -> Any:  # noqa: ANN401 - JSON
         book = Ledger.read(settings.state.dir)
     except AgentdError as exc:
         return {"error": str(exc)}
-    claims = [describe(claim, tails=True) for claim in book.claims.values()]
+    claims = [claim_as_json(claim, tails=True) for claim in book.claims.values()]
     return {"claims": bundle.without_words(claims), "damage": book.damage}
 
 

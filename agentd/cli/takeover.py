@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from agentd import log
-from agentd.claims.ledger import Ledger, UnknownClaimError, describe
+from agentd.claims.ledger import Ledger, claim_as_json
+from agentd.claims.ledger_state import UnknownClaimError
 from agentd.claims.lifecycle import IllegalClaimStepError
 from agentd.cli.local_client import DaemonError
 from agentd.clock import Clock
@@ -45,7 +46,7 @@ def payload(config: Config) -> bytes | None:
 
 def claims(config: Config) -> list[dict[str, Any]]:
     """The ledger, read without its lock and without changing it. Raises `StateError` if it is unreadable."""
-    return [describe(claim, tails=True) for claim in Ledger.read(config.state.dir).claims.values()]
+    return [claim_as_json(claim, tails=True) for claim in Ledger.read(config.state.dir).claims.values()]
 
 
 def change_claim(config: Config, action: str, claim_id: str) -> dict[str, Any]:

@@ -267,10 +267,12 @@ def _listener(
         metrics=metrics,
         workspace_id=workspace_id,
         find_missed=MissedClaimFinder(
-            source=DebugManifest(session=session, url=f"http://{config.coder.debug_address}/debug/manifest"),
+            manifest=DebugManifest(
+                session=session, url=f"http://{config.coder.debug_address}/debug/manifest"
+            ),
             ledger=ledger,
             workspace_id=workspace_id,
-        ),
+        ).find,
     )
 
 

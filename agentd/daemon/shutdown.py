@@ -203,7 +203,7 @@ class Shutdown:
     async def _on_stop_hooks(self, running: "asyncio.Task[None]") -> None:
         """Beside the delivery, within the same deadline."""
         await cancelled(running)
-        await self._hooks.stop(self._left_s())
+        await self._hooks.run_stop_hooks(self._left_s())
 
     async def _send_final_status(self, running: "asyncio.Task[None] | None") -> None:
         """Replace a reported "working" in coderd, after the conversation was delivered."""

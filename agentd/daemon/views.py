@@ -8,7 +8,10 @@ from typing import Any, Final
 from agentd import __version__
 from agentd.agents.agent import Agent, AgentBusyError, AgentGoneError
 from agentd.claims.answers import ClaimsState
-from agentd.claims.ledger import Claim, IllegalClaimStepError, Ledger, UnknownClaimError, describe
+from agentd.claims.claim import Claim
+from agentd.claims.ledger import Ledger, claim_as_json
+from agentd.claims.ledger_state import UnknownClaimError
+from agentd.claims.lifecycle import IllegalClaimStepError
 from agentd.claims.listener import ClaimListener
 from agentd.clock import Clock, SameMoment, rfc3339
 from agentd.conversation.fit import messages_of
@@ -125,13 +128,13 @@ class Views:
 
     def claims(self) -> Json:
         """`GET /v1/claims`."""
-        return {"claims": [describe(claim, tails=True) for claim in self._ledger.all_claims()]}
+        return {"claims": [claim_as_json(claim, tails=True) for claim in self._ledger.all_claims()]}
 
     async def retry_claim(self, claim_id: str) -> Json:
         """Raises `ApiError` 404 or 409."""
         claim = await _claim_action(self._enabled_listener().retry(claim_id))
         message = f"claim {claim_id} is queued; agentd runs its hooks again, starting with the first that has not succeeded"
-        return {"message": message, "claim": describe(claim)}
+        return {"message": message, "claim": claim_as_json(claim)}
 
     async def forget_claim(self, claim_id: str) -> Json:
         """Raises `ApiError` 404 or 409."""

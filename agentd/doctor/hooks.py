@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from agentd.doctor.finding import Finding, Level, fail, ok, warn
-from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, listing, untrusted_reason
+from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, list_hooks, untrusted_reason
 from agentd.hooks.event_hooks import HookEvent
 
 
@@ -23,7 +23,7 @@ def examine(hooks_dir: Path, *, enabled: bool) -> list[Finding]:
 
 def _folder(check: str, folder: Path) -> Finding:
     try:
-        found = listing(folder)
+        found = list_hooks(folder)
     except HookDirectoryError as error:
         remedy = error.hint or f"only root or agentd's user may write {folder} and the way to it"
         return fail(check, error.message, remedy)
@@ -33,10 +33,10 @@ def _folder(check: str, folder: Path) -> Finding:
     if distrusted:
         remedy = "chown it to root or agentd's user, chmod 755"
         return fail(check, f"a hook would be refused: {distrusted[0]}", remedy)
-    idle = [name for name, why in found.passed_over if why == "not executable"]
+    idle = [name for name, why in found.skipped if why == "not executable"]
     if idle:
         remedy = f"chmod 755 {folder / idle[0]}, or move it away"
         return warn(check, f"not executable, so passed over: {', '.join(idle[:5])}", remedy)
-    other = ", ".join(f"{name} ({why})" for name, why in found.passed_over[:5])
+    other = ", ".join(f"{name} ({why})" for name, why in found.skipped[:5])
     names = ", ".join(found.names) or "none"
     return ok(check, f"{names} in {folder}" + (f"; passed over: {other}" if other else ""))

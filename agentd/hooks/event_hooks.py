@@ -1,7 +1,7 @@
-"""Hooks that are told that something is so: the agent is idle, the agent is busy, agentd stops.
+"""Runs the hooks of events other than a claim: the agent is idle, the agent is busy, agentd stops.
 
-They are notifications: nothing of them is recorded, a failure is logged and not tried again, and a run that agentd's
-own end cuts off is not made up for.  What must happen exactly once belongs in `on-claim.d`.
+These hooks are notifications. No run is recorded; a failed run is logged and not retried; a run that agentd's end
+interrupts is not repeated. Work that must happen at least once belongs in `on-claim.d`.
 """
 
 import asyncio
@@ -12,16 +12,14 @@ from pathlib import Path
 
 from agentd import log
 from agentd.clock import Clock
-from agentd.hooks.directory import HookDirectoryError, listing, untrusted_reason
-from agentd.hooks.run import HookRun, HookSurvivedError, environment
+from agentd.hooks.directory import HookDirectoryError, list_hooks, untrusted_reason
+from agentd.hooks.run import HookRun, HookSurvivedError, hook_environment
 from agentd.metrics import Registry
 from agentd.proc import ProcessIdentity
 
-__all__ = ["EventHooks", "HookEvent"]
-
 
 class HookEvent(enum.StrEnum):
-    """Its hooks are in `on-<occasion>.d`, and `AGENTD_REASON` names it."""
+    """An event with hooks in `on-<event>.d`. The hooks get its value as `AGENTD_REASON`."""
 
     STABLE = "stable"
     BUSY = "busy"
@@ -29,11 +27,11 @@ class HookEvent(enum.StrEnum):
 
 
 class EventHooks:
-    """Runs them one at a time, whatever rings meanwhile.
+    """Runs the hooks of one event at a time.
 
-    An occasion that comes up while hooks run is remembered once, at its latest place: however often it rings, that is
-    one more run, and the last one to run is about what is so now.  `timeout_s` is for one hook, `stop_grace_s` lies
-    between TERM and KILL of one that agentd's end cuts off.
+    Triggers that arrive during a run are coalesced: each event is queued at most once, in the order of its last
+    trigger, so the last run is always for the present state. `timeout_s` limits one hook. `stop_grace_s` is the time
+    between SIGTERM and SIGKILL for a hook that agentd's end interrupts.
     """
 
     def __init__(
@@ -55,8 +53,8 @@ class EventHooks:
         self._workspace_id = workspace_id
         self._clock = clock
         self._environ = environ
-        self._waiting: dict[HookEvent, None] = {}
-        self._rung = asyncio.Event()
+        self._queued: dict[HookEvent, None] = {}
+        self._triggered = asyncio.Event()
         self._last: HookEvent | None = None
         self._runs = metrics.counter(
             "agentd_occasion_hook_runs_total",
@@ -66,69 +64,59 @@ class EventHooks:
         )
         self._log = log.get("hooks")
 
-    def trigger(self, occasion: HookEvent) -> None:
-        """It is so now.  Said again before anything else was, it is no news."""
-        if occasion is self._last:
+    def trigger(self, event: HookEvent) -> None:
+        """Queue one run of the event's hooks, unless the last triggered event is the same."""
+        if event is self._last:
             return
-        self._last = occasion
-        self._waiting.pop(occasion, None)
-        self._waiting[occasion] = None
-        self._rung.set()
+        self._last = event
+        self._queued.pop(event, None)
+        self._queued[event] = None
+        self._triggered.set()
 
     async def run(self) -> None:
-        """Run what rings, for ever.  Cancelled, the running hook is ended within `stop_grace_s` and a moment."""
+        """Run the hooks of queued events until cancelled; then end the running hook within about `stop_grace_s`."""
         while True:
-            await self._rung.wait()
-            while self._waiting:
-                occasion = next(iter(self._waiting))
-                del self._waiting[occasion]
-                await self._all_of(occasion)
-            self._rung.clear()
+            await self._triggered.wait()
+            while self._queued:
+                event = next(iter(self._queued))
+                del self._queued[event]
+                await self._run_all(event)
+            self._triggered.clear()
 
-    async def stop(self, within_s: float) -> None:
-        """Run the hooks of the stop, after `run` was cancelled, and end what is not done within `within_s`."""
-        working = asyncio.create_task(self._all_of(HookEvent.STOP), name="on-stop hooks")
-        timer = asyncio.create_task(self._time(within_s - self._stop_grace_s), name="end of on-stop hooks")
+    async def run_stop_hooks(self, within_s: float) -> None:
+        """Run the on-stop hooks, after `run` was cancelled; end them if they are not done within `within_s` seconds."""
         try:
-            await asyncio.wait({working, timer}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                self._log.warning("hook.cut_off", occasion=HookEvent.STOP.value, after_s=round(within_s, 1))
-        finally:
-            timer.cancel()
-            working.cancel()
-            await asyncio.wait({working, timer})
-        if not working.cancelled():
-            working.result()
+            async with self._clock.timeout(max(0.0, within_s - self._stop_grace_s)):
+                await self._run_all(HookEvent.STOP)
+        except TimeoutError:
+            self._log.warning("hook.cut_off", occasion=HookEvent.STOP.value, after_s=round(within_s, 1))
 
-    async def _time(self, seconds: float) -> None:
-        await self._clock.sleep(max(0.0, seconds))
-
-    async def _all_of(self, occasion: HookEvent) -> None:
-        folder = self._hooks_dir / f"on-{occasion}.d"
+    async def _run_all(self, event: HookEvent) -> None:
+        folder = self._hooks_dir / f"on-{event}.d"
         try:
-            found = await asyncio.to_thread(listing, folder)
-        except HookDirectoryError as error:
-            self._log.error("hooks.unusable", occasion=occasion.value, error=str(error))
+            found = await asyncio.to_thread(list_hooks, folder)
+        except HookDirectoryError as exc:
+            self._log.error("hooks.unusable", occasion=event.value, error=str(exc))
             return
-        for name, why in found.passed_over:
+        for name, why in found.skipped:
             self._log.warning("hook.passed_over", file=name, reason=why)
         for name in found.names:
-            await self._one(occasion, folder / name)
+            await self._run_one(event, folder / name)
 
-    async def _one(self, occasion: HookEvent, path: Path) -> None:
-        facts = {"occasion": occasion.value, "hook": path.name}
-        distrust = await asyncio.to_thread(untrusted_reason, path)
-        if distrust:
-            self._runs.inc(occasion=occasion.value, outcome="refused")
-            self._log.warning("hook.refused", **facts, reason=distrust)
+    async def _run_one(self, event: HookEvent, path: Path) -> None:
+        facts = {"occasion": event.value, "hook": path.name}
+        reason = await asyncio.to_thread(untrusted_reason, path)
+        if reason:
+            self._runs.inc(occasion=event.value, outcome="refused")
+            self._log.warning("hook.refused", **facts, reason=reason)
             return
         run_id = secrets.token_hex(12)
         run = HookRun(
             path,
-            env=environment(
+            env=hook_environment(
                 self._environ,
                 hook=path.name,
-                reason=occasion.value,
+                reason=event.value,
                 workspace_id=self._workspace_id(),
                 state_dir=self._state_dir,
                 run_id=run_id,
@@ -140,20 +128,20 @@ class EventHooks:
             clock=self._clock,
         )
         try:
-            ended = await run.execute(_unrecorded)
-        except HookSurvivedError as error:
-            self._runs.inc(occasion=occasion.value, outcome="survived")
-            self._log.error("hook.survived_kill", **facts, error=str(error))
+            result = await run.execute(_record_nothing)
+        except HookSurvivedError as exc:
+            self._runs.inc(occasion=event.value, outcome="survived")
+            self._log.error("hook.survived_kill", **facts, error=str(exc))
             return
         except asyncio.CancelledError:
-            self._runs.inc(occasion=occasion.value, outcome="interrupted")
+            self._runs.inc(occasion=event.value, outcome="interrupted")
             raise
-        self._runs.inc(occasion=occasion.value, outcome=ended.outcome.value)
-        if ended.succeeded:
+        self._runs.inc(occasion=event.value, outcome=result.outcome.value)
+        if result.succeeded:
             self._log.info("hook.succeeded", **facts)
         else:
-            self._log.warning(f"hook.{ended.outcome}", **facts, reason=ended.why)
+            self._log.warning(f"hook.{result.outcome}", **facts, reason=result.why)
 
 
-async def _unrecorded(_process: ProcessIdentity | None) -> None:
-    """No ledger knows of these runs."""
+async def _record_nothing(_process: ProcessIdentity | None) -> None:
+    """These runs have no ledger."""

@@ -1,13 +1,12 @@
-"""Run one hook, once: own session, no input, output kept and logged within bounds, and an end that leaves nothing over.
+"""Runs one hook once: in its own session, without input, with bounded output, and with no process left after a failure.
 
-The hook's whole session is ended (TERM, grace, KILL) when it fails, times out or is interrupted, so that the next
-attempt never runs beside a remnant of this one. A hook that *succeeds* may leave a process behind: starting a service
-is a fair thing for it to do. Such a process should redirect its output; agentd reads for a moment after the hook's exit
-and then closes its end of the pipe.
+agentd ends the hook's whole session (SIGTERM, grace, SIGKILL) if the hook fails, times out or is interrupted, so that
+the next attempt never runs beside processes of this one. A hook that *succeeds* may leave a process, because a hook may
+start a service. Such a process should redirect its output: agentd reads the pipe for `DRAIN_S` after the hook's exit
+and then closes its end.
 """
 
 import asyncio
-import contextlib
 import enum
 import math
 import os
@@ -15,7 +14,7 @@ import signal
 from asyncio.subprocess import DEVNULL
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from agentd import log
 from agentd.clock import Clock
@@ -23,48 +22,53 @@ from agentd.errors import AgentdError
 from agentd.hooks.processes import RUN_ID, end_run, kill_now
 from agentd.proc import ProcessIdentity, identify
 
-T = TypeVar("T")
+TAIL_BYTES: Final = 8 * 1024
+LOGGED_LINES: Final = 200
+LOGGED_CHARS: Final = 500
+DRAIN_S: Final = 2.0
 
-TAIL_BYTES = 8 * 1024
-LOGGED_LINES = 200
-LOGGED_CHARS = 500
-DRAIN_S = 2.0
-
-# The daemon's own secrets and its line to systemd. A hook that wants the token is given it by claims.pass_token.
-_TOKENS = ("CODER_AGENT_TOKEN", "AGENTD_CODER_TOKEN")
-_OURS_ALONE = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+# A hook gets the agent token only with claims.pass_token.
+_TOKENS: Final = ("CODER_AGENT_TOKEN", "AGENTD_CODER_TOKEN")
+_SYSTEMD_ONLY: Final = (
+    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
+)  # fmt: skip
 
 
 class HookSurvivedError(AgentdError):
-    """A process of the hook outlives SIGKILL (stuck in the kernel). Nothing may be started beside it."""
+    """A process of the hook survived SIGKILL (it is stuck in the kernel). No other run may start beside it."""
 
 
-class Outcome(enum.StrEnum):
-    """How a run ended, in the word of the metric. A run of ours ends as one of the first four."""
+class HookOutcome(enum.StrEnum):
+    """How a run ended; the values are metric labels. `HookRun` returns the first four, its callers set the others."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     NOT_STARTED = "not_started"
     REFUSED = "refused"
-    """Never run: another user could have written it."""
+    """The hook was not run, because another user could have written it."""
     INTERRUPTED = "interrupted"
-    """agentd ended first."""
+    """agentd ended before the hook."""
 
 
-class Ended(NamedTuple):
-    """How a run ended: `exit_code` is negative for a signal and None when it never started, `why` "" for a success."""
+class HookResult(NamedTuple):
+    """The end of a run.
 
-    outcome: Outcome
+    `exit_code` is negative for a signal, None if there is none. `why` is "" for a success. `tail` is the last
+    `TAIL_BYTES` of output, with secrets redacted.
+    """
+
+    outcome: HookOutcome
     exit_code: int | None
     why: str
+    tail: str = ""
 
     @property
     def succeeded(self) -> bool:
-        return self.outcome is Outcome.SUCCEEDED
+        return self.outcome is HookOutcome.SUCCEEDED
 
 
-def environment(
+def hook_environment(
     base: Mapping[str, str],
     *,
     hook: str,
@@ -74,11 +78,11 @@ def environment(
     run_id: str,
     pass_token: bool = False,
 ) -> dict[str, str]:
-    """What every hook is told, on top of the daemon's own environment `base`."""
+    """The environment of every hook: the daemon's own (`base`) without tokens and systemd's variables, and `AGENTD_*`."""
     kept = {
         name: value
         for name, value in base.items()
-        if name not in _OURS_ALONE and (pass_token or not name.startswith(_TOKENS))
+        if name not in _SYSTEMD_ONLY and (pass_token or not name.startswith(_TOKENS))
     }
     return {
         **kept,
@@ -91,9 +95,10 @@ def environment(
 
 
 class HookRun:
-    """One run of the executable `path` with environment `env`, which carries `run_id`.
+    """One run of the executable `path` with environment `env`, which contains `run_id`.
 
-    `timeout_s` is finite; `grace_s` lies between TERM and KILL after a failure, `stop_grace_s` when we are cancelled.
+    `timeout_s` is finite. `grace_s` is the time between SIGTERM and SIGKILL after a failure, `stop_grace_s` after a
+    cancellation.
     """
 
     def __init__(
@@ -108,7 +113,7 @@ class HookRun:
         clock: Clock,
     ) -> None:
         if not 0 < timeout_s < math.inf:
-            raise ValueError(f"a hook's timeout must be finite, not {timeout_s}")
+            raise ValueError(f"a hook's timeout must be finite and above 0, not {timeout_s}")
         self._path = path
         self._env = dict(env)
         self._run_id = run_id
@@ -120,17 +125,17 @@ class HookRun:
 
     @property
     def tail(self) -> str:
-        """The last `TAIL_BYTES` of output so far, secrets masked."""
+        """As in `HookResult`, for the output so far."""
         return self._output.tail()
 
-    async def execute(self, on_spawn: Callable[[ProcessIdentity | None], Awaitable[None]]) -> Ended:
-        """Run it to its end. `on_spawn` is awaited as soon as the process is there.
+    async def execute(self, on_spawn: Callable[[ProcessIdentity | None], Awaitable[None]]) -> HookResult:
+        """Run the hook to its end. `on_spawn` is awaited as soon as the process exists.
 
-        Cancelled: ends the session within `stop_grace_s` and a moment, and passes the cancellation on. Raises
-        `HookSurvivedError` when a failed or timed-out run cannot be ended.
+        When cancelled, ends the session within about `stop_grace_s` and passes the cancellation on. Raises
+        `HookSurvivedError` if a failed or timed-out run cannot be ended.
         """
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(write_fd, True)  # the hook's end blocks, as it expects of a pipe
+        os.set_blocking(write_fd, True)  # programs expect their standard output to block
         self._output.attach(read_fd)
         try:
             child = await asyncio.create_subprocess_exec(
@@ -142,9 +147,9 @@ class HookRun:
                 start_new_session=True,
             )
         except OSError as exc:
-            # Text file busy, no such interpreter, no permission, no memory: whatever it is, it is this hook's failure.
+            # Text file busy, no such interpreter, no permission, no memory: each counts as a failure of this hook.
             self._output.detach()
-            return Ended(Outcome.NOT_STARTED, None, f"cannot be started: {exc.strerror or exc}")
+            return HookResult(HookOutcome.NOT_STARTED, None, f"cannot be started: {exc.strerror or exc}")
         except BaseException:
             self._output.detach()
             raise
@@ -153,26 +158,31 @@ class HookRun:
         leader = identify(child.pid)
         try:
             await on_spawn(leader)
-            exit_code = await self._exit_within_timeout(child)
+            exit_code = await self._exit_code(child, self._timeout_s)
             if exit_code != 0:
                 await self._end(child, leader, self._grace_s)
-            await _within(self._output.ended.wait(), DRAIN_S, self._clock)
+            await self._clock.wait_event(self._output.ended, DRAIN_S)
         except asyncio.CancelledError:
             await self._end_for_stop(child, leader)
             raise
         finally:
             self._output.detach()
-        return _ended(exit_code, self._timeout_s)
+        return self._result(exit_code)
 
-    async def _exit_within_timeout(self, child: asyncio.subprocess.Process) -> int | None:
-        return await _within(child.wait(), self._timeout_s, self._clock)
+    async def _exit_code(self, child: asyncio.subprocess.Process, timeout_s: float) -> int | None:
+        """None if the process runs longer than `timeout_s`."""
+        try:
+            async with self._clock.timeout(timeout_s):
+                return await child.wait()
+        except TimeoutError:
+            return None
 
     async def _end(
         self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None, grace_s: float
     ) -> None:
-        if not await end_run(self._run_id, leader, clock=self._clock, grace_s=grace_s, leader_was_ours=True):
+        if not await end_run(self._run_id, leader, clock=self._clock, grace_s=grace_s, leader_was_child=True):
             raise HookSurvivedError(f"hook {self._path.name} (pid {child.pid}) survived SIGKILL")
-        await _within(child.wait(), DRAIN_S, self._clock)
+        await self._exit_code(child, DRAIN_S)
 
     async def _end_for_stop(self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None) -> None:
         try:
@@ -180,38 +190,32 @@ class HookRun:
         except HookSurvivedError as exc:
             log.get("hooks").error("hook.survived_kill", error=str(exc))
         except asyncio.CancelledError:
-            # A second signal: no grace any more, but nothing is left behind knowingly either. Its end is waited for, or
-            # it would be told to a loop that has closed.
+            # A second signal: no grace. Wait for the exit, or asyncio reports it after the event loop has closed.
             kill_now(self._run_id, leader)
-            await _within(child.wait(), DRAIN_S, self._clock)
+            await self._exit_code(child, DRAIN_S)
             raise
 
+    def _result(self, exit_code: int | None) -> HookResult:
+        if exit_code == 0:
+            return HookResult(HookOutcome.SUCCEEDED, 0, "", self.tail)
+        if exit_code is None:
+            outcome, why = HookOutcome.TIMED_OUT, f"timed out after {self._timeout_s:g} s"
+        elif exit_code > 0:
+            outcome, why = HookOutcome.FAILED, f"exit code {exit_code}"
+        else:
+            outcome, why = HookOutcome.FAILED, f"killed by {_signal_name(-exit_code)}"
+        return HookResult(outcome, exit_code, why, self.tail)
 
-async def _within(what: Awaitable[T], seconds: float, clock: Clock) -> T | None:
-    """The result of `what`, or None (and `what` cancelled) when it takes longer than `seconds` of our clock."""
-    awaited, timer = asyncio.ensure_future(what), asyncio.ensure_future(clock.sleep(seconds))
+
+def _signal_name(number: int) -> str:
     try:
-        await asyncio.wait({awaited, timer}, return_when=asyncio.FIRST_COMPLETED)
-        return awaited.result() if awaited.done() else None
-    finally:
-        for task in (awaited, timer):
-            task.cancel()
-
-
-def _ended(exit_code: int | None, timeout_s: float) -> Ended:
-    if exit_code is None:
-        return Ended(Outcome.TIMED_OUT, None, f"timed out after {timeout_s:g} s")
-    if exit_code == 0:
-        return Ended(Outcome.SUCCEEDED, 0, "")
-    if exit_code > 0:
-        return Ended(Outcome.FAILED, exit_code, f"exit code {exit_code}")
-    with contextlib.suppress(ValueError):
-        return Ended(Outcome.FAILED, exit_code, f"killed by {signal.Signals(-exit_code).name}")
-    return Ended(Outcome.FAILED, exit_code, f"killed by signal {-exit_code}")
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class _Output:
-    """Reads a pipe without ever blocking: keeps the tail, logs the first lines, drops the rest."""
+    """Reads a pipe without blocking: keeps the tail, logs the first lines, drops the rest."""
 
     def __init__(self, hook: str) -> None:
         self._hook = hook
@@ -227,7 +231,7 @@ class _Output:
         asyncio.get_running_loop().add_reader(fd, self._read)
 
     def detach(self) -> None:
-        """Stop reading and close our end; harmless when done twice."""
+        """Stop reading and close this end of the pipe. Idempotent."""
         if self._fd is not None:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
@@ -238,7 +242,7 @@ class _Output:
     def tail(self) -> str:
         text = bytes(self._tail[-TAIL_BYTES:])
         if len(self._tail) > TAIL_BYTES:
-            # The cut may have fallen inside a character; its continuation bytes are 10xxxxxx.
+            # The cut can be inside a character; the continuation bytes of UTF-8 are 10xxxxxx.
             text = text.lstrip(bytes(range(0x80, 0xC0)))
         return log.masked(text.decode("utf-8", "replace"))
 

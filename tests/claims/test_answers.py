@@ -27,11 +27,11 @@ FAILED = "Claim build failed permanently."
 @pytest.mark.parametrize(
     ("message", "detail", "state", "why"),
     [
-        (NOT_WAITING, REGULAR, ClaimsState.NOT_A_PREBUILD, "no claim is to be expected"),
+        (NOT_WAITING, REGULAR, ClaimsState.NOT_A_PREBUILD, "coderd will not send a claim to this workspace"),
         (NOT_WAITING, HANDLED, ClaimsState.NOT_A_PREBUILD, "an earlier build has handled the claim"),
         (FAILED, "terraform apply: exit 1", ClaimsState.CLAIM_FAILED, "the claim's build failed"),
-        ("Something new.", "", ClaimsState.NOT_A_PREBUILD, "no claim is to be expected"),
-        ("", "", ClaimsState.NOT_A_PREBUILD, "no claim is to be expected"),
+        ("Something new.", "", ClaimsState.NOT_A_PREBUILD, "coderd will not send a claim to this workspace"),
+        ("", "", ClaimsState.NOT_A_PREBUILD, "coderd will not send a claim to this workspace"),
     ],
 )
 def test_every_409_ends_the_wait_and_its_words_say_why(
@@ -40,7 +40,7 @@ def test_every_409_ends_the_wait_and_its_words_say_why(
     meant = classify(
         errors.ConflictError("the server answered 409", status=409, body_message=message, detail=detail)
     )
-    assert (meant.state, meant.pace, meant.why) == (state, RetryClass.NEVER, why)
+    assert (meant.state, meant.retry, meant.why) == (state, RetryClass.NEVER, why)
 
 
 STREAM_LABELS = {
@@ -120,11 +120,11 @@ def test_every_fault_of_the_stream_has_a_meaning_of_its_own_choice() -> None:
 )
 def test_answers_by_example(error: Exception, state: ClaimsState, pace: RetryClass) -> None:
     meant = classify(error)  # type: ignore[arg-type]  # each is an AgentdError
-    assert (meant.state, meant.pace) == (state, pace)
+    assert (meant.state, meant.retry) == (state, pace)
 
 
 def pause(pacing: RetrySchedule, pace: RetryClass = RetryClass.SOON, **options: object) -> float:
-    wanted = {"claim_settled": False, "asked_s": None, "least_s": 0.0, **options}
+    wanted = {"claim_is_final": False, "retry_after_s": None, "stream_retry_s": 0.0, **options}
     seconds = pacing.pause_s(pace, **wanted)  # type: ignore[arg-type]  # spelt out above
     assert seconds is not None
     return seconds
@@ -150,16 +150,19 @@ def test_pauses_grow_are_jittered_and_have_a_floor_and_a_cap() -> None:
 
 def test_after_a_claim_a_stream_that_never_proves_itself_is_opened_every_few_minutes() -> None:
     pacing = RetrySchedule()
-    pauses = [pause(pacing, claim_settled=True) for _ in range(300)]
+    pauses = [pause(pacing, claim_is_final=True) for _ in range(300)]
     assert sum(pauses[20:]) / 280 > 100
     assert max(pauses) <= 300
-    assert pause(pacing, RetryClass.SLOW, claim_settled=True) <= 4, "a refusal keeps its own pace"
+    assert pause(pacing, RetryClass.SLOW, claim_is_final=True) <= 4, "a refusal keeps its own pace"
 
 
 def test_what_the_server_asks_for_is_the_least() -> None:
-    assert 60.25 <= pause(RetrySchedule(), asked_s=60.0) <= 61
-    assert 7 <= pause(RetrySchedule(), least_s=7.0) <= 7
-    assert RetrySchedule().pause_s(RetryClass.NEVER, claim_settled=False, asked_s=1.0, least_s=1.0) is None
+    assert 60.25 <= pause(RetrySchedule(), retry_after_s=60.0) <= 61
+    assert 7 <= pause(RetrySchedule(), stream_retry_s=7.0) <= 7
+    assert (
+        RetrySchedule().pause_s(RetryClass.NEVER, claim_is_final=False, retry_after_s=1.0, stream_retry_s=1.0)
+        is None
+    )
 
 
 def test_a_fleet_is_spread_evenly_and_each_workspace_keeps_its_place() -> None:

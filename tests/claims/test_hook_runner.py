@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from agentd.claims import ledger_file
+from agentd.claims.claim import Claim
 from agentd.claims.events import ClaimEvent
 from agentd.claims.hook_runner import MAX_INTERRUPTIONS, HookPolicy, HookRunner
-from agentd.claims.ledger import Claim, Ledger
+from agentd.claims.ledger import Ledger
 from agentd.claims.lifecycle import ClaimState, HookState
 from agentd.clock import Clock
 from agentd.hooks.directory import ON_CLAIM
@@ -300,13 +301,13 @@ async def test_what_is_being_done_is_told_while_it_is_done(stage: Any, hooks: An
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ]')
     one = stage()
     told: list[str] = []
-    one.hook_runner.on_change = lambda: told.append(one.hook_runner.doing)
+    one.hook_runner.on_change = lambda: told.append(one.hook_runner.activity)
     await one.act()
     assert told == [
         f"claim {one.claim_id}",
-        f"hook 10-a of claim {one.claim_id}, attempt 1",
+        f"running hook 10-a of claim {one.claim_id}, attempt 1",
         "waiting to run hook 10-a again",
-        f"hook 10-a of claim {one.claim_id}, attempt 2",
+        f"running hook 10-a of claim {one.claim_id}, attempt 2",
         "",
     ]
 

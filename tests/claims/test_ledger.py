@@ -12,18 +12,23 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger import (
     Admitted,
-    IllegalClaimStepError,
     Ledger,
     LedgerFullError,
     Replay,
-    UnknownClaimError,
-    claim_id,
-    describe,
+    claim_as_json,
+    claim_id_of,
     fingerprint,
 )
-from agentd.claims.ledger_file import NAME
+from agentd.claims.ledger_file import LEDGER_NAME
 from agentd.claims.ledger_format import scan
-from agentd.claims.lifecycle import FINISHED_HOOK_STATES, ClaimState, ClaimStep, HookState, HookStep
+from agentd.claims.ledger_state import UnknownClaimError
+from agentd.claims.lifecycle import (
+    FINISHED_HOOK_STATES,
+    ClaimState,
+    HookState,
+    HookStep,
+    IllegalClaimStepError,
+)
 from agentd.clock import Clock
 from agentd.proc import ProcessIdentity
 
@@ -82,15 +87,15 @@ def test_another_owner_is_another_claim(state_dir: Path) -> None:
 def test_a_replay_that_says_nothing_new_writes_nothing(state_dir: Path) -> None:
     ledger = opened(state_dir)
     ledger.admit(claim_event())
-    size = (state_dir / NAME).stat().st_size
+    size = (state_dir / LEDGER_NAME).stat().st_size
     for _ in range(10_000):
         assert isinstance(ledger.admit(claim_event()), Replay)
-    assert (state_dir / NAME).stat().st_size == size
+    assert (state_dir / LEDGER_NAME).stat().st_size == size
 
 
 def done(ledger: Ledger, claim: str) -> None:
     ledger.plan_hooks(claim, [])
-    ledger.settle(claim, ClaimStep.FINISH)
+    ledger.finish(claim)
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["workspace configured", "workspace unknown"])
@@ -145,9 +150,9 @@ def test_the_claims_name_is_stable_and_the_token_cannot_be_read_from_the_file(st
     secret = "2f6c1c1e-6d0a-4f0c-9a55-2f0b3e5f7a11"
     ledger = opened(state_dir, token=fingerprint(secret))
     claim = ledger.admit(claim_event()).claim
-    assert claim.id == claim_id(claim_event(), token="any") == "3ede72cf0ac8"
-    assert secret not in (state_dir / NAME).read_text()
-    assert claim.token not in str(describe(claim))
+    assert claim.id == claim_id_of(claim_event(), token_fingerprint="any") == "3ede72cf0ac8"
+    assert secret not in (state_dir / LEDGER_NAME).read_text()
+    assert claim.token_fingerprint not in str(claim_as_json(claim))
 
 
 def test_retry_starts_at_the_first_hook_that_has_not_succeeded_and_counts_afresh(state_dir: Path) -> None:
@@ -158,14 +163,14 @@ def test_retry_starts_at_the_first_hook_that_has_not_succeeded_and_counts_afresh
     ledger.end(claim.id, "10-a", "r1", HookStep.SUCCEED, exit_code=0, why="", tail="")
     ledger.start(claim.id, "20-b", "r2")
     ledger.end(claim.id, "20-b", "r2", HookStep.FAIL, exit_code=2, why="exit code 2", tail="boo")
-    ledger.settle(claim.id, ClaimStep.FAIL, "hook 20-b failed 1 times")
+    ledger.fail(claim.id, "hook 20-b failed 1 times")
     with pytest.raises(IllegalClaimStepError):
         ledger.plan_hooks(claim.id, ["10-a"])
     again = ledger.retry(claim.id)
     assert again.state is ClaimState.ADMITTED
     assert again.next_hook is not None
     assert (again.next_hook.name, again.next_hook.attempt, again.next_hook.failures) == ("20-b", 1, 0)
-    assert describe(again, tails=True)["hooks"][1]["tail"] == "boo"
+    assert claim_as_json(again, tails=True)["hooks"][1]["tail"] == "boo"
 
 
 def test_done_is_final_forgotten_acts_again(state_dir: Path) -> None:
@@ -210,7 +215,7 @@ def test_hooks_start_in_name_order_one_at_a_time_and_never_after_success(state_d
     with pytest.raises(IllegalClaimStepError):
         ledger.start(claim.id, "10-a", "r3")
     with pytest.raises(IllegalClaimStepError, match="cannot finish"):
-        ledger.settle(claim.id, ClaimStep.FINISH)
+        ledger.finish(claim.id)
 
 
 def test_a_hook_removed_is_skipped_and_one_added_joins_while_the_claim_acts(state_dir: Path) -> None:
@@ -266,7 +271,7 @@ class LedgerModel(RuleBasedStateMachine):
             return None
 
     def _size(self) -> int:
-        path = self.directory / NAME
+        path = self.directory / LEDGER_NAME
         return path.stat().st_size if path.exists() else 0
 
     def _remember(self) -> None:
@@ -309,11 +314,16 @@ class LedgerModel(RuleBasedStateMachine):
             self.succeeded.add((claim, hook.name))
         self._remember()
 
-    @rule(claim=claims, step=st.sampled_from([ClaimStep.FINISH, ClaimStep.FAIL, ClaimStep.HOLD]))
-    def settle(self, claim: str, step: ClaimStep) -> None:
-        settled = self._try("settle", claim, step, "why")
-        if settled is not None and step is ClaimStep.FINISH:
-            assert all(hook.state in FINISHED_HOOK_STATES for hook in settled.hooks)
+    @rule(claim=claims)
+    def finish(self, claim: str) -> None:
+        finished = self._try("finish", claim)
+        if finished is not None:
+            assert all(hook.state in FINISHED_HOOK_STATES for hook in finished.hooks)
+        self._remember()
+
+    @rule(claim=claims, verb=st.sampled_from(["fail", "hold"]))
+    def fail_or_hold(self, claim: str, verb: str) -> None:
+        self._try(verb, claim, "why")
         self._remember()
 
     @rule(claim=claims)
@@ -337,11 +347,11 @@ class LedgerModel(RuleBasedStateMachine):
     @rule(data=st.data(), claim=claims)
     def crash_inside_a_record(self, data: st.DataObject, claim: str) -> None:
         """The record that was being written is not promised yet; every other one is."""
-        before = scan((self.directory / NAME).read_bytes()).sound_bytes
+        before = scan((self.directory / LEDGER_NAME).read_bytes()).sound_bytes
         if self._try("retry", claim) is None and self._try("plan_hooks", claim, ["10-a"]) is None:
             return
         self.ledger.close()
-        path = self.directory / NAME
+        path = self.directory / LEDGER_NAME
         cut = data.draw(st.integers(before, path.stat().st_size - 2))
         path.write_bytes(path.read_bytes()[:cut] + data.draw(st.sampled_from([b"", b"\0", b"\0" * 100])))
         self.ledger = opened(self.directory)

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from agentd.claims import ledger_file
+from agentd.claims import ledger_file, ledger_format
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger import Admitted, Ledger, Replay
-from agentd.claims.ledger_file import NAME, LedgerWriteError
+from agentd.claims.ledger_file import LEDGER_NAME, LedgerWriteError
 from agentd.claims.ledger_format import NewerLedgerError, decode, encode, scan
-from agentd.claims.ledger_state import LedgerState, fold, pack
-from agentd.claims.lifecycle import ClaimState, ClaimStep, HookState, HookStep
+from agentd.claims.ledger_state import LedgerState, apply_record
+from agentd.claims.lifecycle import ClaimState, HookState, HookStep
 from agentd.errors import StateError
 
 W = "11111111-1111-4111-8111-111111111111"
@@ -38,7 +38,7 @@ def a_life(directory: Path) -> list[int]:
 
     def step(verb: Any, *args: Any, **kwargs: Any) -> Any:
         result = verb(*args, **kwargs)
-        sizes.append((directory / NAME).stat().st_size)
+        sizes.append((directory / LEDGER_NAME).stat().st_size)
         return result
 
     claim = step(ledger.admit, EVENT).claim
@@ -46,7 +46,7 @@ def a_life(directory: Path) -> list[int]:
     for name in ("10-a", "20-b"):
         step(ledger.start, claim.id, name, f"run-{name}")
         step(ledger.end, claim.id, name, f"run-{name}", HookStep.SUCCEED, exit_code=0, why="", tail="out")
-    step(ledger.settle, claim.id, ClaimStep.FINISH)
+    step(ledger.finish, claim.id)
     ledger.close()
     return sizes
 
@@ -67,7 +67,7 @@ def test_what_was_recorded_is_there_after_a_restart(state_dir: Path) -> None:
 
 def test_the_file_is_private_and_each_line_is_json(state_dir: Path) -> None:
     a_life(state_dir)
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     records = [json.loads(line) for line in path.read_text().splitlines()]
     assert [record["seq"] for record in records] == list(range(1, 8))
@@ -76,13 +76,13 @@ def test_the_file_is_private_and_each_line_is_json(state_dir: Path) -> None:
 
 def test_a_tear_at_every_byte_leaves_the_records_before_it_and_no_damage(state_dir: Path) -> None:
     sizes = a_life(state_dir)
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     whole = path.read_bytes()
     expected: list[LedgerState] = [LedgerState()]
     for line in whole.splitlines():
         record = decode(line)
         assert record is not None
-        expected.append(fold(expected[-1], record))
+        expected.append(apply_record(expected[-1], record))
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         kept = sum(size <= cut for size in sizes)
@@ -96,7 +96,7 @@ def test_a_tear_at_every_byte_leaves_the_records_before_it_and_no_damage(state_d
 
 def test_after_a_tear_the_next_record_takes_the_torn_ones_place(state_dir: Path) -> None:
     sizes = a_life(state_dir)
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     for torn in (b"", b"\0" * 700, b"garbage without an end"):
         path.write_bytes(path.read_bytes()[: sizes[0]] + b'{"crc":"' + torn)
         ledger = opened(state_dir)
@@ -108,14 +108,14 @@ def test_after_a_tear_the_next_record_takes_the_torn_ones_place(state_dir: Path)
 
 def test_one_flipped_byte_anywhere_is_seen_and_never_runs_a_success_again(state_dir: Path) -> None:
     a_life(state_dir)
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     whole = path.read_bytes()
     for at in range(0, len(whole), 3):
         for flip in (0x01, 0x80, whole[at]):  # the last makes it NUL
             path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
-            book = Ledger.read(state_dir)
-            damaged = bool(book.damage)
-            for claim in book.claims.values():
+            state = Ledger.read(state_dir)
+            damaged = bool(state.damage)
+            for claim in state.claims.values():
                 assert claim.state in (ClaimState.DONE, ClaimState.HELD), (at, flip)
                 assert claim.state is ClaimState.DONE or damaged
             # Unless the flip fell on the last newline, it is damage, and a new admission would be held.
@@ -126,7 +126,7 @@ def test_damage_is_quarantined_and_what_is_not_provably_done_is_held_until_a_per
     state_dir: Path,
 ) -> None:
     sizes = a_life(state_dir)
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(
         b"".join(lines[:4] + lines[5:6])
@@ -158,7 +158,7 @@ def test_damage_is_quarantined_and_what_is_not_provably_done_is_held_until_a_per
 
 def test_a_lost_admission_does_not_lose_what_succeeded(state_dir: Path) -> None:
     a_life(state_dir)
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[1:]))
     ledger = opened(state_dir)
@@ -169,7 +169,7 @@ def test_a_lost_admission_does_not_lose_what_succeeded(state_dir: Path) -> None:
 
 
 def test_garbage_in_place_of_a_ledger_is_quarantined_and_new_claims_are_held(state_dir: Path) -> None:
-    (state_dir / NAME).write_bytes(os.urandom(4096) + b"\n")
+    (state_dir / LEDGER_NAME).write_bytes(os.urandom(4096) + b"\n")
     ledger = opened(state_dir)
     admitted = ledger.admit(EVENT)
     assert isinstance(admitted, Admitted)
@@ -180,41 +180,43 @@ def test_garbage_in_place_of_a_ledger_is_quarantined_and_new_claims_are_held(sta
 
 def test_a_record_that_does_not_follow_is_damage_even_with_a_good_checksum(state_dir: Path) -> None:
     a_life(state_dir)
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     claim_id = next(iter(Ledger.read(state_dir).claims))
     with path.open("ab") as file:
         file.write(encode({"kind": "start", "at": 1.0, "claim": claim_id, "hook": "10-a", "run": "x"}, 8))
-    book = Ledger.read(state_dir)
-    assert "does not follow" in book.damage
+    state = Ledger.read(state_dir)
+    assert "not valid after the previous records" in state.damage
     assert states(state_dir) == [(ClaimState.DONE, [HookState.SUCCEEDED] * 2)]
 
 
 def test_a_newer_format_is_refused_and_left_alone(state_dir: Path) -> None:
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     a_life(state_dir)
     body = json.dumps({"v": 9, "seq": 8, "kind": "wonder"}).encode()
     newer = path.read_bytes() + b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body[1:])
     path.write_bytes(newer)
-    with pytest.raises(NewerLedgerError, match=r"format 9, this agentd knows up to 1"):
+    with pytest.raises(NewerLedgerError, match=r"format 9; this agentd reads formats up to 1"):
         opened(state_dir)
     assert path.read_bytes() == newer
 
 
-def test_records_of_every_earlier_version_are_upgraded_step_by_step() -> None:
+def test_records_of_every_earlier_version_are_upgraded_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
     migrations = {
         1: lambda record: {**record, "two": record["seq"]},
         2: lambda record: {**record, "three": record["two"] + 1},
     }
     old = encode({"kind": "x"}, 1) + encode({"kind": "y"}, 2)
-    found = scan(old, migrations=migrations, schema=3)
+    assert scan(old).rewrite is False
+    monkeypatch.setattr(ledger_format, "MIGRATIONS", migrations)
+    monkeypatch.setattr(ledger_format, "SCHEMA", 3)
+    found = scan(old)
     assert [(record["v"], record["three"]) for record in found.records] == [(3, 2), (3, 3)]
     assert found.rewrite
     assert not found.damage
-    assert scan(old).rewrite is False
 
 
 def test_a_ledger_that_cannot_be_read_says_so(state_dir: Path) -> None:
-    (state_dir / NAME).mkdir()
+    (state_dir / LEDGER_NAME).mkdir()
     with pytest.raises(StateError, match="cannot be read"):
         opened(state_dir)
 
@@ -259,14 +261,14 @@ def test_a_short_write_is_finished_or_taken_back(state_dir: Path, monkeypatch: p
         with pytest.raises(LedgerWriteError):
             ledger.plan_hooks(claim.id, ["10-a"])
     ledger.plan_hooks(claim.id, ["20-b"])
-    assert scan((state_dir / NAME).read_bytes()).damage == ""
+    assert scan((state_dir / LEDGER_NAME).read_bytes()).damage == ""
     assert [hook.name for hook in Ledger.read(state_dir).claims[claim.id].hooks] == ["20-b"]
 
 
 def test_a_file_removed_under_the_daemon_is_written_anew(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(EVENT).claim
-    (state_dir / NAME).unlink()
+    (state_dir / LEDGER_NAME).unlink()
     after = ledger.plan_hooks(claim.id, ["10-a"])
     assert Ledger.read(state_dir).claims == {after.id: after}
 
@@ -283,7 +285,7 @@ def test_compaction_keeps_every_fact_and_bounds_the_file(
         ledger.end(
             claim.id, "10-a", f"run-{attempt}", HookStep.FAIL, exit_code=1, why="exit code 1", tail="x" * 8000
         )
-        assert (state_dir / NAME).stat().st_size < 60_000
+        assert (state_dir / LEDGER_NAME).stat().st_size < 60_000
     [kept] = ledger.all_claims()
     assert kept.hooks[0].attempt == 40
     ledger.close()
@@ -291,12 +293,35 @@ def test_compaction_keeps_every_fact_and_bounds_the_file(
     assert not list(state_dir.glob("*.new"))
 
 
+def test_the_names_in_a_claim_record_are_fixed(state_dir: Path) -> None:
+    a_life(state_dir)
+    [claim] = Ledger.read(state_dir).claims.values()
+    record = claim.to_record()
+    assert set(record) == {
+        "kind", "at", "id", "workspace_id", "owner_id", "reason", "token", "state", "admitted_at", "changed_at", "why",
+        "hooks",
+    }  # fmt: skip
+    assert set(record["hooks"][0]) == {
+        "name", "state", "attempt", "failures", "interruptions", "run_id", "process", "exit_code", "why", "tail",
+        "started_at", "ended_at",
+    }  # fmt: skip
+    records = [json.loads(line) for line in (state_dir / LEDGER_NAME).read_text().splitlines()]
+    assert [sorted(one.keys() - {"crc", "v", "seq", "kind", "at"}) for one in records[:4]] == [
+        ["claim", "held", "owner", "reason", "token", "workspace"],
+        ["claim", "hooks"],
+        ["claim", "hook", "run"],
+        ["claim", "exit", "hook", "run", "step", "tail", "why"],
+    ]
+    assert [one["kind"] for one in records] == ["admit", "act", "start", "end", "start", "end", "settle"]
+    assert (records[-1]["step"], records[-1]["why"]) == ("finish", "")
+
+
 def test_a_packed_claim_unpacks_to_itself(state_dir: Path) -> None:
     a_life(state_dir)
     for claim in Ledger.read(state_dir).claims.values():
-        record = decode(encode(pack(claim), 1).rstrip(b"\n"))
+        record = decode(encode(claim.to_record(), 1).rstrip(b"\n"))
         assert record is not None
-        assert fold(LedgerState(), record).claims == {claim.id: claim}
+        assert apply_record(LedgerState(), record).claims == {claim.id: claim}
 
 
 def test_records_from_many_threads_stand_one_after_the_other(state_dir: Path) -> None:
@@ -315,9 +340,9 @@ def test_records_from_many_threads_stand_one_after_the_other(state_dir: Path) ->
     for thread in threads:
         thread.join()
     ledger.close()
-    book = Ledger.read(state_dir)
-    assert not book.damage
-    assert {claim.owner_id for claim in book.claims.values()} == set(owners)
+    state = Ledger.read(state_dir)
+    assert not state.damage
+    assert {claim.owner_id for claim in state.claims.values()} == set(owners)
 
 
 def refuse(*_args: object, **_kwargs: object) -> int:
@@ -327,7 +352,7 @@ def refuse(*_args: object, **_kwargs: object) -> int:
 def test_a_repair_that_finds_no_room_waits_and_holds_meanwhile(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = state_dir / NAME
+    path = state_dir / LEDGER_NAME
     path.write_bytes(b"garbage\n")
     with monkeypatch.context() as full:
         full.setattr(ledger_file.os, "pwrite", refuse)
@@ -343,7 +368,7 @@ def test_a_repair_that_finds_no_room_waits_and_holds_meanwhile(
 
 
 def test_a_file_system_without_links_keeps_a_copy(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (state_dir / NAME).write_bytes(b"garbage\n")
+    (state_dir / LEDGER_NAME).write_bytes(b"garbage\n")
     monkeypatch.setattr(ledger_file.os, "link", refuse)
     opened(state_dir).close()
     assert [kept.read_bytes() for kept in state_dir.glob("ledger.corrupt-*")] == [b"garbage\n"]
@@ -352,9 +377,9 @@ def test_a_file_system_without_links_keeps_a_copy(state_dir: Path, monkeypatch: 
 def test_a_compaction_that_fails_costs_no_record(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_file, "COMPACT_BYTES", 100)
     ledger = opened(state_dir)
-    ledger._journal._compact_bytes = 100
+    ledger._file._compact_bytes = 100
     monkeypatch.setattr(ledger_file.os, "fsync", refuse)
-    (state_dir / NAME).touch()
+    (state_dir / LEDGER_NAME).touch()
     claim = ledger.admit(EVENT).claim
     monkeypatch.undo()
     after = ledger.plan_hooks(claim.id, ["10-a"])

@@ -28,7 +28,7 @@ def test_a_claim_steps_as_the_table_says_or_not_at_all(state: ClaimState, step: 
     if step in CLAIM_TRANSITIONS[state]:
         assert advance(CLAIM_TRANSITIONS, state, step, of="claim") is CLAIM_TRANSITIONS[state][step]
     else:
-        with pytest.raises(IllegalClaimStepError, match=f"claim is {state}: it cannot {step}"):
+        with pytest.raises(IllegalClaimStepError, match=f"cannot {step} claim: its state is {state}"):
             advance(CLAIM_TRANSITIONS, state, step, of="claim")
 
 

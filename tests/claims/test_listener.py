@@ -15,8 +15,9 @@ from fakeclock import FakeClock
 from agentd import log
 from agentd.claims import ledger_file
 from agentd.claims.events import ClaimEvent
-from agentd.claims.ledger import IllegalClaimStepError, Ledger, UnknownClaimError
-from agentd.claims.lifecycle import ClaimState
+from agentd.claims.ledger import Ledger
+from agentd.claims.ledger_state import UnknownClaimError
+from agentd.claims.lifecycle import ClaimState, IllegalClaimStepError
 from agentd.clock import Clock
 from agentd.coderd.token import FileToken
 from agentd.simulator.coderd import SimulatedCoderd

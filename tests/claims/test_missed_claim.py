@@ -9,6 +9,7 @@ import pytest
 
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger import Ledger
+from agentd.claims.listener import FindMissed
 from agentd.claims.missed_claim import MissedClaimFinder
 from agentd.coderd.debug_manifest import DebugManifest, Manifest
 from agentd.errors import PeerError
@@ -41,36 +42,36 @@ async def test_a_workspace_seen_unclaimed_that_has_an_owner_now_was_claimed(
     ledger: Ledger, state_dir: Path
 ) -> None:
     source = Says(W, "prebuilds")
-    change = MissedClaimFinder(source=source, ledger=ledger)
-    assert await change() is None
+    change = MissedClaimFinder(manifest=source, ledger=ledger)
+    assert await change.find() is None
     source.manifest = Manifest(W, "ada")
     ledger.close()
-    again = MissedClaimFinder(source=source, ledger=Ledger(state_dir))
-    assert await again() == ClaimEvent(W, None, "prebuild_claimed")
+    again = MissedClaimFinder(manifest=source, ledger=Ledger(state_dir))
+    assert await again.find() == ClaimEvent(W, None, "prebuild_claimed")
 
 
 async def test_a_regular_workspace_has_missed_nothing(ledger: Ledger) -> None:
-    assert await MissedClaimFinder(source=Says(W, "ada"), ledger=ledger)() is None
+    assert await MissedClaimFinder(manifest=Says(W, "ada"), ledger=ledger).find() is None
 
 
 async def test_a_clone_of_a_waiting_prebuild_has_missed_nothing(ledger: Ledger) -> None:
     ledger.note_unclaimed(W)
-    assert await MissedClaimFinder(source=Says(OTHER, "ada"), ledger=ledger)() is None
+    assert await MissedClaimFinder(manifest=Says(OTHER, "ada"), ledger=ledger).find() is None
 
 
 async def test_the_manifest_of_another_workspace_is_not_believed(ledger: Ledger) -> None:
-    with pytest.raises(PeerError, match="not of ours"):
-        await MissedClaimFinder(source=Says(OTHER, "ada"), ledger=ledger, workspace_id=W)()
+    with pytest.raises(PeerError, match="this is"):
+        await MissedClaimFinder(manifest=Says(OTHER, "ada"), ledger=ledger, workspace_id=W).find()
 
 
 async def test_seen_unclaimed_is_noted_once_and_survives_compaction(ledger: Ledger, state_dir: Path) -> None:
-    change = MissedClaimFinder(source=Says(W, "prebuilds"), ledger=ledger)
+    change = MissedClaimFinder(manifest=Says(W, "prebuilds"), ledger=ledger)
     for _ in range(3):
-        await change()
+        await change.find()
     assert len((state_dir / "claims.jsonl").read_bytes().splitlines()) == 1
     (state_dir / "claims.jsonl").unlink()
     ledger.admit(ClaimEvent(W, None, "prebuild_claimed"))  # writes the book anew
-    assert Ledger.read(state_dir).waiting == W
+    assert Ledger.read(state_dir).unclaimed_workspace == W
 
 
 @pytest.fixture
@@ -88,10 +89,10 @@ async def test_a_claim_that_an_old_server_lost_acts_once(
         async with SimulatedAgentDebug(ws) as agent:
             source = DebugManifest(session=session, url=f"{agent.url}/debug/manifest")
 
-            def owner_change(ledger: Ledger) -> MissedClaimFinder:
-                return MissedClaimFinder(source=source, ledger=ledger)
+            def missed_claims_of(ledger: Ledger) -> FindMissed:
+                return MissedClaimFinder(manifest=source, ledger=ledger).find
 
-            async with start_side(coderd.url, ws.token, missed_claims_of=owner_change) as side:
+            async with start_side(coderd.url, ws.token, missed_claims_of=missed_claims_of) as side:
                 await coderd.until(lambda: coderd.open_streams(ws) == 1)
                 async with asyncio.timeout(20):
                     while side.ledger.unclaimed_workspace != ws.id:

@@ -90,8 +90,8 @@ async def run_claims(root: Path, kills: KillPoints, *, redeliver: bool, on_inter
     for name in ("fdatasync", "fsync", "ftruncate", "link"):
         setattr(ledger_file.os, name, kills.around(getattr(os, name)))
     ledger_file.os.pwrite = kills.tearing(os.pwrite)
-    run._ended = kills.around(run._ended)
-    runner_module.listing = kills.around(runner_module.listing)
+    run.HookRun._result = kills.around(run.HookRun._result)
+    runner_module.list_hooks = kills.around(runner_module.list_hooks)
     spawn = asyncio.create_subprocess_exec
 
     async def spawning(*args: Any, **kwargs: Any) -> Any:

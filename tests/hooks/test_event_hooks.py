@@ -99,7 +99,7 @@ async def test_what_is_so_already_is_no_news(hooks):
     async with hooks.running():
         for occasion in (BUSY, BUSY, BUSY, STABLE):
             hooks.runner.trigger(occasion)
-            await hooks.until(lambda: not hooks.runner._waiting)
+            await hooks.until(lambda: not hooks.runner._queued)
         await hooks.until(lambda: len(hooks.runs()) == 2)
     assert hooks.runs() == ["busy 10-a", "stable 10-b"]
 
@@ -107,7 +107,7 @@ async def test_what_is_so_already_is_no_news(hooks):
 async def test_a_hook_is_told_the_occasion_and_not_the_token(hooks):
     told = hooks.root / "told"
     hooks.add(STOP, "10-a", f"env > {told}")
-    await hooks.runner.stop(10.0)
+    await hooks.runner.run_stop_hooks(10.0)
     env = dict(line.split("=", 1) for line in told.read_text().splitlines())
     assert (env["AGENTD_HOOK"], env["AGENTD_REASON"], env["AGENTD_WORKSPACE_ID"]) == ("10-a", "stop", "w-1")
     assert env["AGENTD_STATE_DIR"] == str(hooks.root / "state")
@@ -146,7 +146,7 @@ async def test_the_hooks_of_the_stop_are_ended_when_their_time_is_up(hooks):
     hooks.add(STOP, "10-hangs", "trap '' TERM; sleep 60")
     hooks.add(STOP, "20-never")
     began = time.monotonic()
-    await hooks.runner.stop(1.0)
+    await hooks.runner.run_stop_hooks(1.0)
     assert time.monotonic() - began < 5.0
     assert hooks.runs() == ["stop 10-hangs"]
     assert hooks.count(STOP, "interrupted") == 1
@@ -154,5 +154,5 @@ async def test_the_hooks_of_the_stop_are_ended_when_their_time_is_up(hooks):
 
 async def test_without_hooks_a_stop_takes_no_time(hooks):
     began = time.monotonic()
-    await hooks.runner.stop(60.0)
+    await hooks.runner.run_stop_hooks(60.0)
     assert time.monotonic() - began < 5.0

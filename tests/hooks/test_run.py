@@ -12,9 +12,9 @@ from fakeclock import FakeClock
 from agentd import log
 from agentd.clock import Clock
 from agentd.hooks import directory
-from agentd.hooks.directory import HookDirectoryError, listing, untrusted_reason
+from agentd.hooks.directory import HookDirectoryError, list_hooks, untrusted_reason
 from agentd.hooks.processes import end_run, living
-from agentd.hooks.run import LOGGED_LINES, TAIL_BYTES, Ended, HookRun, Outcome, environment
+from agentd.hooks.run import LOGGED_LINES, TAIL_BYTES, HookOutcome, HookResult, HookRun, hook_environment
 from agentd.proc import ProcessIdentity, identify, read_stat
 
 W = "11111111-1111-4111-8111-111111111111"
@@ -37,7 +37,7 @@ async def not_recorded(_process: ProcessIdentity | None) -> None:
     pass
 
 
-async def run(path: Path, **options: float) -> tuple[Ended, str]:
+async def run(path: Path, **options: float) -> tuple[HookResult, str]:
     one = hook_run(path, **options)
     return await one.execute(not_recorded), one.tail
 
@@ -57,13 +57,13 @@ async def gone(*pids: int) -> None:
 @pytest.mark.parametrize(
     ("body", "outcome", "code", "why"),
     [
-        ("exit 0", Outcome.SUCCEEDED, 0, ""),
-        ("exit 3", Outcome.FAILED, 3, "exit code 3"),
-        ("kill -SEGV $$", Outcome.FAILED, -11, "killed by SIGSEGV"),
+        ("exit 0", HookOutcome.SUCCEEDED, 0, ""),
+        ("exit 3", HookOutcome.FAILED, 3, "exit code 3"),
+        ("kill -SEGV $$", HookOutcome.FAILED, -11, "killed by SIGSEGV"),
     ],
 )
 async def test_how_a_hook_ended_is_told(
-    tmp_path: Path, body: str, outcome: Outcome, code: int, why: str
+    tmp_path: Path, body: str, outcome: HookOutcome, code: int, why: str
 ) -> None:
     ended, _ = await run(script(tmp_path / "hook", body))
     assert (ended.outcome, ended.exit_code, ended.why) == (outcome, code, why)
@@ -83,7 +83,7 @@ async def test_what_cannot_be_started_is_a_failure_that_says_why(
     path.write_bytes(content)
     path.chmod(0o755)
     ended, _ = await run(path)
-    assert (ended.outcome, ended.exit_code) == (Outcome.NOT_STARTED, None)
+    assert (ended.outcome, ended.exit_code) == (HookOutcome.NOT_STARTED, None)
     assert why in ended.why
 
 
@@ -120,7 +120,9 @@ DAEMON = {
 
 
 def test_a_hook_is_told_why_it_runs_and_not_the_token(tmp_path: Path) -> None:
-    env = environment(DAEMON, hook="10-a", reason="stable", workspace_id=W, state_dir=tmp_path, run_id=RUN)
+    env = hook_environment(
+        DAEMON, hook="10-a", reason="stable", workspace_id=W, state_dir=tmp_path, run_id=RUN
+    )
     assert env == {
         "PATH": "/bin",
         "CODER_AGENT_URL": "u",
@@ -134,7 +136,7 @@ def test_a_hook_is_told_why_it_runs_and_not_the_token(tmp_path: Path) -> None:
 
 
 def test_the_token_is_passed_when_asked_and_a_missing_workspace_is_empty(tmp_path: Path) -> None:
-    env = environment(
+    env = hook_environment(
         DAEMON, hook="a", reason="r", workspace_id=None, state_dir=tmp_path, run_id=RUN, pass_token=True
     )
     assert env["CODER_AGENT_TOKEN"] == "t"
@@ -169,7 +171,7 @@ async def test_the_token_is_masked_in_what_is_kept(tmp_path: Path) -> None:
     assert "a-token-to-hide" not in tail
 
 
-async def ended_by_timeout(path: Path, fake_clock: FakeClock, *, ready: Path) -> Ended:
+async def ended_by_timeout(path: Path, fake_clock: FakeClock, *, ready: Path) -> HookResult:
     task = asyncio.create_task(hook_run(path, clock=fake_clock.as_clock()).execute(not_recorded))
     await there(ready)
     await fake_clock.advance(29)
@@ -315,9 +317,9 @@ def test_hooks_run_in_name_order_and_the_rest_is_passed_over_with_a_reason(tmp_p
     (tmp_path / "60-plain").write_text("not executable")
     (tmp_path / "70-dir").mkdir()
     (tmp_path / "80-dangling").symlink_to(tmp_path / "nowhere")
-    found = listing(tmp_path)
+    found = list_hooks(tmp_path)
     assert found.names == ("10-a", "20-b", "9-z")
-    reasons = dict(found.passed_over)
+    reasons = dict(found.skipped)
     assert reasons["60-plain"] == "not executable"
     assert reasons["70-dir"] == "not a file"
     assert "No such file" in reasons["80-dangling"]
@@ -325,10 +327,10 @@ def test_hooks_run_in_name_order_and_the_rest_is_passed_over_with_a_reason(tmp_p
 
 
 def test_no_directory_is_no_hooks_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
-    assert listing(tmp_path / "none").exists is False
+    assert list_hooks(tmp_path / "none").exists is False
     (tmp_path / "file").write_text("")
     with pytest.raises(HookDirectoryError, match="cannot be read"):
-        listing(tmp_path / "file")
+        list_hooks(tmp_path / "file")
 
 
 @pytest.mark.parametrize("mode", [0o775, 0o757, 0o777, 0o1777])
@@ -337,7 +339,7 @@ def test_a_hooks_directory_that_others_may_write_is_refused(tmp_path: Path, mode
     directory.mkdir()
     directory.chmod(mode)
     with pytest.raises(HookDirectoryError, match="may be written by other users"):
-        listing(directory)
+        list_hooks(directory)
 
 
 def test_a_hook_or_a_parent_that_others_may_write_is_not_trusted_a_sticky_parent_is(tmp_path: Path) -> None:

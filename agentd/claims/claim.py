@@ -1,0 +1,109 @@
+"""A claim and its hooks as the ledger knows them, and their record on disk. Pure."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from agentd.claims.lifecycle import (
+    FINAL_CLAIM_STATES,
+    FINISHED_HOOK_STATES,
+    ClaimState,
+    HookState,
+    IllegalClaimStepError,
+)
+from agentd.proc import ProcessIdentity
+
+
+class Hook(NamedTuple):
+    """One hook of one claim. Times are Unix seconds.
+
+    `attempt` counts all starts (the hook gets it as `AGENTD_ATTEMPT`). `failures` and `interruptions` count since the
+    claim was admitted or last retried. `run_id` and `process` identify the last start. `exit_code` is negative for a
+    signal. `why` explains a failure or interruption; `tail` is the end of the output.
+    """
+
+    name: str
+    state: HookState = HookState.PENDING
+    attempt: int = 0
+    failures: int = 0
+    interruptions: int = 0
+    run_id: str = ""
+    process: ProcessIdentity | None = None
+    exit_code: int | None = None
+    why: str = ""
+    tail: str = ""
+    started_at: float | None = None
+    ended_at: float | None = None
+
+
+class Claim(NamedTuple):
+    """One claim of a prebuild. Times are Unix seconds; `why` explains `held` and `failed`.
+
+    `token_fingerprint` is the one-way fingerprint of the agent token that agentd used when it received the event.
+    """
+
+    id: str
+    workspace_id: str | None
+    owner_id: str | None
+    reason: str
+    token_fingerprint: str
+    state: ClaimState
+    admitted_at: float
+    changed_at: float
+    why: str = ""
+    hooks: tuple[Hook, ...] = ()
+
+    @property
+    def is_final(self) -> bool:
+        """True if the claim is done, failed or held: no hook runs unless an operator acts."""
+        return self.state in FINAL_CLAIM_STATES
+
+    @property
+    def started_hook(self) -> Hook | None:
+        """The hook whose process may exist."""
+        return next((hook for hook in self.hooks if hook.state is HookState.STARTED), None)
+
+    @property
+    def next_hook(self) -> Hook | None:
+        """The first hook, in name order, that is neither succeeded nor skipped."""
+        return next((hook for hook in self.hooks if hook.state not in FINISHED_HOOK_STATES), None)
+
+    def hook(self, name: str) -> Hook:
+        """Raises `IllegalClaimStepError` for a hook that was never planned."""
+        for hook in self.hooks:
+            if hook.name == name:
+                return hook
+        raise IllegalClaimStepError(f"claim {self.id} has no hook {name!r}")
+
+    def with_hook(self, hook: Hook) -> "Claim":
+        """This claim with `hook` in place of the hook of the same name."""
+        return self._replace(hooks=tuple(hook if old.name == hook.name else old for old in self.hooks))
+
+    def to_record(self) -> dict[str, Any]:
+        """The `claim` record of the ledger, which stands for the whole history of this claim."""
+        fields = self._asdict()
+        fields["token"] = fields.pop("token_fingerprint")
+        fields["hooks"] = [
+            {**hook._asdict(), "process": hook.process and hook.process._asdict()} for hook in self.hooks
+        ]
+        return {"kind": "claim", "at": self.changed_at, **fields}
+
+
+def claim_from_record(record: Mapping[str, Any]) -> Claim:
+    """The claim of a `claim` record. Raises `KeyError`, `TypeError` or `ValueError` if the record is malformed."""
+    hooks = tuple(
+        Hook(**{**hook, "state": HookState(hook["state"]), "process": _process(hook["process"])})
+        for hook in record["hooks"]
+    )
+    fields = {name: record[name] for name in Claim._fields if name != "token_fingerprint"}
+    return Claim(
+        **{
+            **fields,
+            "token_fingerprint": record["token"],
+            "state": ClaimState(record["state"]),
+            "hooks": hooks,
+        }
+    )
+
+
+def _process(fields: Mapping[str, Any] | None) -> ProcessIdentity | None:
+    return None if fields is None else ProcessIdentity(**fields)
