@@ -171,8 +171,8 @@ class Agent(Protocol):
         """
         ...
 
-    async def end(self, *, timeout_s: float) -> str:
-        """End the agent's process within `timeout_s`, and return the outcome in words. Only where `can.end_process`.
+    async def end(self, *, timeout_s: float) -> None:
+        """End the agent's process within `timeout_s`, and log the outcome. Only where `can.end_process`.
 
         Raises `CannotEndError`.
         """

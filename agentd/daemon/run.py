@@ -24,6 +24,7 @@ from agentd.startup import load_late_modules
 
 STOP_MARGIN_S: Final = 5.0
 """Time beyond the budget that systemd is asked for before it kills: the end of the interpreter, on a busy machine."""
+START_RECORD_TIMEOUT_S: Final = 1.0
 
 
 class Daemon:
@@ -65,10 +66,11 @@ class Daemon:
         """
         await self._api.start()
         self._components.last_stop.warn_if_killed()
+        await self._record_start()
         self._notifier.send(READY=1, STATUS="running")
         self._log.info("agentd.started", **self._facts())
-        # Neither is awaited alone: the disk that both need may hang, and a stop must be possible nevertheless.
-        starting = asyncio.create_task(self._prepare(), name="start")
+        # The modules come from a disk that may hang, and a stop must be possible nevertheless.
+        starting = asyncio.create_task(asyncio.to_thread(load_late_modules), name="start")
         stopping = asyncio.create_task(self._wait_for_stop(), name="stop requested")
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         tasks = None if stopping.done() else self._start_tasks()
@@ -102,9 +104,10 @@ class Daemon:
 
     # Tasks.
 
-    async def _prepare(self) -> None:
-        await self._components.last_stop.running()
-        await asyncio.to_thread(load_late_modules)
+    async def _record_start(self) -> None:
+        """Record on disk that this run has begun. A disk that hangs delays the start by `START_RECORD_TIMEOUT_S`."""
+        recording = asyncio.create_task(self._components.last_stop.running(), name="record of the start")
+        await asyncio.wait({recording}, timeout=START_RECORD_TIMEOUT_S)
 
     async def _wait_for_stop(self) -> None:
         await self._shutdown.begun.wait()

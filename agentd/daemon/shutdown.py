@@ -98,11 +98,9 @@ class FinalSnapshot(NamedTuple):
 
     async def _end_agent(self, deadline: float) -> None:
         try:
-            outcome = await self.agent.end(timeout_s=max(0.0, deadline - self.clock.monotonic()))
+            await self.agent.end(timeout_s=max(0.0, deadline - self.clock.monotonic()))
         except CannotEndError as exc:
             log.get("daemon").warning("agent.left_running", reason=str(exc))
-        else:
-            log.get("daemon").info("agent.ended", outcome=outcome)
 
 
 class RunningTasks(NamedTuple):

@@ -33,6 +33,8 @@ WATCHDOG_POLL_S: Final = 5.0
 """While the agent announces its changes, polling only detects announcements that stopped without a notice."""
 LONG_S: Final = 30.0
 """A status that has lasted this long is polled at the slow interval: wake-ups are the cost of an idle daemon."""
+ANNOUNCED_TIMEOUT_S: Final = 0.1
+"""Announced messages are in memory, so reading them needs no longer."""
 READ_SHARE_MAX: Final = 0.1
 """Reading messages may take this share of the time. A history of 200 MB takes half a second."""
 
@@ -97,10 +99,13 @@ class Watcher:
 
     async def read_final_messages(self, timeout_s: float) -> bool:
         """Read the messages a last time, from the agent or else from what it saved. False if it did not answer."""
-        is_read = await self.read_messages(timeout_s)
-        if not is_read:
-            await self._read_saved()
-        return is_read
+        if await self.read_messages(timeout_s):
+            return True
+        if self._agent.is_announcing:
+            # The agent hangs, but it has announced its messages until now.
+            await self._read(ANNOUNCED_TIMEOUT_S)
+        await self._read_saved()
+        return False
 
     def expect_work(self) -> None:
         """Count the agent as running at once: input was sent, and no observation shows it yet."""

@@ -178,7 +178,7 @@ class AgentApiAgent:
                 raise AgentBrokenError(f"{exc}; it may still be delivered") from exc
         self._doubts += 1
 
-    async def end(self, *, timeout_s: float) -> str:
+    async def end(self, *, timeout_s: float) -> None:
         """Signal the process of `agentapi.pid_file`, and SIGUSR1 first where that saves its state."""
         from agentd.agents.agentapi.process import end_agent  # noqa: PLC0415 - off unless configured
 
@@ -187,8 +187,9 @@ class AgentApiAgent:
         deadline = self._clock.monotonic() + timeout_s
         saves_state = await self._saves_state()
         left_s = max(0.0, deadline - self._clock.monotonic())
-        ending = await end_agent(self._options.pid_file, saves_state=saves_state, timeout_s=left_s)
-        return ending.value
+        pid_file = self._options.pid_file
+        outcome = await end_agent(pid_file, saves_state=saves_state, timeout_s=left_s)
+        self._log.info("agent.ended", outcome=outcome.value, pid_file=str(pid_file), saved_first=saves_state)
 
     async def diagnose(self) -> Diagnosis:
         """Whether it answers, is AgentAPI, and accepts the Host header. Takes 3.5 s at most."""
@@ -279,12 +280,12 @@ class AgentApiAgent:
         return LastMessage.of(self._window.live) if self._is_current() else None
 
     async def _barrier(self) -> None:
-        """Let the events that the server sent before now arrive. Raises `AgentGoneError` when it is gone."""
+        """Wait until the events that the server sent before now have arrived. Raises as `messages` does."""
         try:
             async with asyncio.timeout(BARRIER_TIMEOUT_S):
                 await self._client.status()
-        except (TimeoutError, AgentBusyError, AgentBrokenError):
-            return
+        except TimeoutError as exc:
+            raise AgentBusyError(f"GET /status: no answer within {BARRIER_TIMEOUT_S:g} s") from exc
 
     async def _no_answer(self, exc: AgentBusyError) -> Observation:
         """`/status` hangs, as it does while a message is delivered; other paths answer meanwhile.
