@@ -138,7 +138,7 @@ class Agent(Protocol):
         ...
 
     async def sessions(self) -> Sequence[Session]:
-        """The conversations that this agent has, newest first. Cheap. Never raises."""
+        """The conversations of this agent, the current one first. Cheap. Never raises."""
         ...
 
     async def observe(self) -> Observation:

@@ -163,12 +163,13 @@ class Daemon:
 
     def _operations(self) -> Operations:
         parts = self._components
-        views = Views(
+        self._views = views = Views(
             clock=parts.clock,
             metrics=parts.metrics,
             state=parts.state,
             tracker=parts.tracker,
             agent=parts.agent,
+            watcher=parts.watcher,
             task_view=parts.task_view,
             ledger=parts.ledger,
             listener=parts.listener,

@@ -26,6 +26,7 @@ from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
 from agentd.stability.task_status import TaskStatus
 from agentd.stability.tracker import AgentStatus, Tracker
+from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
 
 LIVE_TIMEOUT_S: Final = 2.0
@@ -58,6 +59,7 @@ class Views:
         state: StateDir,
         tracker: Tracker,
         agent: Agent,
+        watcher: Watcher,
         task_view: TaskView,
         ledger: Ledger,
         listener: ClaimListener | None,
@@ -71,6 +73,7 @@ class Views:
         self._state = state
         self._tracker = tracker
         self._agent = agent
+        self._watcher = watcher
         self._task_view = task_view
         self._ledger = ledger
         self._listener = listener
@@ -100,6 +103,8 @@ class Views:
                 "since": self._agent_since.to_rfc3339(evidence.since),
                 "evidence": str(evidence),
                 "kind": self._agent.kind,
+                "session": self._session(),
+                "sessions": sum(session.is_live for session in self._watcher.sessions),
             },
             "task": self._task_view.as_json(),
             "snapshot": self._snapshot(),
@@ -176,6 +181,18 @@ class Views:
             "messages": _as_json(messages_of(entry.payload)) if entry else [],
             "snapshot": True,
             "snapshot_at": entry.captured_at if entry else None,
+        }
+
+    def _session(self) -> Json | None:
+        """The current session, None if the agent does not tell it."""
+        current = next(iter(self._watcher.sessions), None)
+        if current is None or not current.id:
+            return None
+        return {
+            "id": current.id,
+            "directory": current.directory,
+            "started_at": current.started_at,
+            "agent_version": current.agent_version,
         }
 
     def _snapshot(self) -> Json:

@@ -20,6 +20,7 @@ from agentd.agents.agent import (
     Change,
     LastMessage,
     Observation,
+    Session,
     Strength,
 )
 from agentd.clock import Clock
@@ -60,6 +61,8 @@ class Watcher:
         self.status_changed = Subscribers[AgentStatusChange]()
         self.messages_read = Subscribers[Sequence[Message]]()
         self.saved_messages_read = Subscribers[Sequence[Message]]()
+        self.sessions: Sequence[Session] = ()
+        """The agent's sessions at the last poll, the current one first."""
         self._agent = agent
         self._tracker = tracker
         self._clock = clock
@@ -85,6 +88,7 @@ class Watcher:
         """Observe the agent once, and read its messages if they can have changed."""
         async with self._polling:
             observation = await self._agent.observe()
+            self.sessions = await self._agent.sessions()
             if self._needs_comparison(observation):
                 observation = self._after_read(observation, await self._read())
             if observation.activity is Activity.GONE and self._tracker.status is not AgentStatus.UNREACHABLE:

@@ -3,8 +3,10 @@
 import asyncio
 
 import pytest
+from agents.scripted import ScriptedAgent
 
 from agentd import config
+from agentd.agents.agent import Activity
 from agentd.clock import Clock
 from agentd.daemon.build import build
 from agentd.daemon.run import Daemon
@@ -91,3 +93,40 @@ async def test_two_requests_for_a_stop_get_the_same_receipt(components, settings
     assert first == second
     assert first["outcome"] == "delivered"
     assert await running is ExitCode.OK
+
+
+async def test_the_daemon_works_with_an_agent_of_another_kind(settings, peers, monkeypatch):
+    coderd, _ = peers
+    agent = ScriptedAgent()
+    monkeypatch.setattr("agentd.daemon.build.agent_of", lambda *_args, **_options: agent)
+    async with build(settings, Clock()) as components:
+        daemon = daemon_of(components, settings)
+        running = asyncio.create_task(daemon.run())
+        seen = []
+        components.watcher.status_changed.add(lambda change: seen.append(change.new.value))
+        async with asyncio.timeout(10):
+            while "stable" not in seen:
+                await asyncio.sleep(0.01)
+            agent.say("user", "delete it all")
+            agent.turn(Activity.WAITING, "may I run rm?")
+            while seen[-1] != "waiting":
+                await asyncio.sleep(0.01)
+        status = daemon._views.status()
+        assert status["agent"] | {"since": ""} == {
+            "status": "waiting",
+            "since": "",
+            "evidence": "waiting for 0.0 s, 1 sample, may I run rm?",
+            "kind": "scripted",
+            "session": {
+                "id": "s-1",
+                "directory": "/home/coder",
+                "started_at": "2026-03-02T09:00:00Z",
+                "agent_version": "",
+            },
+            "sessions": 1,
+        }
+        assert (status["task"]["state"], status["task"]["message"]) == ("idle", "may I run rm?")
+        daemon.stop("test")
+        assert await running is ExitCode.OK
+    [stored] = coderd.snapshots.values()
+    assert stored.envelope["data"]["messages"][-1]["content"] == "delete it all"
