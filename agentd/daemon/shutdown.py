@@ -193,9 +193,8 @@ class Shutdown:
             await self._give_up([recording, *beside, *(tasks.others if tasks else ())])
         receipt = self._final.delivery.receipt()
         self._log.info("agentd.stopped", **receipt.as_json())
-        await self._last_stop.stopped(
-            str(receipt.outcome), timeout_s=max(0.0, self._left_s() + CLOSING_S / 2)
-        )
+        left_s = 0.0 if self._skip.is_set() else self._left_s()
+        await self._last_stop.stopped(str(receipt.outcome), timeout_s=left_s + CLOSING_S / 2)
         return receipt
 
     async def _on_stop_hooks(self, running: "asyncio.Task[None]") -> None:

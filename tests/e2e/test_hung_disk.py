@@ -1,7 +1,6 @@
 """A disk whose fsync, rename and write never return must not hold a stop, and must not silence the local API."""
 
 import asyncio
-import os
 import shutil
 import signal
 import subprocess
@@ -129,7 +128,7 @@ async def test_a_disk_that_hangs_from_the_start_delays_neither_the_api_nor_the_s
 async def test_after_a_hung_disk_the_next_start_finds_a_whole_state(stage, disk):
     daemon = await talked(stage, disk)
     await stopped(daemon)
-    os.unlink(disk.mark)
+    disk.mark.unlink()
     daemon = await stage.start()
     assert (await daemon.ask("/v1/status"))["snapshot"]["messages"] >= 2
     assert await daemon.stop() == 0
