@@ -1,30 +1,33 @@
-"""Bytes of a server-sent event stream -> events, by the WHATWG rules, whatever the chunking, in bounded memory.
+"""Decodes server-sent events by the WHATWG rules, independent of the chunking, in bounded memory.
 
-httpx-sse's field decoder is right about fields, NUL in ids, the space after the colon and what a block keeps for the
-next one, so it is used as it is. What stands around it here is what the library does not do: ends a line at CR at once
-(its own waits for the next byte, so the last event of a CR stream comes late by one), strips one BOM, decodes as UTF-8
-whatever the charset says, reads `retry` as digits only (its `int()` takes "-5" and "1_000"), emits nothing for a block
-without data, commits the last event id at the blank line, and has a limit for everything that may grow.
+The field decoder is that of httpx-sse: it handles fields, NUL in ids, the space after the colon and the state between
+events by the rules. This module adds what the library does not do:
+
+- A line ends at CR at once. The library waits for the next byte, so the last event of a CR stream would be late.
+- One BOM is removed, and the text is UTF-8 for any charset of the response.
+- `retry` accepts digits only. The library's `int()` also accepts "-5" and "1_000".
+- An event without data is not an event. The last event id is committed at the blank line.
+- Everything that can grow has a limit.
 """
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
 
 from agentd.errors import PeerError
 
 if TYPE_CHECKING:
     from httpx_sse import ServerSentEvent
 
-LINE_MAX_BYTES = 64 * 1024
-EVENT_MAX_BYTES = 64 * 1024
-# Bytes that come to nothing (comments, unknown fields). A keepalive comment every second stays below it for days.
-NOISE_MAX_BYTES = 1024 * 1024
-RETRY_MIN_S = 0.1
-RETRY_MAX_S = 60.0
+LINE_MAX_BYTES: Final = 64 * 1024
+EVENT_MAX_BYTES: Final = 64 * 1024
+NOISE_MAX_BYTES: Final = 1024 * 1024
+"""Limit of bytes without an event: comments and unknown fields. A comment every second takes days to reach it."""
+RETRY_MIN_S: Final = 0.1
+RETRY_MAX_S: Final = 60.0
 
-_EOL = re.compile(rb"\r\n|\r|\n")
-_BOM = b"\xef\xbb\xbf"
+_EOL: Final = re.compile(rb"\r\n|\r|\n")
+_BOM: Final = b"\xef\xbb\xbf"
 
 
 class StreamTooLargeError(PeerError):
@@ -53,7 +56,7 @@ class NoiseFloodError(StreamTooLargeError):
 
 
 class Heartbeat(NamedTuple):
-    """A block that names an event but has no data. By the standard it is no event; coderd's `ping` is one of these."""
+    """An event name without data. By the standard this is not an event. coderd's `ping` is a heartbeat."""
 
     event: str
 
@@ -62,13 +65,13 @@ StreamItem: TypeAlias = "ServerSentEvent | Heartbeat"
 
 
 class EventDecoder:
-    """Push decoder for one connection: `feed` bytes, get events.
+    """Push decoder for one connection: `feed` takes bytes and returns events.
 
-    `last_event_id` is the id committed by the last blank line, to be sent when reconnecting; `retry_s` what the server
-    asked for (clamped to `RETRY_MIN_S`..`RETRY_MAX_S`), or None. What stands unfinished at the end of the stream is
-    dropped with the decoder, its id included.
+    `last_event_id` is the id that the last blank line committed; it is sent at the next connection. `retry_s` is the
+    reconnection time that the server asked for, clamped to `RETRY_MIN_S`..`RETRY_MAX_S`, or None. An event that is
+    unfinished at the end of the stream is dropped, including its id.
 
-    `event_max_bytes` is for a stream whose events are larger than the claim stream's; its lines may be as long.
+    `event_max_bytes` allows larger events than those of the claim stream, and lines of the same size.
     """
 
     def __init__(
@@ -86,8 +89,8 @@ class EventDecoder:
         self._event_max_bytes = event_max_bytes
         self._line_max_bytes = max(LINE_MAX_BYTES, event_max_bytes)
         self._fields = SSEDecoder()
-        # The standard starts each connection with an empty id buffer; browsers carry the last id over, and so do we,
-        # or the first id-less event after a reconnect would throw away where we were.
+        # The standard starts each connection with an empty id buffer. Browsers and this decoder keep the last id:
+        # otherwise the first event without an id after a reconnection would clear it.
         self._fields.decode(f"id: {last_event_id}")
         self._line = bytearray()
         self._at_start = True
@@ -100,13 +103,13 @@ class EventDecoder:
 
     @property
     def unfinished(self) -> bool:
-        """Whether a line or a block has begun and not ended: the peer owes us bytes."""
+        """True if a line or an event has started and not ended."""
         return bool(self._line) or self._has_field
 
     def feed(self, chunk: bytes) -> Iterator[StreamItem]:
-        """The events that `chunk` completes. Exhaust it before the next call.
+        """Yield the events that `chunk` completes. Consume them all before the next call.
 
-        Raises `LineTooLongError`, `EventTooLargeError` or `NoiseFloodError`, after the events that came before the excess.
+        Raises `LineTooLongError`, `EventTooLargeError` or `NoiseFloodError`, after the events before the excess.
         """
         for line in self._lines(chunk):
             self._block_bytes += len(line) + 1
@@ -155,13 +158,13 @@ class EventDecoder:
 
     def _retry(self, digits: str) -> None:
         if digits.isascii() and digits.isdigit():
-            # Nobody needs ten digits, and int() refuses 4,300 of them.
+            # Ten digits exceed the maximum, and int() raises an error for more than 4,300.
             wanted_s = int(digits) / 1000 if len(digits) < 10 else RETRY_MAX_S
             self.retry_s = min(max(wanted_s, RETRY_MIN_S), RETRY_MAX_S)
 
     def _dispatch(self) -> Iterator[StreamItem]:
         event = self._fields.decode("")
-        # The library answers None only when there is neither data nor type nor id: the id buffer is empty then.
+        # The library returns None only if there is no data, no type and no id, so the id buffer is empty.
         self.last_event_id = event.id if event is not None else ""
         name, has_data = self._event_name, self._has_data
         self._noise_bytes += self._block_bytes
@@ -173,4 +176,4 @@ class EventDecoder:
             self._noise_bytes = 0
             yield Heartbeat(name)
         elif self._noise_bytes > NOISE_MAX_BYTES:
-            raise NoiseFloodError(f"the stream sent {NOISE_MAX_BYTES} bytes without an event among them")
+            raise NoiseFloodError(f"the stream sent {NOISE_MAX_BYTES} bytes without an event")

@@ -1,8 +1,8 @@
-"""TLS contexts, made only for peers that need one.
+"""Creates TLS contexts, only for peers that need one, and provides aiohttp without its own TLS contexts.
 
-Parsing the system's CA bundle costs 40 % of a start and some megabytes. aiohttp parses it when imported and httpx when
-a client is built; most agents talk to a plain-http AgentAPI on loopback and many to coderd behind a local proxy. So
-aiohttp is imported through here, and every client is handed its own context.
+Loading the system's CA bundle takes 40 % of the startup time and some megabytes. aiohttp loads it at import, httpx when
+a client is created. Most agents talk to AgentAPI by plain http on loopback, and many to coderd through a local proxy.
+So all modules import aiohttp from here, and each client gets its own context.
 """
 
 import ssl
@@ -13,19 +13,16 @@ from urllib.parse import urlsplit
 from agentd.errors import ConfigError
 from agentd.startup import aiohttp_without_certificates
 
-__all__ = ["aiohttp", "client_context"]
-
-
 if TYPE_CHECKING:
-    import aiohttp
+    import aiohttp as aiohttp  # noqa: PLC0414 - marks the re-export for mypy
 else:
     aiohttp = aiohttp_without_certificates()
 
 
 def client_context(url: str, ca_file: Path | None = None) -> ssl.SSLContext | None:
-    """A verifying context for an `https` url, trusting `ca_file` as well as the system's CAs; None for plain http.
+    """A context that verifies the server of an `https` URL by the system's CAs and `ca_file`. None for plain http.
 
-    Raises `ConfigError` when `ca_file` cannot be read as PEM.
+    Raises `ConfigError` if `ca_file` cannot be read as PEM.
     """
     if urlsplit(url).scheme != "https":
         return None

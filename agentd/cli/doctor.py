@@ -112,7 +112,7 @@ def _token(settings: Config, session: aiohttp.ClientSession, known: list[Finding
 def _coder(settings: Config, token: TokenSource, session: aiohttp.ClientSession, clock: Clock) -> Coder:
     return Coder(
         token=token,
-        client=coderd_client(settings, token, session),
+        client=coderd_client(settings, token, session, clock),
         stream=ReinitStream(
             settings.coder.url,
             context=client_context(settings.coder.url, settings.coder.ca_file),

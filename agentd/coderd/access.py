@@ -1,16 +1,15 @@
-"""How coderd is reached: the token, the client and the headers a proxy in between wants."""
+"""Creates the token source, the client and the proxy headers for coderd from the configuration."""
 
 from agentd import log
+from agentd.clock import Clock
 from agentd.coderd.client import Coderd
 from agentd.coderd.token import FileToken, StaticToken, TokenSource
 from agentd.config import Config
 from agentd.tls import aiohttp, client_context
 
-__all__ = ["coderd_client", "proxy_headers", "token_source"]
-
 
 def token_source(config: Config, session: aiohttp.ClientSession) -> TokenSource | None:
-    """Where the token comes from, None when nothing is configured. Raises `ConfigError` for an unreadable token file."""
+    """The configured source of the token, None without one. Raises `ConfigError` for an unreadable token or CA file."""
     if config.coder.auth != "token":
         from agentd.coderd.identity import InstanceIdentityToken  # noqa: PLC0415 - few workspaces run on a bare instance
 
@@ -28,19 +27,22 @@ def token_source(config: Config, session: aiohttp.ClientSession) -> TokenSource 
     return StaticToken(config.coder.token) if config.coder.token else None
 
 
-def coderd_client(config: Config, token: TokenSource, session: aiohttp.ClientSession) -> Coderd:
-    """Raises `ConfigError` for an unreadable CA file."""
+def coderd_client(
+    config: Config, token: TokenSource, session: aiohttp.ClientSession, clock: Clock | None = None
+) -> Coderd:
+    """The client for coderd. Raises `ConfigError` for an unreadable CA file."""
     return Coderd(
         config.coder.url,
         token=token,
         session=session,
         headers=proxy_headers(config),
         tls=client_context(config.coder.url, config.coder.ca_file),
+        clock=clock,
     )
 
 
 def proxy_headers(config: Config) -> dict[str, str]:
-    """`coder.headers` by name; from now on their values are masked in every log line."""
+    """`coder.headers` by name. Registers their values as secrets, so that logs mask them."""
     headers = dict(header.split("=", 1) for header in config.coder.headers)
     for value in headers.values():
         log.register_secret(value)

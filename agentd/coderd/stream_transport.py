@@ -1,9 +1,8 @@
-"""httpx's transport for the claim stream: HTTP/1.1 by h11 over one asyncio connection.
+"""An httpx transport for the claim stream: HTTP/1.1 by h11 over one asyncio connection.
 
-httpx's own transport brings a connection pool, its locks and a second event loop's worth of compatibility (httpcore,
-anyio), none of which a connection that is used once needs: 2 MB of private memory in every workspace and a tenth of the
-start. What is said on the wire is the same, and h11 is the parser that httpcore would use. Faults leave here by their
-names in `errors`.
+httpx's own transport loads a connection pool and support for other event loops (httpcore, anyio), which a connection
+for one request does not need. They cost 2 MB of private memory in every workspace and a tenth of the startup time. The
+bytes on the wire are the same, and httpcore also uses h11. Each failure is raised as a class of `errors`.
 """
 
 import asyncio
@@ -11,6 +10,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 import aiohappyeyeballs
 import h11
@@ -28,13 +28,13 @@ from agentd.coderd.errors import (
 )
 from agentd.http_client import failure
 
-HEADERS_MAX_BYTES = 100 * 1024
-READ_BYTES = 64 * 1024
-NEXT_ADDRESS_AFTER_S = 0.25
-"""RFC 8305's delay before the next address is tried beside one that does not answer."""
+HEADERS_MAX_BYTES: Final = 100 * 1024
+READ_BYTES: Final = 64 * 1024
+NEXT_ADDRESS_AFTER_S: Final = 0.25
+"""RFC 8305: the delay before the next address is tried in parallel with one that does not answer."""
 
-# A dead peer behind a dead link is noticed by the kernel too: first probe after 30 s, then every 10 s, three times.
-_KEEPALIVE = (
+# TCP keepalive also detects a dead peer: first probe after 30 s, then every 10 s, three times.
+_KEEPALIVE: Final = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
@@ -43,10 +43,10 @@ _KEEPALIVE = (
 
 
 class StreamTransport(httpx.AsyncBaseTransport):
-    """A connection per request, closed with the response. No proxy, no redirect, no second try.
+    """Opens a connection for each request and closes it with the response. No proxy, no redirect, no retry.
 
-    `context` is the TLS context (None for plain http); `connect_s` bounds name, connection and handshake together;
-    `on_sent` is called when the request has left.
+    `context` is the TLS context (None for plain http). `connect_s` limits name resolution, connection and handshake
+    together. `on_sent` is called after the request was sent.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class StreamTransport(httpx.AsyncBaseTransport):
         self._on_sent = on_sent
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request`, which has no body, and wait for the response's headers. Raises a `UnreachableError`."""
+        """Send `request`, which has no body, and wait for the response's headers. Raises an `UnreachableError`."""
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_MAX_BYTES)
         try:
             head = http.send(
                 h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
             )
         except h11.LocalProtocolError as exc:
-            # Its text quotes the header that was refused, which may be the token.
+            # h11's text quotes the rejected header, which may be the token.
             raise ProtocolError(
-                "the request cannot be sent: a header holds a character that is not allowed"
+                "the request cannot be sent: a header contains a character that is not allowed"
             ) from exc
         http.send(h11.EndOfMessage())
         connection = _Connection(http, *await self._connect(request.url))
@@ -98,7 +98,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
 
 
 class _Connection(httpx.AsyncByteStream):
-    """The one exchange of a connection; as a stream, the response's body as it arrives."""
+    """The one request and response of a connection. As a stream it yields the chunks of the response's body."""
 
     def __init__(
         self, http: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -116,7 +116,7 @@ class _Connection(httpx.AsyncByteStream):
 
     async def response(self) -> h11.Response:
         while not isinstance(event := await self._event(), h11.Response):
-            pass  # 1xx announces an answer and is none
+            pass  # 1xx is followed by the response
         return event
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -124,7 +124,7 @@ class _Connection(httpx.AsyncByteStream):
             yield bytes(event.data)
 
     async def aclose(self) -> None:
-        # Aborted: what the server still says is of no interest, and a dead one would never take our good-bye.
+        # Abort, because a regular close waits for a peer that may be dead.
         self._writer.transport.abort()
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
@@ -139,7 +139,7 @@ class _Connection(httpx.AsyncByteStream):
                     raise HeadersTooLargeError("the response headers are too large") from exc
                 if data == b"":
                     raise _cut(exc) from exc
-                raise ProtocolError(f"the answer is no HTTP: {failure(exc)}") from exc
+                raise ProtocolError(f"the answer is not HTTP: {failure(exc)}") from exc
             if isinstance(event, h11.Event):
                 return event
             try:

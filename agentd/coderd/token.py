@@ -1,38 +1,38 @@
-"""Where the agent's session token comes from, and how to get another one after a 401."""
+"""The sources of the agent's session token, and its renewal after a 401."""
 
 import os
 import stat
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from agentd import log
 from agentd.errors import ConfigError
 
-# A session token is a UUID of 36 characters; whatever is longer than this is another file.
-FILE_MAX_BYTES = 4096
+FILE_MAX_BYTES: Final = 4096
+"""Limit of a token file. A session token is a UUID of 36 characters; a larger file is a different file."""
 
 
 class TokenSource(Protocol):
-    """A session token that may change while we run."""
+    """A session token that may change while agentd runs."""
 
     async def current(self) -> str:
-        """The token to send now.
+        """The token for the next request.
 
-        Raises `ConfigError` when there is none, and a `PeerError` that says whether to try again (`retryable`) when it
-        has to be fetched first and cannot be.
+        Raises `ConfigError` if there is none, and a `CoderdError` if the token must be fetched and cannot be. Its
+        `retryable` says whether a later call can succeed.
         """
         ...
 
     async def renew(self, rejected: str) -> bool:
-        """The peer refused `rejected` with 401: look again. True when the token is now another one.
+        """Read or fetch the token again after a 401 for `rejected`. True if the token is a different one now.
 
-        A 401 is normal while a claim job runs (the same token works again afterwards), so False is no error.
+        A 401 is normal while a claim job runs (coderd accepts the same token again afterwards), so False is not an error.
         """
         ...
 
 
 class StaticToken:
-    """A token given in the environment. It cannot change while the process lives."""
+    """A token from the environment. It cannot change while agentd runs."""
 
     def __init__(self, token: str) -> None:
         log.register_secret(token)
@@ -46,10 +46,10 @@ class StaticToken:
 
 
 class FileToken:
-    """A token in a file, which a credential manager or a new build may replace under us.
+    """A token in a file, which a credential manager or a new build can replace while agentd runs.
 
-    Raises `ConfigError` when made from a file that cannot be read as a token; later a broken file only means that the
-    last good token stays.
+    The constructor raises `ConfigError` for a file that cannot be read as a token. Later an unreadable file is logged,
+    and the last valid token stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class FileToken:
         return self._token
 
     async def renew(self, rejected: str) -> bool:
-        # A file being replaced may be absent or empty for a moment: the old token stays until a new one is there.
+        # The file can be absent or empty for a moment while it is replaced.
         try:
             self._token = _read(self._path)
         except ConfigError as exc:
@@ -79,7 +79,7 @@ def _read(path: Path) -> str:
     if len(content) > FILE_MAX_BYTES:
         raise ConfigError(
             f"coder.token_file: {path} is longer than {FILE_MAX_BYTES} bytes",
-            hint="it should hold the session token and nothing else",
+            hint="it must contain the session token only",
         )
     token = content.decode("utf-8-sig", "replace").strip()
     if not token:
@@ -87,18 +87,18 @@ def _read(path: Path) -> str:
             f"coder.token_file: {path} is empty", hint="write the agent's session token into it"
         )
     if not (token.isascii() and token.isprintable()):
-        # Several lines, or binary: it would break the request that carries it. The content itself is not quoted.
+        # The error does not quote the content, which may be a secret.
         raise ConfigError(
-            f"coder.token_file: {path} holds characters that cannot stand in a header",
-            hint="it should hold the session token on one line and nothing else",
+            f"coder.token_file: {path} contains characters that are not allowed in a header",
+            hint="it must contain the session token on one line and nothing else",
         )
     log.register_secret(token)
     return token
 
 
 def _content(path: Path) -> bytes:
-    # Non-blocking, because opening a FIFO that nobody writes to would stop the daemon; a token file is read again
-    # on every 401, which a FIFO or a device cannot do anyway.
+    # Non-blocking: opening a FIFO without a writer would block the daemon. A FIFO or a device is rejected, because the
+    # file is read again after each 401.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

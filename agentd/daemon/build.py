@@ -124,7 +124,7 @@ async def build(config: Config, clock: Clock) -> AsyncIterator[Components]:
         )
         delivery = Delivery(
             spool=spool,
-            destinations=_destinations(config, token, session, ledger),
+            destinations=_destinations(config, token, session, ledger, clock),
             upload=config.snapshots.upload,
             clock=clock,
             metrics=metrics,
@@ -202,13 +202,13 @@ def drill_of(components: Components) -> "Drill":
 
 
 def _destinations(
-    config: Config, token: TokenSource | None, session: aiohttp.ClientSession, ledger: Ledger
+    config: Config, token: TokenSource | None, session: aiohttp.ClientSession, ledger: Ledger, clock: Clock
 ) -> list[Destination]:
     """The configured destinations, coderd first. Raises `ConfigError` for a URL with an unknown scheme."""
     names = config.snapshots.destinations
     found: list[Destination] = _by_url([name for name in names if name != "coder"], config, session, ledger)
     if "coder" in names and token is not None and config.coder.url:
-        found.insert(0, CoderDestination(coderd_client(config, token, session)))
+        found.insert(0, CoderDestination(coderd_client(config, token, session, clock)))
     return found
 
 
@@ -287,7 +287,7 @@ def _reporter(
 ) -> AppStatusReporter | None:
     if not config.status.app_slug or token is None or not config.coder.url:
         return None
-    client = coderd_client(config, token, session)
+    client = coderd_client(config, token, session, clock)
 
     async def send(state: str, message: str, uri: str, *, timeout_s: float) -> None:
         await client.update_app_status(config.status.app_slug, state, message, uri, timeout_s=timeout_s)

@@ -57,10 +57,10 @@ async def test_a_file_being_replaced_does_not_cost_the_token(tmp_path, becomes):
     [
         (b"", "is empty"),
         (b" \n", "is empty"),
-        (b"hunter2\nhunter2", "holds characters that cannot stand in a header"),
-        (b"hunter2\0", "holds characters that cannot stand in a header"),
-        ("hünter2".encode(), "holds characters that cannot stand in a header"),
-        (b"\xffhunter2", "holds characters that cannot stand in a header"),
+        (b"hunter2\nhunter2", "contains characters that are not allowed in a header"),
+        (b"hunter2\0", "contains characters that are not allowed in a header"),
+        ("hünter2".encode(), "contains characters that are not allowed in a header"),
+        (b"\xffhunter2", "contains characters that are not allowed in a header"),
         (b"hunter2" * 1000, f"is longer than {FILE_MAX_BYTES} bytes"),
     ],
 )
