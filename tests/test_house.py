@@ -191,7 +191,7 @@ UNFINISHED = {
         agentd/agents agentd/claims agentd/simulator agentd/stability
     """,
     "bound names": """
-        agentd/agents agentd/cli agentd/conversation agentd/daemon agentd/doctor agentd/hooks
+        agentd/agents agentd/cli agentd/daemon agentd/doctor agentd/hooks
         agentd/simulator agentd/snapshots agentd/stability
     """,
     "constants": """
@@ -199,20 +199,20 @@ UNFINISHED = {
         agentd/hooks agentd/simulator agentd/sse.py
     """,
     "export lists": """
-        agentd/agents agentd/claims agentd/coderd agentd/conversation agentd/daemon agentd/hooks
+        agentd/agents agentd/claims agentd/coderd agentd/daemon agentd/hooks
         agentd/simulator agentd/stability agentd/tls.py
     """,
     "full stops": """
-        agentd/agents agentd/conversation agentd/daemon agentd/hooks agentd/simulator
+        agentd/agents agentd/daemon agentd/hooks agentd/simulator
         agentd/stability
     """,
     "words": """
         README.md agentd/agents agentd/claims agentd/cli agentd/coderd
-        agentd/conversation agentd/daemon agentd/doctor agentd/hooks agentd/simulator
+        agentd/daemon agentd/doctor agentd/hooks agentd/simulator
         agentd/snapshots agentd/sse.py agentd/stability docs/architecture.md docs/compatibility.md
         docs/configuration.md docs/contributing.md docs/doctor.md docs/guarantees.md
-        docs/operations.md docs/protocol.md docs/scenarios.md docs/snapshots.md docs/status.md
-        tests/agents tests/claims tests/coderd tests/conversation tests/daemon tests/doctor
+        docs/operations.md docs/protocol.md docs/scenarios.md docs/status.md
+        tests/agents tests/claims tests/coderd tests/daemon tests/doctor
         tests/e2e tests/hooks tests/scenarios tests/simulator tests/snapshots tests/stability
         tests/test_metrics_docs.py tests/test_tls.py tests/ui
     """,

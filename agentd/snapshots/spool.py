@@ -3,8 +3,9 @@
 A change is in memory at once, from where a snapshot can be delivered, and a thread of the spool writes it to disk
 (write-behind). No lock is held during a call to the disk, so a hung disk delays no other method.
 
-On disk, the file of a task always holds the old snapshot or the new one, whole (`durable`); a test kills a process at
-every system call of a write. One process owns the directory: it holds the lock of the state directory.
+On disk, the file of a task always holds the old snapshot or the new one, whole: `durable` writes a temporary file, calls
+fsync and renames it. A test kills a process at every system call of a write. One process owns the directory: it holds
+the lock of the state directory.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, ParamSpec, Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from agentd import log
 from agentd.conversation.fit import Fitted
@@ -46,7 +47,6 @@ CLOSE_TIMEOUT_S: Final = 2.0
 _SUFFIX: Final = ".snapshot"
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -94,9 +94,9 @@ class Spool:
                 spool._load(name)
         return spool
 
-    async def in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def in_thread(self, call: Callable[[], T]) -> T:
         """Run a blocking `call` in the spool's thread, after the writes that are queued there."""
-        return await self._thread.run(lambda: call(*args, **kwargs))
+        return await self._thread.run(call)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Wait for the queued writes, at most `timeout_s`. False if the disk does not answer; that is logged.

@@ -58,7 +58,7 @@ def test_an_agent_that_starts_blank_does_not_wipe_out_the_conversation(read):
     assert contents(window) == ["welcome", "do it", "done"]
 
 
-def test_a_start_screen_is_added_to_the_conversation_until_somebody_speaks():
+def test_a_start_screen_is_added_to_the_conversation_until_a_user_message_appears():
     window = window_of(TALK, keep=4)
     assert window.replace([said("hello again")])
     assert contents(window) == ["welcome", "do it", "done", "hello again"]
