@@ -18,6 +18,7 @@ from agentd.conversation.message import Message
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations import Accepted
+from agentd.snapshots.destinations.by_url import DestinationContext, from_url
 from agentd.snapshots.receipts import SnapshotOutcome
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
@@ -196,6 +197,26 @@ async def test_background_uploads_continue(recorder, delivery, shelf, disk, monk
             while text not in shelf.accepted:
                 await asyncio.sleep(0.001)
     running.cancel()
+
+
+@pytest.mark.parametrize("scheme", ["file", "exec"])
+async def test_a_destination_on_a_hung_disk_does_not_delay_another(
+    recorder, spool, shelf, disk, scheme, tmp_path
+):
+    hung = from_url(
+        f"{scheme}://{tmp_path}/destination",
+        DestinationContext(session=None, folder=spool.path, environ={}),
+    )
+    delivery = Delivery(
+        spool=spool, destinations=[hung, shelf], upload="settle", clock=Clock(), metrics=Registry()
+    )
+    record(recorder, "the answer")
+    assert (await recorder.flush_to_disk()).durable
+    disk.hang()
+    async with asyncio.timeout(AT_ONCE_S):
+        receipt = await delivery.flush(time.monotonic() + 0.3)
+    assert shelf.accepted == ["the answer"]
+    assert receipt.outcome is SnapshotOutcome.PENDING
 
 
 async def test_a_disk_that_answers_again_gets_the_newest_snapshot(recorder, disk, spool, metrics):

@@ -3,20 +3,23 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from agentd.durable import TMP_PREFIX
 from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
 from agentd.snapshots.entry import SpoolEntry
+from agentd.worker_thread import WorkerThread
 
 EX_DATAERR: Final = 65
 """sysexits.h: the input is wrong. After this exit code agentd does not run the program for the same snapshot again."""
 
 _TAIL_MAX_BYTES: Final = 2048
+_REMOVE_TIMEOUT_S: Final = 0.5
 
 
 class CommandDestination:
@@ -33,22 +36,28 @@ class CommandDestination:
         self.name = url
         self._program = unquote(urlsplit(url).path)
         self._folder = folder
+        self._thread = WorkerThread("agentd-exec")
         self._environ = {
             name: value for name, value in environ.items() if not name.startswith("CODER_AGENT_TOKEN")
         }
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+        # The next start of agentd deletes files with this prefix.
+        path = self._folder / f"{TMP_PREFIX}deliver-{secrets.token_hex(8)}.json"
         try:
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".deliver-", suffix=".json") as file:
-                file.write(entry.payload)
-                file.flush()
-                code, output = await self._run(entry, file.name, timeout_s)
+            # In a thread: a disk that hangs must not block the event loop.
+            async with asyncio.timeout(timeout_s):
+                await self._thread.run(lambda: _write(path, entry.payload))
+            code, output = await self._run(entry, str(path), timeout_s)
         except TimeoutError as exc:
             raise RetryableError(f"did not end within {timeout_s:.1f}s and was killed") from exc
         except OSError as exc:
             raise RetryableError(
                 f"cannot be run: {exc.strerror}", hint=f"{self._program} must be an executable file"
             ) from exc
+        finally:
+            removing = asyncio.wrap_future(self._thread.submit(lambda: _remove(path)))
+            await asyncio.wait({removing}, timeout=_REMOVE_TIMEOUT_S)
         text = " ".join(output.decode("utf-8", "replace").split())
         if code == 0:
             return Accepted(0, text)
@@ -81,6 +90,16 @@ class CommandDestination:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
+
+
+def _write(path: Path, payload: bytes) -> None:
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_bytes(payload)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 async def _tail(stream: asyncio.StreamReader | None) -> bytes:

@@ -8,6 +8,7 @@ from agentd.durable import replace_file
 from agentd.snapshots.destinations.destination import Accepted, RetryableError
 from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
+from agentd.worker_thread import WorkerThread
 
 
 class DirectoryDestination:
@@ -18,13 +19,15 @@ class DirectoryDestination:
     def __init__(self, template: UrlTemplate) -> None:
         self._template = template
         self.name = template.name
+        # Not the spool's thread: a network file system that hangs must not block the spool. One thread: a write that
+        # hung cannot replace a newer file later.
+        self._thread = WorkerThread("agentd-file")
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
         path = path_of(self._template.expand(entry.task_id))
         try:
             async with asyncio.timeout(timeout_s):
-                # Not in the spool's thread: a network file system that hangs must not block the spool.
-                await asyncio.to_thread(_write, path, entry.payload)
+                await self._thread.run(lambda: _write(path, entry.payload))
         except TimeoutError as exc:
             raise RetryableError(f"{path} was not written within {timeout_s:.1f}s") from exc
         except OSError as exc:
