@@ -192,29 +192,29 @@ UNFINISHED = {
     """,
     "bound names": """
         agentd/agents agentd/cli agentd/daemon agentd/doctor agentd/hooks
-        agentd/simulator agentd/snapshots agentd/stability
+        agentd/simulator agentd/stability
     """,
     "constants": """
-        agentd/claims agentd/cli agentd/coderd agentd/daemon agentd/doctor
-        agentd/hooks agentd/simulator agentd/sse.py
+        agentd/claims agentd/cli agentd/daemon agentd/doctor
+        agentd/hooks agentd/simulator
     """,
     "export lists": """
-        agentd/agents agentd/claims agentd/coderd agentd/daemon agentd/hooks
-        agentd/simulator agentd/stability agentd/tls.py
+        agentd/agents agentd/claims agentd/daemon agentd/hooks
+        agentd/simulator agentd/stability
     """,
     "full stops": """
         agentd/agents agentd/daemon agentd/hooks agentd/simulator
         agentd/stability
     """,
     "words": """
-        README.md agentd/agents agentd/claims agentd/cli agentd/coderd
+        README.md agentd/agents agentd/claims agentd/cli
         agentd/daemon agentd/doctor agentd/hooks agentd/simulator
-        agentd/snapshots agentd/sse.py agentd/stability docs/architecture.md docs/compatibility.md
+        agentd/stability docs/architecture.md docs/compatibility.md
         docs/configuration.md docs/contributing.md docs/doctor.md docs/guarantees.md
         docs/operations.md docs/protocol.md docs/scenarios.md docs/status.md
-        tests/agents tests/claims tests/coderd tests/daemon tests/doctor
-        tests/e2e tests/hooks tests/scenarios tests/simulator tests/snapshots tests/stability
-        tests/test_metrics_docs.py tests/test_tls.py tests/ui
+        tests/agents tests/claims tests/daemon tests/doctor
+        tests/e2e tests/hooks tests/scenarios tests/simulator tests/stability
+        tests/test_metrics_docs.py tests/ui
     """,
 }
 

@@ -1,4 +1,4 @@
-"""The WHATWG rules, case by case, each in whole, byte by byte and at every two-chunk split."""
+"""The WHATWG rules: each case in one chunk, byte by byte, and in two chunks split at each position."""
 
 import json
 import tracemalloc
@@ -58,8 +58,8 @@ def test_every_web_platform_case_in_every_chunking(data_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "events"),
     [
-        pytest.param(b"event: ping\n\n", [], id="a ping without data is no event"),
-        pytest.param(b"id: 1\n\nretry: 5\n\n:\n\n", [], id="blocks without data are no events"),
+        pytest.param(b"event: ping\n\n", [], id="a ping without data is not an event"),
+        pytest.param(b"id: 1\n\nretry: 5\n\n:\n\n", [], id="events without data are not dispatched"),
         pytest.param(b"id: 1\ndata: a\n\n\n\n:\n\n", [("message", "a", "1")], id="blank lines after an id"),
         pytest.param(b"data: a\r\rdata: b\r\r", [("message", "a", ""), ("message", "b", "")], id="CR only"),
         pytest.param(b"data: a\r\n\r\ndata: b\r\n\r\n", [("message", "a", ""), ("message", "b", "")], id="CRLF"),
@@ -68,7 +68,7 @@ def test_every_web_platform_case_in_every_chunking(data_dir: Path) -> None:
         pytest.param(b"data:  a\n\n", [("message", " a", "")], id="only one space is dropped"),
         pytest.param(b"data: a\ndata: b\n\n", [("message", "a\nb", "")], id="several data lines"),
         pytest.param(b"EVENT: x\nData: y\n\n", [], id="names are case-sensitive"),
-        pytest.param(b"event: x\n\ndata: a\n\n", [("message", "a", "")], id="a type does not outlive its block"),
+        pytest.param(b"event: x\n\ndata: a\n\n", [("message", "a", "")], id="a type is valid for its event only"),
         pytest.param(b"data: a", [], id="end inside a line"),
         pytest.param(b"data: a\n", [], id="end inside a block"),
         pytest.param("data: a\u2028b\u0085c\x0bd\x0ce\x1cf\n\n".encode(), [("message", "a\u2028b\u0085c\x0bd\x0ce\x1cf", "")], id="other line separators are text"),
@@ -94,7 +94,7 @@ def test_retry_is_digits_only_and_clamped(value: str, retry_s: float | None) -> 
     assert decoder.retry_s == retry_s
 
 
-def test_an_event_ended_by_cr_is_there_before_the_next_byte() -> None:
+def test_an_event_that_ends_with_cr_does_not_wait_for_the_next_byte() -> None:
     assert read([b"data: a\r\r"])[0] == [("message", "a", "")]
 
 
@@ -107,12 +107,12 @@ def test_the_id_of_an_unfinished_block_is_not_committed() -> None:
     assert decoder.last_event_id == "1"
 
 
-def test_the_last_id_of_the_connection_before_stays_until_another_one_comes() -> None:
+def test_the_last_id_of_the_previous_connection_stays_until_a_new_id() -> None:
     decoder = EventDecoder(last_event_id="41")
     assert [item.id for item in decoder.feed(b"data: a\n\nid: 42\ndata: b\n\n")] == ["41", "42"]  # type: ignore[union-attr]  # only events here
 
 
-def test_unfinished_says_that_a_line_or_a_block_has_begun() -> None:
+def test_unfinished_is_true_after_the_start_of_a_line_or_an_event() -> None:
     decoder = EventDecoder()
     states = []
     for chunk in (b"da", b"ta: a\n", b"\n", b": note", b"\n", b"event: ping\n\n"):
@@ -144,7 +144,7 @@ def endless(piece: bytes, total: int) -> list[bytes]:
         ),
     ],
 )
-def test_what_grows_without_end_is_refused_by_name(chunks: list[bytes], error: type[Exception]) -> None:
+def test_each_limit_raises_its_error(chunks: list[bytes], error: type[Exception]) -> None:
     with pytest.raises(error):
         read(chunks)
 
@@ -157,29 +157,29 @@ def test_an_event_before_the_excess_is_still_delivered() -> None:
         next(items)
 
 
-def test_a_line_of_exactly_the_limit_passes() -> None:
+def test_a_line_of_exactly_the_limit_is_accepted() -> None:
     body = b"data: " + b"x" * (LINE_MAX_BYTES - 8)
     assert len(read([body + b"\n\n"])[0]) == 1
 
 
-def read_on(decoder: EventDecoder, chunk: bytes, times: int) -> None:
+def feed_times(decoder: EventDecoder, chunk: bytes, times: int) -> None:
     for _ in range(times):
         list(decoder.feed(chunk))
 
 
-def test_a_hundred_megabyte_line_costs_no_memory() -> None:
+def test_a_line_of_100_mb_is_rejected_in_constant_memory() -> None:
     decoder, chunk = EventDecoder(), b"x" * 65_536
     tracemalloc.start()
     try:
         with pytest.raises(LineTooLongError):
-            read_on(decoder, chunk, 1_600)
+            feed_times(decoder, chunk, 1_600)
         assert tracemalloc.get_traced_memory()[1] < 300_000
     finally:
         tracemalloc.stop()
 
 
 @given(st.lists(st.sampled_from([b"data", b"id", b"event", b"retry", b":", b" ", b"\r", b"\n", b"x", b"1", b"\0", b"\xe2\x80\xa6", b"\xff", b"\xef\xbb\xbf"]), max_size=40), st.data())  # fmt: skip
-def test_any_bytes_read_alike_however_they_are_cut(pieces: list[bytes], data: st.DataObject) -> None:
+def test_any_bytes_give_the_same_events_in_any_chunks(pieces: list[bytes], data: st.DataObject) -> None:
     body = b"".join(pieces)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=6)))
     chunks = [body[a:b] for a, b in zip([0, *cuts], [*cuts, len(body)], strict=True)]

@@ -8,7 +8,7 @@ from aiohttp import web
 from agentd.errors import ConfigError
 from agentd.tls import aiohttp, client_context
 
-# A made-up CA that vouches for itself at 127.0.0.1, valid from 2024 to 2124. Made with openssl ca -selfsign.
+# A self-signed test CA and server certificate for 127.0.0.1, valid from 2024 to 2124, created with openssl ca -selfsign.
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----
 MIIBYDCCAQagAwIBAgIBATAKBggqhkjOPQQDAjAWMRQwEgYDVQQDDAthZ2VudGQg
@@ -39,7 +39,7 @@ def ca_file(tmp_path):
 
 @pytest.fixture
 async def https_url(ca_file, tmp_path):
-    """A server that only our own CA vouches for."""
+    """A server with a certificate of the test CA."""
     key = tmp_path / "key.pem"
     key.write_text(KEY)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -63,16 +63,16 @@ async def get(url: str, context: ssl.SSLContext | None) -> str:
 
 
 @pytest.mark.parametrize("url", ["http://coder.example.com", "http://127.0.0.1:3284"])
-def test_a_plain_peer_costs_no_ca_bundle(url, ca_file):
+def test_a_plain_http_url_has_no_context(url, ca_file):
     assert client_context(url) is None
     assert client_context(url, ca_file) is None
 
 
-async def test_a_server_of_our_own_ca_is_trusted(https_url, ca_file):
+async def test_a_server_of_the_configured_ca_is_trusted(https_url, ca_file):
     assert await get(https_url, client_context(https_url, ca_file)) == "hello"
 
 
-async def test_a_server_nobody_vouches_for_is_refused(https_url):
+async def test_a_server_of_an_unknown_ca_is_refused(https_url):
     context = client_context(https_url)
     assert context.verify_mode == ssl.CERT_REQUIRED
     with pytest.raises(aiohttp.ClientConnectorCertificateError):
@@ -85,31 +85,31 @@ async def test_a_certificate_for_another_host_is_refused(https_url, ca_file):
         await get(elsewhere, client_context(elsewhere, ca_file))
 
 
-def test_our_own_ca_comes_beside_the_systems(ca_file):
+def test_the_configured_ca_is_added_to_those_of_the_system(ca_file):
     ours, systems = client_context("https://x", ca_file), client_context("https://x")
     assert len(ours.get_ca_certs()) == len(systems.get_ca_certs()) + 1
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", CERTIFICATE[:200].encode(), b"\xff" * 100])
-def test_a_file_without_certificates_is_refused(tmp_path, content):
+def test_a_file_without_certificates_is_a_config_error(tmp_path, content):
     path = tmp_path / "ca.pem"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"^coder\.ca_file: .*ca.pem cannot be read as PEM certificates"):
         client_context("https://coder.example.com", path)
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_file_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match=r"No such file.*point it at the CA bundle"):
         client_context("https://coder.example.com", tmp_path / "none.pem")
 
 
-def test_importing_the_daemon_parses_no_ca_bundle():
+def test_the_import_of_the_daemon_loads_no_ca_bundle():
     code = (
         "import ssl\n"
-        "def parse(*_): raise SystemExit('a CA bundle was parsed')\n"
+        "def parse(*_): raise SystemExit('a CA bundle was loaded')\n"
         "ssl.SSLContext.load_default_certs = parse\n"
         "import agentd.daemon.build, agentd.daemon.run\n"
-        "assert ssl.SSLContext.load_default_certs is parse, 'it was not put back'\n"
+        "assert ssl.SSLContext.load_default_certs is parse, 'it was not restored'\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -111,9 +111,9 @@ def stream_error(answer: Answer, *, now_unix_s: float) -> CoderdError | None:
     kind, message = _kind_of_stream(answer.status, answer.headers, body)
     if kind is None:
         return None
-    said = " ".join(part for part in body if part)
+    words = " ".join(part for part in body if part)
     return kind(
-        f"{message}: {said}" if said else message,
+        f"{message}: {words}" if words else message,
         status=answer.status,
         body_message=body.message,
         detail=body.detail,

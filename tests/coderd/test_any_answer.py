@@ -1,4 +1,4 @@
-"""Each route gets generated answers of every status and shape. Only the named errors may leave it."""
+"""Generated answers of every status and shape for each route. A route may raise its named errors only."""
 
 import asyncio
 import contextlib
@@ -169,7 +169,7 @@ async def claim_stream(url: str, _session: aiohttp.ClientSession) -> None:
     stream = ReinitStream(url, context=None, clock=Clock())
     with contextlib.suppress(CoderdError, StreamTooLargeError):
         await read(stream)
-    # Once more, because a connection takes its id from the one before.
+    # A second connection, because it sends the last event id of the first.
     await read(stream)
 
 

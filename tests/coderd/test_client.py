@@ -62,7 +62,7 @@ async def test_a_snapshot_is_stored_byte_for_byte(server, coderd, task_id, works
     assert coderd.build_version == "v2.36.0"
 
 
-async def test_a_trailing_slash_or_a_path_in_the_url_is_no_obstacle(server, session, workspace, task_id):
+async def test_trailing_slashes_of_the_url_are_ignored(server, session, workspace, task_id):
     coderd = Coderd(server.url + "//", token=StaticToken(workspace.token), session=session)
     await coderd.put_log_snapshot(task_id, PAYLOAD, timeout_s=5)
     assert server.snapshots[task_id].body == PAYLOAD
@@ -119,7 +119,7 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("status", "body", "name", "retryable"), ANSWERS)
-async def test_every_answer_has_its_name(server, coderd, task_id, status, body, name, retryable):
+async def test_each_answer_raises_its_error_once(server, coderd, task_id, status, body, name, retryable):
     server.fail_next(
         ROUTE, status, body, headers={"Location": server.url + "/elsewhere"} if status // 100 == 3 else None
     )
@@ -128,11 +128,11 @@ async def test_every_answer_has_its_name(server, coderd, task_id, status, body, 
     assert error.retryable is retryable
     assert error.status == status
     assert str(status) in error.message
-    assert len(server.requests) == 1, "neither repeated nor redirected"
+    assert len(server.requests) == 1, "not repeated, and no redirect followed"
 
 
 @pytest.mark.parametrize("era", ["E3", "E4"])
-async def test_one_byte_too_many_is_too_large_in_every_era(session, era):
+async def test_one_byte_above_the_limit_is_too_large_in_every_era(session, era):
     async with SimulatedCoderd(era=era) as server:
         workspace = server.add_workspace()
         task_id = server.add_task(workspace)
@@ -142,7 +142,7 @@ async def test_one_byte_too_many_is_too_large_in_every_era(session, era):
         assert type(await refused(coderd, task_id, filled.replace(b"x", b"xx", 1))) is errors.TooLargeError
 
 
-async def test_an_unknown_task_and_an_absent_route_are_told_apart(server, coderd, session, workspace):
+async def test_an_unknown_task_and_an_absent_route_raise_different_errors(server, coderd, session, workspace):
     assert type(await refused(coderd, "11111111-1111-4111-8111-111111111111")) is errors.NotFoundError
     async with SimulatedCoderd(era="E5") as newer:
         removed = Coderd(newer.url, token=StaticToken(newer.add_workspace().token), session=session)
@@ -152,13 +152,13 @@ async def test_an_unknown_task_and_an_absent_route_are_told_apart(server, coderd
 
 
 @pytest.mark.parametrize("task_id", ["short", "../../me", "a/b?x=1#y", "", "..", "%2e%2e", "ü\n"])
-async def test_a_task_id_that_is_none_never_reaches_another_route(server, coderd, task_id):
+async def test_an_invalid_task_id_never_reaches_another_route(server, coderd, task_id):
     await refused(coderd, task_id)
     assert all("log-snapshot" in request.path for request in server.requests)
     assert server.snapshots == {}
 
 
-async def test_the_servers_words_and_request_id_are_in_the_error_and_its_body_is_bounded(
+async def test_an_error_has_the_message_and_the_request_id_of_coderd_and_a_bounded_length(
     server, coderd, task_id
 ):
     server.fail_next(ROUTE, 500, b'{"message":"Internal error fetching task.","detail":"pq: gone"}')
@@ -169,7 +169,7 @@ async def test_the_servers_words_and_request_id_are_in_the_error_and_its_body_is
     assert len(str(await refused(coderd, task_id))) < 500
 
 
-async def test_validations_of_a_refusal_are_told(server, coderd, task_id):
+async def test_an_error_has_the_details_of_the_validations(server, coderd, task_id):
     body = {
         "message": "Invalid query parameters.",
         "validations": [{"field": "format", "detail": "is required"}, 7],
@@ -191,14 +191,14 @@ async def test_validations_of_a_refusal_are_told(server, coderd, task_id):
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
-async def test_how_long_to_wait_is_what_the_server_asks_by_its_own_clock(
+async def test_retry_after_is_measured_by_the_clock_of_the_server(
     server, coderd, task_id, headers, seconds, status
 ):
     server.fail_next(ROUTE, status, b"", headers)
     assert (await refused(coderd, task_id)).retry_after_s == seconds
 
 
-async def test_the_rate_limit_of_a_real_server_is_seen(session):
+async def test_the_rate_limit_of_coderd_is_an_error_with_its_wait(session):
     async with SimulatedCoderd(rate_limit=1) as server:
         workspace = server.add_workspace()
         task_id = server.add_task(workspace)
@@ -217,12 +217,12 @@ async def test_a_broken_connection_is_unreachable_and_the_next_call_works(server
     assert server.snapshots[task_id].body == PAYLOAD
 
 
-async def test_nobody_listening_is_unreachable(server, coderd, task_id):
+async def test_a_closed_port_is_unreachable(server, coderd, task_id):
     await server.stop()
     assert type(await refused(coderd, task_id)) is errors.UnreachableError
 
 
-async def test_a_server_that_never_answers_is_given_up_when_time_is_up(server, coderd, task_id):
+async def test_a_server_that_never_answers_is_unreachable_after_the_timeout(server, coderd, task_id):
     server.fault(ROUTE, "slow", release=asyncio.Event())
     started = time.monotonic()
     error = await refused(coderd, task_id, timeout_s=0.2)
@@ -231,14 +231,16 @@ async def test_a_server_that_never_answers_is_given_up_when_time_is_up(server, c
     assert time.monotonic() - started < 2
 
 
-async def test_https_that_cannot_be_verified_says_what_to_set(server, session, workspace, task_id):
+async def test_a_failed_tls_handshake_is_unreachable(server, session, workspace, task_id):
     coderd = Coderd(
         server.url.replace("http:", "https:"), token=StaticToken(workspace.token), session=session
     )
     assert type(await refused(coderd, task_id)) is errors.UnreachableError
 
 
-async def test_after_a_401_a_new_token_is_used_at_once(server, session, workspace, task_id, tmp_path):
+async def test_after_a_401_the_call_is_repeated_with_a_new_token(
+    server, session, workspace, task_id, tmp_path
+):
     path = tmp_path / "token"
     path.write_text("11111111-1111-4111-8111-111111111111\n")
     coderd = Coderd(server.url, token=FileToken(path), session=session)
@@ -247,14 +249,14 @@ async def test_after_a_401_a_new_token_is_used_at_once(server, session, workspac
     assert [request.status for request in server.calls(ROUTE)] == [401, 204]
 
 
-async def test_a_401_with_no_other_token_is_asked_once(server, coderd, workspace, task_id):
+async def test_after_a_401_without_a_new_token_the_call_is_not_repeated(server, coderd, workspace, task_id):
     server.delete_build(workspace)
     assert type(await refused(coderd, task_id)) is errors.UnauthorizedError
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("status", [500, 404, 200])
-async def test_a_server_that_echoes_the_token_does_not_get_it_into_the_error(
+async def test_the_error_does_not_contain_a_token_that_the_server_returns(
     server, coderd, workspace, task_id, status
 ):
     server.fail_next(
@@ -264,12 +266,12 @@ async def test_a_server_that_echoes_the_token_does_not_get_it_into_the_error(
     assert workspace.token not in f"{error!r} {error} {error.hint}"
 
 
-async def test_the_target_of_a_redirect_is_not_told(server, coderd, task_id):
+async def test_the_error_of_a_redirect_does_not_contain_the_target(server, coderd, task_id):
     server.fault(ROUTE, "redirect", location="https://login.example.com/?secret=abc")
     assert "abc" not in str(await refused(coderd, task_id))
 
 
-async def test_an_app_status_is_reported_whole(server, coderd, workspace):
+async def test_an_app_status_is_sent_with_all_its_fields(server, coderd, workspace):
     await coderd.update_app_status("agentapi", "working", "läuft 🚀", "https://x", timeout_s=5)
     [request] = server.calls("app-status")
     assert request.method == "PATCH"
@@ -281,20 +283,20 @@ async def test_an_app_status_is_reported_whole(server, coderd, workspace):
     }
 
 
-async def test_an_app_status_needs_coderds_answer_and_not_a_login_page(server, coderd):
+async def test_a_login_page_is_not_a_success_of_an_app_status(server, coderd):
     server.fail_next("app-status", 200, HTML, content_type="text/html")
     with pytest.raises(errors.NotCoderdError):
         await coderd.update_app_status("agentapi", "idle", "", "", timeout_s=5)
 
 
-async def test_a_refused_app_status_is_invalid(server, coderd):
+async def test_an_app_status_that_coderd_rejects_is_invalid(server, coderd):
     server.fail_next("app-status", 400, b'{"message":"Message is too long."}')
     with pytest.raises(errors.InvalidRequestError, match="Message is too long"):
         await coderd.update_app_status("agentapi", "idle", "x" * 161, "", timeout_s=5)
 
 
 @pytest.mark.parametrize("era", ["E1", "E2", "E3", "E4"])
-async def test_a_rehearsed_log_snapshot_is_taken_for_good_and_stores_nothing(session, era):
+async def test_a_rehearsed_log_snapshot_succeeds_and_stores_nothing(session, era):
     async with SimulatedCoderd(era=era) as server:
         workspace = server.add_workspace()
         task = server.add_task(workspace)

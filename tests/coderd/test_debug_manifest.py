@@ -1,4 +1,4 @@
-"""The agent's debug server, and what else may listen on its port."""
+"""The debug server of the Coder agent, and other servers on its port."""
 
 from collections.abc import AsyncIterator
 
@@ -26,13 +26,13 @@ async def test_the_manifest_names_workspace_and_owner(session: aiohttp.ClientSes
             manifest = DebugManifest(session=session, url=f"{agent.url}/debug/manifest")
             assert await manifest.read() == Manifest(ws.id, "prebuilds")
             coderd.claim_start(ws)
-            assert (await manifest.read()).owner_name == "prebuilds", "the agent has not asked again yet"
+            assert (await manifest.read()).owner_name == "prebuilds", "the agent has not fetched it again yet"
             agent.fetch_manifest()
             assert await manifest.read() == Manifest(ws.id, "ada")
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "words"),
+    ("status", "body", "message"),
     [
         (404, b"404 page not found", "answered 404"),
         (302, b"", "answered 302"),
@@ -45,8 +45,8 @@ async def test_the_manifest_names_workspace_and_owner(session: aiohttp.ClientSes
         (200, b" " * (MANIFEST_MAX_BYTES + 1), "larger than"),
     ],
 )
-async def test_what_is_no_manifest_is_a_peer_error(
-    status: int, body: bytes, words: str, session: aiohttp.ClientSession
+async def test_an_answer_that_is_not_a_manifest_is_a_peer_error(
+    status: int, body: bytes, message: str, session: aiohttp.ClientSession
 ) -> None:
     async def answer(_request: object) -> web.Response:
         return web.Response(
@@ -56,10 +56,10 @@ async def test_what_is_no_manifest_is_a_peer_error(
     app = web.Application()
     app.router.add_get("/debug/manifest", answer)
     async with TestServer(app) as server:
-        with pytest.raises(PeerError, match=words):
+        with pytest.raises(PeerError, match=message):
             await DebugManifest(session=session, url=str(server.make_url("/debug/manifest"))).read()
 
 
-async def test_nobody_there_is_a_peer_error(session: aiohttp.ClientSession) -> None:
+async def test_a_closed_port_is_a_peer_error(session: aiohttp.ClientSession) -> None:
     with pytest.raises(PeerError, match="does not answer"):
         await DebugManifest(session=session, url="http://127.0.0.1:1/debug/manifest").read()

@@ -61,9 +61,11 @@ async def refusal(source: InstanceIdentityToken) -> IdentityError:
 
 
 @pytest.mark.parametrize("kind", [AWS, AZURE, GOOGLE])
-async def test_the_clouds_word_is_exchanged_for_the_agents_token(server, metadata, workspace, source, kind):
+async def test_the_proof_of_each_cloud_is_exchanged_for_the_token_of_the_agent(
+    server, metadata, workspace, source, kind
+):
     token = source(kind)
-    assert metadata.requests == [], "nothing is asked before the token is needed"
+    assert metadata.requests == [], "no request before the first use of the token"
     assert await token.current() == workspace.token
     [request] = server.calls("identity")
     assert "Coder-Session-Token" not in request.headers
@@ -71,7 +73,7 @@ async def test_the_clouds_word_is_exchanged_for_the_agents_token(server, metadat
     assert log.masked(workspace.token) == log.MASK
 
 
-async def test_a_token_is_fetched_once_for_everybody(server, workspace, source):
+async def test_concurrent_callers_share_one_exchange(server, workspace, source):
     token = source()
     found = await asyncio.gather(*(token.current() for _ in range(10)))
     assert set(found) == {workspace.token}
@@ -79,14 +81,14 @@ async def test_a_token_is_fetched_once_for_everybody(server, workspace, source):
     assert len(server.calls("identity")) == 1
 
 
-async def test_the_proxys_headers_and_the_agents_name_go_along(server, workspace, source):
+async def test_the_exchange_has_the_proxy_headers_and_the_agent_name(server, workspace, source):
     await source(agent_name=workspace.agent.name, headers={"X-Proxy-Auth": "letmein"}).current()
     [request] = server.calls("identity")
     assert request.headers["X-Proxy-Auth"] == "letmein"
     assert json.loads(request.body)["agent_name"] == workspace.agent.name
 
 
-async def test_a_new_build_has_a_new_token_and_a_401_fetches_it(server, workspace, source, session):
+async def test_a_401_after_a_new_build_fetches_its_token(server, workspace, source, session):
     token = source()
     old = await token.current()
     new = str(uuid.uuid4())
@@ -94,11 +96,11 @@ async def test_a_new_build_has_a_new_token_and_a_401_fetches_it(server, workspac
     coderd = Coderd(server.url, token=token, session=session)
     await coderd.put_log_snapshot(server.add_task(workspace), b'{"messages":[]}', timeout_s=5)
     assert await token.current() == new != old
-    assert await token.renew(old), "whoever comes with the old token after that finds the new one"
+    assert await token.renew(old), "a later caller with the old token gets the new one without an exchange"
     assert len(server.calls("identity")) == 2
 
 
-async def test_the_same_token_again_is_no_news(server, workspace, source):
+async def test_an_exchange_that_returns_the_same_token_is_not_a_renewal(server, workspace, source):
     token = source()
     old = await token.current()
     assert not await token.renew(old)
@@ -106,7 +108,7 @@ async def test_the_same_token_again_is_no_news(server, workspace, source):
     assert len(server.calls("identity")) == 2
 
 
-async def test_while_a_claim_runs_the_old_token_stays_and_one_line_says_so(
+async def test_while_a_claim_runs_the_old_token_stays_and_each_reason_is_logged_once(
     server, metadata, workspace, source
 ):
     token = source()
@@ -119,7 +121,7 @@ async def test_while_a_claim_runs_the_old_token_stays_and_one_line_says_so(
             "identity", "respond", status=404, body='{"message":"Instance with id \\"i\\" not found."}'
         )
         assert not await token.renew(old)
-        assert not await token.renew(old), "exchanged again, it is the same token"
+        assert not await token.renew(old), "the exchange returned the same token"
     assert await token.current() == old
     assert [record["event"] for record in logged] == [
         "identity.not_renewed",
@@ -128,16 +130,18 @@ async def test_while_a_claim_runs_the_old_token_stays_and_one_line_says_so(
     ]
 
 
-async def test_a_renewal_before_there_was_a_token_fetches_one(workspace, source):
+async def test_a_renewal_without_a_token_fetches_one(workspace, source):
     assert await source().renew("something else")
 
 
-async def test_a_failed_renewal_before_there_was_a_token_is_no_token(metadata, workspace, source):
+async def test_a_failed_renewal_without_a_token_returns_false(metadata, workspace, source):
     metadata.fault("respond", status=500)
     assert not await source().renew("something else")
 
 
-async def test_two_agents_on_one_instance_have_to_be_told_apart(server, metadata, workspace, source):
+async def test_with_two_agents_on_one_instance_the_agent_name_is_required(
+    server, metadata, workspace, source
+):
     other = server.add_workspace()
     server.set_instance(other, metadata.instance_id)
     workspace.agent.name, other.agent.name = "main", "side"
@@ -150,7 +154,7 @@ async def test_two_agents_on_one_instance_have_to_be_told_apart(server, metadata
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said"),
+    ("status", "body", "text"),
     [
         (401, '{"message":"Invalid AWS identity.","detail":"Signature verification failed."}', "Invalid AWS identity. Signature verification failed.; coder.auth must name this cloud"),
         (404, '{"message":"Route not found."}', "404 Route not found.; this version of Coder knows no such identity"),
@@ -168,15 +172,17 @@ async def test_two_agents_on_one_instance_have_to_be_told_apart(server, metadata
         (200, '{"session_token":"' + "x" * 600 + '"}', "holds no session token"),
     ],
 )  # fmt: skip
-async def test_a_refusal_says_what_coderd_said_and_what_to_do(server, workspace, source, status, body, said):
+async def test_the_error_of_a_refusal_has_the_message_of_coderd_and_a_hint(
+    server, workspace, source, status, body, text
+):
     server.fault("identity", "respond", status=status, body=body)
     error = await refusal(source())
-    assert said in str(error)
+    assert text in str(error)
     assert error.status == status
     assert len(str(error)) < 500
 
 
-async def test_an_instance_that_no_agent_is_bound_to_is_named(server, source):
+async def test_an_instance_without_an_agent_has_a_hint_about_the_template(server, source):
     assert "not found.; the template must bind this instance to the agent" in str(await refusal(source()))
 
 
@@ -191,10 +197,8 @@ async def test_a_redirect_is_not_followed(server, metadata, workspace, source, k
 
 
 @pytest.mark.parametrize("fault", ["reset_before_body", "eof"])
-async def test_a_connection_that_breaks_off_is_named_after_its_peer(
-    server, metadata, workspace, source, fault
-):
-    metadata.fault(fault, times=2)  # aiohttp asks once more by itself what is safe to repeat
+async def test_the_error_of_a_broken_connection_names_its_peer(server, metadata, workspace, source, fault):
+    metadata.fault(fault, times=2)  # aiohttp repeats an idempotent request once
     assert (await refusal(source())).message.startswith("metadata server: ")
     server.fault("identity", fault)
     error = await refusal(source())
@@ -202,7 +206,7 @@ async def test_a_connection_that_breaks_off_is_named_after_its_peer(
     assert error.message.startswith("coderd: ")
 
 
-async def test_silence_is_bounded_on_both_sides(server, metadata, workspace, source, monkeypatch):
+async def test_each_step_has_a_timeout(server, metadata, workspace, source, monkeypatch):
     monkeypatch.setattr(identity, "STEP_TIMEOUT_S", 0.05)
     metadata.fault("no_headers")
     assert (await refusal(source())).message == "metadata server: no answer within 0.05s"
@@ -211,7 +215,7 @@ async def test_silence_is_bounded_on_both_sides(server, metadata, workspace, sou
     assert (await refusal(source())).message == "coderd: no answer within 0.5s"
 
 
-async def test_a_caller_that_gives_up_does_not_keep_the_others_waiting(metadata, workspace, source):
+async def test_a_cancelled_caller_does_not_block_the_others(metadata, workspace, source):
     token = source()
     metadata.fault("no_headers")
     impatient = asyncio.create_task(token.current())
@@ -222,7 +226,7 @@ async def test_a_caller_that_gives_up_does_not_keep_the_others_waiting(metadata,
     assert await patient == workspace.token
 
 
-async def test_no_metadata_server_means_no_such_cloud(server, session):
+async def test_without_a_metadata_server_the_hint_asks_for_the_cloud(server, session):
     token = InstanceIdentityToken(
         AWS, coder_url=server.url, session=session, metadata_url="http://127.0.0.1:1"
     )
@@ -231,12 +235,12 @@ async def test_no_metadata_server_means_no_such_cloud(server, session):
     assert error.hint == "is agentd on an instance of that cloud?"
 
 
-async def test_a_metadata_server_of_another_cloud_is_told_apart(metadata, workspace, source):
+async def test_a_404_of_the_metadata_server_has_a_hint_about_the_cloud(metadata, workspace, source):
     metadata.fault("respond", status=404)
     assert "404 to PUT /latest/api/token; coder.auth must name this cloud" in str(await refusal(source()))
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"signature":"x"}', '{"signature":1,"encoding":"pkcs7"}'])
-async def test_an_attested_document_without_a_signature_is_refused(metadata, workspace, source, body):
+async def test_an_attested_document_without_a_signature_is_an_error(metadata, workspace, source, body):
     metadata.fault("respond", status=200, body=body)
     assert "has no signature and encoding" in str(await refusal(source(AZURE)))

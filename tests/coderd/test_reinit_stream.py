@@ -1,4 +1,4 @@
-"""The claim stream against real sockets: every answer and every way to break, told apart by name."""
+"""The claim stream over real sockets: each answer and each failure raises its own error."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ TOKEN = "2f6c1c1e-6d0a-4f0c-9a55-2f0b3e5f7a11"
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 PING = b"event: ping\n\n"
 
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def chunked(data: bytes) -> bytes:
@@ -37,14 +37,14 @@ def chunked(data: bytes) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def server(talk: Talk, **options: Any) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A TCP server that says exactly the bytes it is told to; yields its url and the request heads it got."""
+async def server(handler: Handler, **options: Any) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A TCP server that sends exact bytes; yields its URL and the request heads that it received."""
     heads: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             heads.append(await reader.readuntil(b"\r\n\r\n"))
-            await talk(reader, writer)
+            await handler(reader, writer)
             await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             return
@@ -57,21 +57,21 @@ async def server(talk: Talk, **options: Any) -> AsyncIterator[tuple[str, list[by
         yield f"http{'s' if options else ''}://127.0.0.1:{port}", heads
 
 
-def says(*pieces: bytes) -> Talk:
-    async def talk(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+def sends(*pieces: bytes) -> Handler:
+    async def handler(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
 
-    return talk
+    return handler
 
 
-def says_and_waits(*pieces: bytes) -> Talk:
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await says(*pieces)(reader, writer)
+def sends_and_waits(*pieces: bytes) -> Handler:
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await sends(*pieces)(reader, writer)
         await reader.read()
 
-    return talk
+    return handler
 
 
 def answer(status: int, body: bytes = b"", *headers: str, content_type: str = "application/json") -> bytes:
@@ -79,7 +79,7 @@ def answer(status: int, body: bytes = b"", *headers: str, content_type: str = "a
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-def coderd_says(status: int, message: str, detail: str = "") -> bytes:
+def coderd_answer(status: int, message: str, detail: str = "") -> bytes:
     return answer(status, json.dumps({"message": message, "detail": detail}).encode())
 
 
@@ -95,14 +95,14 @@ async def collect(stream: ReinitStream, into: list[ServerSentEvent | Heartbeat] 
 
 
 @pytest.mark.parametrize(
-    ("reply", "fault"),
+    ("reply", "error"),
     [
-        pytest.param(coderd_says(401, "Workspace agent not authorized."), errors.UnauthorizedError, id="401"),
-        pytest.param(coderd_says(409, "Claim build failed permanently.", "terraform"), errors.ConflictError, id="409"),
-        pytest.param(coderd_says(404, "Route not found."), errors.RouteNotFoundError, id="404 route absent"),
+        pytest.param(coderd_answer(401, "Workspace agent not authorized."), errors.UnauthorizedError, id="401"),
+        pytest.param(coderd_answer(409, "Claim build failed permanently.", "terraform"), errors.ConflictError, id="409"),
+        pytest.param(coderd_answer(404, "Route not found."), errors.RouteNotFoundError, id="404 route absent"),
         pytest.param(answer(404, b"<html>no</html>", content_type="text/html"), errors.NotFoundError, id="404 of a proxy"),
-        pytest.param(coderd_says(429, "You've been rate limited"), errors.RateLimitedError, id="429"),
-        pytest.param(coderd_says(500, "An internal server error occurred."), errors.ServerFaultError, id="500"),
+        pytest.param(coderd_answer(429, "You've been rate limited"), errors.RateLimitedError, id="429"),
+        pytest.param(coderd_answer(500, "An internal server error occurred."), errors.ServerFaultError, id="500"),
         pytest.param(answer(502, b"<html>Bad Gateway</html>", content_type="text/html"), errors.ServerFaultError, id="HTML 502"),
         pytest.param(answer(503, b"data: x\n\n", content_type="text/event-stream"), errors.ServerFaultError, id="503 that looks like a stream"),
         pytest.param(answer(302, b"", "Location: https://login.example/x?token=1"), errors.RedirectError, id="302"),
@@ -116,24 +116,24 @@ async def collect(stream: ReinitStream, into: list[ServerSentEvent | Heartbeat] 
         pytest.param(answer(200, gzip.compress(b"data: x\n\n"), "Content-Encoding: gzip", content_type="text/event-stream"), errors.ContentEncodedError, id="gzip"),
         pytest.param(b"SSH-2.0-OpenSSH_9.6\r\n\r\n", errors.ProtocolError, id="no HTTP"),
         pytest.param(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 40_000, errors.HeadersTooLargeError, id="a header flood"),
-        pytest.param(b"", errors.StreamCutError, id="closed without a word"),
+        pytest.param(b"", errors.StreamCutError, id="closed without an answer"),
         pytest.param(STREAM_HEAD + chunked(PING), errors.StreamCutError, id="closed inside the chunked body"),
-        pytest.param(STREAM_HEAD + chunked(PING) + b"0\r\n\r\n", errors.StreamEndedError, id="ended in order"),
+        pytest.param(STREAM_HEAD + chunked(PING) + b"0\r\n\r\n", errors.StreamEndedError, id="ended regularly"),
         pytest.param(STREAM_HEAD + chunked(b"data: " + b"x" * 70_000), LineTooLongError, id="a line too long"),
         pytest.param(STREAM_HEAD + chunked(b"data: xxxx\n" * 7_000), EventTooLargeError, id="an event too large"),
     ],
 )  # fmt: skip
-async def test_each_answer_has_its_name(reply: bytes, fault: type[Exception]) -> None:
-    async with server(says(reply)) as (url, _):
-        with pytest.raises(fault) as caught:
+async def test_each_answer_raises_its_error(reply: bytes, error: type[Exception]) -> None:
+    async with server(sends(reply)) as (url, _):
+        with pytest.raises(error) as caught:
             await collect(stream_to(url))
-    assert type(caught.value) is fault
+    assert type(caught.value) is error
 
 
-async def test_a_refusal_carries_what_coderd_said_and_which_request_it_was() -> None:
+async def test_an_error_has_the_error_body_the_request_id_and_the_retry_after_of_coderd() -> None:
     body = json.dumps({"message": "M", "detail": "D"}).encode()
     reply = answer(409, body, "X-Coder-Request-Id: 7c9e6679", "Retry-After: 7")
-    async with server(says(reply)) as (url, _):
+    async with server(sends(reply)) as (url, _):
         with pytest.raises(errors.ConflictError) as caught:
             await collect(stream_to(url))
     refused = caught.value
@@ -141,10 +141,10 @@ async def test_a_refusal_carries_what_coderd_said_and_which_request_it_was() -> 
     assert (refused.request_id, refused.retry_after_s) == ("7c9e6679", 7.0)
 
 
-async def test_a_redirect_is_named_without_its_query_and_the_token_goes_nowhere() -> None:
-    async with server(says(STREAM_HEAD)) as (elsewhere, other_heads):
+async def test_a_redirect_is_not_followed_and_its_error_has_no_query() -> None:
+    async with server(sends(STREAM_HEAD)) as (elsewhere, other_heads):
         reply = answer(307, b"", f"Location: {elsewhere}/reinit?secret=1")
-        async with server(says(reply)) as (url, _):
+        async with server(sends(reply)) as (url, _):
             with pytest.raises(errors.RedirectError, match=r"http://127\.0\.0\.1") as caught:
                 await collect(stream_to(url))
     assert "secret" not in str(caught.value)
@@ -154,14 +154,14 @@ async def test_a_redirect_is_named_without_its_query_and_the_token_goes_nowhere(
 @pytest.mark.parametrize(
     "location", ["http://[bad", "mailto:x", "http://a\x01b/", "http://h:99999999/", "\xff", ""]
 )
-async def test_a_redirect_to_an_invalid_address_is_a_redirect(location: str) -> None:
-    async with server(says(answer(302, b"", f"Location: {location}"))) as (url, _):
+async def test_a_redirect_to_an_invalid_address_raises_the_same_error(location: str) -> None:
+    async with server(sends(answer(302, b"", f"Location: {location}"))) as (url, _):
         with pytest.raises(errors.RedirectError):
             await collect(stream_to(url))
 
 
-async def test_the_request_is_the_real_agents_request() -> None:
-    async with server(says(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
+async def test_the_request_has_the_path_and_the_headers_of_the_protocol() -> None:
+    async with server(sends(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
         headers = {"X-Proxy": "1"}
         with pytest.raises(errors.StreamEndedError):
             await collect(stream_to(url, headers=headers))
@@ -171,21 +171,21 @@ async def test_the_request_is_the_real_agents_request() -> None:
     assert {"accept: text/event-stream", "accept-encoding: identity", "x-proxy: 1"} <= set(lines)
     assert f"user-agent: agentd/{__version__}" in lines
     assert not any(line.startswith("last-event-id") for line in lines)
-    assert headers == {"X-Proxy": "1"}, "the caller's headers are the caller's"
+    assert headers == {"X-Proxy": "1"}, "the caller's dict is not changed"
 
 
-async def test_a_configured_header_replaces_ours() -> None:
-    async with server(says(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
+async def test_a_configured_header_replaces_the_default() -> None:
+    async with server(sends(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
         with pytest.raises(errors.StreamEndedError):
-            await collect(stream_to(url, headers={"user-agent": "whom the proxy lets in"}))
+            await collect(stream_to(url, headers={"user-agent": "a name that the proxy allows"}))
     names = [line.partition(b":")[0] for line in heads[0].lower().split(b"\r\n")]
     assert names.count(b"user-agent") == 1
-    assert b"whom the proxy lets in" in heads[0]
+    assert b"a name that the proxy allows" in heads[0]
 
 
 async def test_the_last_event_id_is_sent_on_reconnect() -> None:
     body = STREAM_HEAD + chunked("id: …\nretry: 200\ndata: a\n\nid: lost\ndata: b\n".encode()) + b"0\r\n\r\n"
-    async with server(says(body)) as (url, heads):
+    async with server(sends(body)) as (url, heads):
         stream = stream_to(url)
         for _ in range(2):
             with pytest.raises(errors.StreamEndedError):
@@ -195,9 +195,9 @@ async def test_the_last_event_id_is_sent_on_reconnect() -> None:
 
 
 @pytest.mark.parametrize("last_id", [" x", "a\x0bb", "a\x1cb", "x "])
-async def test_an_id_that_no_header_can_hold_does_not_prevent_the_next_connection(last_id: str) -> None:
+async def test_an_event_id_that_is_not_valid_in_a_header_is_not_sent(last_id: str) -> None:
     body = STREAM_HEAD + chunked(f"id: {last_id}\ndata: a\n\n".encode()) + b"0\r\n\r\n"
-    async with server(says(body)) as (url, heads):
+    async with server(sends(body)) as (url, heads):
         stream = stream_to(url)
         for _ in range(2):
             with pytest.raises(errors.StreamEndedError):
@@ -205,48 +205,48 @@ async def test_an_id_that_no_header_can_hold_does_not_prevent_the_next_connectio
     assert b"last-event-id" not in heads[1].lower()
 
 
-async def test_a_server_that_returns_the_token_does_not_get_it_into_the_error() -> None:
+async def test_the_error_does_not_contain_a_token_that_the_server_returns() -> None:
     StaticToken(TOKEN)  # registers it as a secret
-    async with server(says(coderd_says(409, f"token {TOKEN}", TOKEN))) as (url, _):
+    async with server(sends(coderd_answer(409, f"token {TOKEN}", TOKEN))) as (url, _):
         with pytest.raises(errors.ConflictError) as caught:
             await collect(stream_to(url))
     assert TOKEN not in f"{caught.value!r} {caught.value} {caught.value.detail}"
 
 
-async def test_sent_is_told_before_any_byte_came_and_open_after_the_headers() -> None:
-    told: list[str] = []
+async def test_on_sent_runs_before_the_first_byte_and_on_open_after_the_headers() -> None:
+    calls: list[str] = []
     go = asyncio.Event()
 
-    async def lazy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def delayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await go.wait()
         writer.write(STREAM_HEAD + chunked(PING))
         await reader.read()
 
     def sent() -> None:
-        told.append("sent")
+        calls.append("sent")
         go.set()
 
-    async with server(lazy) as (url, _):
-        items = stream_to(url).events(TOKEN, on_sent=sent, on_open=lambda: told.append("open"))
+    async with server(delayed) as (url, _):
+        items = stream_to(url).events(TOKEN, on_sent=sent, on_open=lambda: calls.append("open"))
         async with contextlib.aclosing(items):
             assert await anext(items) == Heartbeat("ping")
-    assert told == ["sent", "open"]
+    assert calls == ["sent", "open"]
 
 
 async def waits_for_deadline(url: str, fake_clock: FakeClock) -> BaseException | None:
-    """Run one connection and let 45 s pass on the fake clock once it waits for the server."""
+    """Run one connection and advance the fake clock by 45 s while it waits for the server."""
     seen: list[ServerSentEvent | Heartbeat] = []
     task = asyncio.create_task(collect(stream_to(url, fake_clock.as_clock()), seen))
     await fake_clock.next_sleep()
     while not task.done():
-        # Real bytes need real turns of the loop; the deadline needs none.
+        # The bytes need real iterations of the event loop; the deadline needs the fake clock only.
         await asyncio.sleep(0.01)
         await fake_clock.advance(5)
     return task.exception()
 
 
 @pytest.mark.parametrize(
-    ("said", "fault"),
+    ("sent", "error"),
     [
         pytest.param(b"", errors.HeadersTimeoutError, id="no headers"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-", errors.HeadersTimeoutError, id="half the headers"),
@@ -254,13 +254,17 @@ async def waits_for_deadline(url: str, fake_clock: FakeClock) -> BaseException |
         pytest.param(STREAM_HEAD + chunked(PING), errors.StreamIdleError, id="silence after a ping"),
     ],
 )
-async def test_silence_is_a_failure(said: bytes, fault: type[Exception], fake_clock: FakeClock) -> None:
-    async with server(says_and_waits(said)) as (url, _):
-        assert isinstance(await waits_for_deadline(url, fake_clock), fault)
+async def test_45_s_without_a_byte_is_an_error(
+    sent: bytes, error: type[Exception], fake_clock: FakeClock
+) -> None:
+    async with server(sends_and_waits(sent)) as (url, _):
+        assert isinstance(await waits_for_deadline(url, fake_clock), error)
 
 
 @pytest.mark.parametrize("piece", [b"x", b"data: x\n"], ids=["a line without end", "an event without end"])
-async def test_a_trickle_is_no_life_sign(piece: bytes, fake_clock: FakeClock) -> None:
+async def test_a_line_or_an_event_without_an_end_is_an_error_despite_new_bytes(
+    piece: bytes, fake_clock: FakeClock
+) -> None:
     async def trickle(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD)
         while not writer.is_closing():
@@ -276,19 +280,19 @@ async def test_an_error_body_that_hangs_does_not_hide_the_status(fake_clock: Fak
     hanging = (
         b"HTTP/1.1 409 X\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n" + b'{"message":'
     )
-    async with server(says_and_waits(hanging)) as (url, _):
+    async with server(sends_and_waits(hanging)) as (url, _):
         assert isinstance(await waits_for_deadline(url, fake_clock), errors.ConflictError)
 
 
 async def test_quiet_for_44_seconds_is_healthy(fake_clock: FakeClock) -> None:
     go = asyncio.Event()
 
-    async def lazy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def delayed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await go.wait()
         writer.write(STREAM_HEAD + chunked(PING))
         await reader.read()
 
-    async with server(lazy) as (url, _):
+    async with server(delayed) as (url, _):
         items = stream_to(url, fake_clock.as_clock()).events(TOKEN)
         first = asyncio.ensure_future(anext(items))
         await fake_clock.next_sleep()
@@ -298,7 +302,7 @@ async def test_quiet_for_44_seconds_is_healthy(fake_clock: FakeClock) -> None:
         await items.aclose()
 
 
-async def test_a_hundred_megabyte_line_is_refused_in_flat_memory() -> None:
+async def test_a_line_of_100_mb_is_rejected_in_constant_memory() -> None:
     async def flood(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD)
         piece = chunked(b"x" * 65_536)
@@ -316,7 +320,7 @@ async def test_a_hundred_megabyte_line_is_refused_in_flat_memory() -> None:
             tracemalloc.stop()
 
 
-async def test_refused_and_unresolvable_are_told_apart() -> None:
+async def test_a_closed_port_and_an_unknown_host_raise_different_errors() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         with pytest.raises(errors.ConnectRefusedError):
@@ -325,7 +329,7 @@ async def test_refused_and_unresolvable_are_told_apart() -> None:
         await collect(stream_to("http://no-such-host.invalid"))
 
 
-async def test_an_untrusted_certificate_is_a_tls_failure(tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_is_a_tls_error(tmp_path: Path) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     made = subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1",
@@ -336,13 +340,13 @@ async def test_an_untrusted_certificate_is_a_tls_failure(tmp_path: Path) -> None
         pytest.skip("openssl cannot make a certificate here")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
-    async with server(says(STREAM_HEAD), ssl=context) as (url, heads):
+    async with server(sends(STREAM_HEAD), ssl=context) as (url, heads):
         with pytest.raises(errors.TlsError):
             await collect(ReinitStream(url, context=ssl.create_default_context(), clock=Clock()))
     assert heads == []
 
 
-async def test_a_reset_is_a_cut() -> None:
+async def test_a_reset_connection_is_a_stream_cut_error() -> None:
     async def reset(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM_HEAD + chunked(PING))
         await writer.drain()
@@ -354,8 +358,8 @@ async def test_a_reset_is_a_cut() -> None:
             await collect(stream_to(url))
 
 
-async def test_an_unsendable_token_is_not_quoted() -> None:
-    async with server(says(STREAM_HEAD)) as (url, heads):
+async def test_the_error_for_a_token_that_cannot_be_sent_does_not_contain_it() -> None:
+    async with server(sends(STREAM_HEAD)) as (url, heads):
         with pytest.raises(errors.ProtocolError) as caught:
             async with contextlib.aclosing(stream_to(url).events("secret\nvalue")) as items:
                 await anext(items)
@@ -394,20 +398,20 @@ def test_retry_after_is_seconds_or_a_date_and_bounded(value: str, seconds: float
 
 
 @pytest.mark.parametrize("content_type", ["text/event-stream", "Text/Event-Stream", "text/event-stream;", " text/event-stream ; charset=x"])  # fmt: skip
-def test_the_mime_type_is_compared_exactly_but_for_case(content_type: str) -> None:
+def test_the_content_type_is_compared_exactly_except_case_and_parameters(content_type: str) -> None:
     assert stream_error(Answer.of(200, {"content-type": content_type}, b""), now_unix_s=0.0) is None
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"<html>", b"[" * 5000, b"[]", b'{"message": 1}', b"\xff\xfe", b"null"]
 )
-def test_an_error_body_may_be_anything(body: bytes) -> None:
+def test_an_error_body_that_is_not_coderds_has_no_message(body: bytes) -> None:
     refused = stream_error(Answer.of(500, {}, body), now_unix_s=0.0)
     assert isinstance(refused, errors.ServerFaultError)
     assert refused.body_message == ""
 
 
-def test_every_answer_the_web_platform_tests_refuse_is_refused(data_dir: Path) -> None:
+def test_an_answer_is_refused_if_the_web_platform_tests_refuse_it(data_dir: Path) -> None:
     cases = json.loads((data_dir / "wpt-sse-cases.json").read_text("utf-8"))
     for case in cases:
         refused = stream_error(
@@ -417,13 +421,13 @@ def test_every_answer_the_web_platform_tests_refuse_is_refused(data_dir: Path) -
         assert (refused is not None) == (case["outcome"] == "fail"), case["name"]
 
 
-async def test_every_web_platform_case_reads_the_same_over_http(data_dir: Path) -> None:
+async def test_each_web_platform_case_gives_the_expected_events_over_http(data_dir: Path) -> None:
     for case in json.loads((data_dir / "wpt-sse-cases.json").read_text("utf-8")):
         body = bytes.fromhex(case["input_hex"])
         head = f"HTTP/1.1 {case['status']} X\r\nContent-Type: {case['content_type']}\r\n".encode()
         for size in (1, max(len(body), 1)):
             chunks = [chunked(body[at : at + size]) for at in range(0, len(body), size)]
-            async with server(says(head + b"Transfer-Encoding: chunked\r\n\r\n", *chunks, b"0\r\n\r\n")) as (
+            async with server(sends(head + b"Transfer-Encoding: chunked\r\n\r\n", *chunks, b"0\r\n\r\n")) as (
                 url,
                 _,
             ):

@@ -1,4 +1,4 @@
-"""The claim stream's way to the wire: what it loads, whom it tries, how often, and how it names what breaks."""
+"""The transport of the claim stream: imports, addresses, attempts and errors."""
 
 import asyncio
 import contextlib
@@ -22,9 +22,9 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
 class Server:
-    """Says `pieces` to whoever comes, each when the one before has left, and hangs up unless it `stays`.
+    """Sends `pieces` one after the other to each client and then closes the connection, unless it `stays`.
 
-    `heads` are the requests it got, up to what it `waits_for`.
+    `heads` are the requests that it received, up to the bytes that it `waits_for`.
     """
 
     def __init__(self, *pieces: bytes, stays: bool = False, waits_for: bytes = b"\r\n\r\n") -> None:
@@ -90,10 +90,10 @@ def closed_port() -> int:
         return int(unused.getsockname()[1])
 
 
-def test_a_stream_loads_no_second_http_engine() -> None:
+def test_a_stream_does_not_import_the_connection_pool_of_httpx() -> None:
     code = (
         "import asyncio, contextlib, sys\n"
-        # httpx's own command line comes with it where its packages happen to be installed, and loads everything.
+        # Where click is installed, httpx imports its command line, which imports everything.
         "sys.modules['click'] = None\n"
         "from agentd.clock import Clock\n"
         "from agentd.coderd.reinit_stream import ReinitStream\n"
@@ -119,49 +119,49 @@ def test_a_stream_loads_no_second_http_engine() -> None:
         pytest.param((b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3, CHUNKED + b"3\r\nabc\r\n0\r\n\r\n"), id="after 1xx"),
     ],
 )  # fmt: skip
-async def test_a_body_is_read_to_its_end_however_it_is_framed(pieces: tuple[bytes, ...]) -> None:
+async def test_a_body_is_read_to_its_end_with_each_framing(pieces: tuple[bytes, ...]) -> None:
     async with serving(Server(*pieces)) as server:
         assert await body_of(f"http://127.0.0.1:{server.port}/") == b"abc"
 
 
 @pytest.mark.parametrize(
-    ("pieces", "fault"),
+    ("pieces", "error"),
     [
         pytest.param((), errors.StreamCutError, id="no answer"),
         pytest.param((b"HTTP/1.1 200 OK\r\nContent-",), errors.StreamCutError, id="half the headers"),
         pytest.param((OK + b"Content-Length: 9\r\n\r\nabc",), errors.StreamCutError, id="less than counted"),
         pytest.param((CHUNKED + b"3\r\nab",), errors.StreamCutError, id="inside a chunk"),
         pytest.param((CHUNKED + b"3\r\nabc\r\n",), errors.StreamCutError, id="after a chunk"),
-        pytest.param((CHUNKED + b"3\r\nabc\r\nxyz\r\n",), errors.ProtocolError, id="no chunk"),
+        pytest.param((CHUNKED + b"3\r\nabc\r\nxyz\r\n",), errors.ProtocolError, id="not a chunk"),
         pytest.param((b"\0\0\x12\4\0\0\0\0\0\r\n\r\n",), errors.ProtocolError, id="HTTP/2"),
         pytest.param((OK + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",), errors.ProtocolError, id="two lengths"),
-        pytest.param((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",), errors.ProtocolError, id="an upgrade nobody asked for"),
+        pytest.param((b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",), errors.ProtocolError, id="an upgrade without a request for it"),
         pytest.param((OK + b"X: " + b"x" * 200_000,), errors.HeadersTooLargeError, id="a header without end"),
     ],
 )  # fmt: skip
-async def test_what_breaks_has_its_name_and_is_not_asked_again(
-    pieces: tuple[bytes, ...], fault: type[Exception]
+async def test_each_failure_raises_its_error_after_one_request(
+    pieces: tuple[bytes, ...], error: type[Exception]
 ) -> None:
     async with serving(Server(*pieces)) as server:
-        with pytest.raises(fault) as caught:
+        with pytest.raises(error) as caught:
             await body_of(f"http://127.0.0.1:{server.port}/")
-    assert type(caught.value) is fault
-    assert len(server.heads) == 1, "when to come back is the caller's backoff"
+    assert type(caught.value) is error
+    assert len(server.heads) == 1, "the caller decides about retries"
 
 
-async def test_an_address_that_refuses_gives_way_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_a_refused_address_the_next_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(Server(OK + b"Content-Length: 1\r\n\r\nx")) as server:
         resolves_to(monkeypatch, ("127.0.0.1", closed_port()), ("127.0.0.1", server.port))
         assert await body_of("http://coder.example/") == b"x"
 
 
-async def test_all_addresses_refusing_is_one_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_if_all_addresses_refuse_there_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     resolves_to(monkeypatch, ("127.0.0.1", closed_port()), ("127.0.0.2", closed_port()))
     with pytest.raises(errors.ConnectRefusedError):
         await body_of("http://coder.example/")
 
 
-async def test_a_name_that_takes_too_long_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_name_resolution_ends_at_the_connect_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(*_: Any, **__: Any) -> None:
         await asyncio.Event().wait()
 
@@ -170,7 +170,7 @@ async def test_a_name_that_takes_too_long_is_a_failed_connection(monkeypatch: py
         await body_of("http://coder.example/", connect_s=0.01)
 
 
-async def test_a_trusted_certificate_is_taken_by_its_name() -> None:
+async def test_a_trusted_certificate_is_accepted_for_its_host_name_only() -> None:
     ca = trustme.CA()
     theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     ca.issue_cert("localhost").configure_cert(theirs)
@@ -182,21 +182,21 @@ async def test_a_trusted_certificate_is_taken_by_its_name() -> None:
     assert len(server.heads) == 1
 
 
-async def test_tls_to_a_server_that_speaks_none_is_a_tls_failure() -> None:
-    # The first byte of a TLS greeting is enough for it.
+async def test_tls_to_a_plain_http_server_is_a_tls_error() -> None:
+    # 0x16 is the first byte of a TLS handshake.
     async with serving(Server(b"HTTP/1.1 400 Bad Request\r\n\r\n", waits_for=b"\x16")) as server:
         with pytest.raises(errors.TlsError):
             await body_of(f"https://127.0.0.1:{server.port}/", ssl.create_default_context())
 
 
 def kernel_timer(remote_port: int) -> str:
-    """What the kernel waits for on our connection to that port ("02": the next keepalive probe)."""
+    """The kernel's timer of the connection to that port ("02": keepalive)."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return next(row[5][:2] for row in rows if row[2].endswith(f":{remote_port:04X}"))
 
 
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="the kernel does not tell its timers here")
-async def test_the_kernel_looks_after_a_silent_connection() -> None:
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no /proc/net/tcp")
+async def test_tcp_keepalive_is_on() -> None:
     async with (
         serving(Server(CHUNKED + b"1\r\nx\r\n", stays=True)) as server,
         answer_of(f"http://127.0.0.1:{server.port}/") as response,

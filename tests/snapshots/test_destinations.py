@@ -1,4 +1,4 @@
-"""Places beside coderd: an HTTP server, a directory, a program, an object store. All of them real."""
+"""The destinations except coderd: an HTTP server, a directory, a program, an object store. All are real."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ def entry_of(text="hello", task_id=TASK):
 
 
 @pytest.fixture
-def around(session, tmp_path):
+def context(session, tmp_path):
     return DestinationContext(
         session=session, folder=tmp_path, environ=dict(os.environ), workspace_id=lambda: WORKSPACE
     )
@@ -53,31 +53,31 @@ def around(session, tmp_path):
         ("https://h/x/?sig=abc", TASK, f"https://h/x/{TASK}.json?sig=abc"),
     ],
 )
-def test_a_snapshot_has_one_name_per_task_within_its_folder(url, task_id, place):
+def test_each_task_has_one_url_inside_the_configured_folder(url, task_id, place):
     assert UrlTemplate(url, lambda: WORKSPACE).expand(task_id) == place
 
 
-def test_without_any_id_there_is_still_a_name():
+def test_without_any_id_the_file_has_a_fixed_name():
     assert UrlTemplate("file:///d/", str).expand("") == "file:///d/snapshot.json"
 
 
-def test_a_signature_in_a_url_is_not_part_of_the_destinations_name():
+def test_the_name_of_a_destination_has_no_credentials_and_no_query():
     assert UrlTemplate("https://user:pw@h:8/x?sig=abc#y", str).name == "https://h:8/x"
 
 
 @pytest.mark.parametrize(
     "url", ["ftp://h/x", "file://relative/x", "file:///", "exec://tool", "gopher:///x", "https2://x"]
 )
-def test_a_destination_nobody_serves_is_a_config_error(url, around):
+def test_an_invalid_destination_url_is_a_config_error(url, context):
     with pytest.raises(ConfigError, match=r"snapshots\.destinations"):
-        from_url(url, around)
+        from_url(url, context)
 
 
 # --- a directory ---
 
 
-async def test_a_directory_gets_the_payload_as_a_private_file(around, tmp_path):
-    destination = from_url(f"file://{tmp_path}/deep/er/", around)
+async def test_a_directory_gets_the_payload_as_a_file_of_mode_0600(context, tmp_path):
+    destination = from_url(f"file://{tmp_path}/deep/er/", context)
     await destination.deliver(entry_of("older"), timeout_s=5)
     accepted = await destination.deliver(entry_of(), timeout_s=5)
     path = tmp_path / "deep" / "er" / f"{TASK}.json"
@@ -87,17 +87,17 @@ async def test_a_directory_gets_the_payload_as_a_private_file(around, tmp_path):
     assert [child.name for child in path.parent.iterdir()] == [path.name]
 
 
-async def test_a_directory_that_cannot_be_written_is_tried_again(around, tmp_path):
+async def test_a_directory_that_cannot_be_written_is_retryable(context, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RetryableError, match="cannot be written"):
-        await from_url(f"file://{tmp_path}/file/x/", around).deliver(entry_of(), timeout_s=5)
+        await from_url(f"file://{tmp_path}/file/x/", context).deliver(entry_of(), timeout_s=5)
 
 
 # --- an HTTP server ---
 
 
 class Server:
-    """Answers as it is told and remembers what it was sent."""
+    """Answers with `status`, `headers` and `body` and stores the requests."""
 
     def __init__(self):
         self.status, self.body, self.headers = 200, b"", {}
@@ -128,20 +128,22 @@ def headers_file(tmp_path):
     return path
 
 
-def with_options(around, **options):
+def with_options(context, **options):
     return DestinationContext(
-        session=around.session,
-        folder=around.folder,
-        environ=around.environ,
-        workspace_id=around.workspace_id,
+        session=context.session,
+        folder=context.folder,
+        environ=context.environ,
+        workspace_id=context.workspace_id,
         **options,
     )
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])
-async def test_a_server_gets_the_payload_and_the_headers_of_the_file(http, around, headers_file, method):
+async def test_a_server_gets_the_payload_and_the_headers_of_the_headers_file(
+    http, context, headers_file, method
+):
     destination = from_url(
-        f"{http.url}/in/?sig=1", with_options(around, method=method, headers_file=headers_file)
+        f"{http.url}/in/?sig=1", with_options(context, method=method, headers_file=headers_file)
     )
     http.status = 201
     assert (await destination.deliver(entry_of(), timeout_s=5)).status == 201
@@ -152,8 +154,8 @@ async def test_a_server_gets_the_payload_and_the_headers_of_the_file(http, aroun
     assert body == entry_of().payload
 
 
-async def test_renewed_credentials_are_used_at_the_next_try(http, around, headers_file):
-    destination = from_url(http.url + "/x", with_options(around, headers_file=headers_file))
+async def test_renewed_credentials_are_used_at_the_next_attempt(http, context, headers_file):
+    destination = from_url(http.url + "/x", with_options(context, headers_file=headers_file))
     http.status = 401
     with pytest.raises(RetryableError):
         await destination.deliver(entry_of(), timeout_s=5)
@@ -164,49 +166,47 @@ async def test_renewed_credentials_are_used_at_the_next_try(http, around, header
 
 
 @pytest.mark.parametrize("status", [401, 403, 408, 425, 429, 500, 502, 503, 507])
-async def test_what_may_pass_is_tried_again(http, around, status):
+async def test_a_temporary_status_is_retryable(http, context, status):
     http.status = status
     with pytest.raises(RetryableError) as caught:
-        await from_url(http.url + "/x", around).deliver(entry_of(), timeout_s=5)
+        await from_url(http.url + "/x", context).deliver(entry_of(), timeout_s=5)
     assert caught.value.status == status
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 409, 413, 415, 302, 307])
-async def test_what_the_server_will_never_take_is_refused_and_no_redirect_followed(http, around, status):
+async def test_a_permanent_status_is_rejected_and_no_redirect_is_followed(http, context, status):
     http.status, http.headers = status, {"Location": http.url + "/elsewhere"} if status < 400 else {}
     with pytest.raises(RejectedError) as caught:
-        await from_url(http.url + "/x", around).deliver(entry_of(), timeout_s=5)
+        await from_url(http.url + "/x", context).deliver(entry_of(), timeout_s=5)
     assert caught.value.status == status
     assert len(http.requests) == 1
 
 
-async def test_a_server_that_hangs_or_is_away_is_tried_again(http, around):
+async def test_a_server_that_hangs_or_is_down_is_retryable(http, context):
     http.hang = asyncio.Event()
     with pytest.raises(RetryableError, match="no answer within"):
-        await from_url(http.url + "/x", around).deliver(entry_of(), timeout_s=0.1)
+        await from_url(http.url + "/x", context).deliver(entry_of(), timeout_s=0.1)
     http.hang.set()
     with pytest.raises(RetryableError):
-        await from_url("http://127.0.0.1:9/x", around).deliver(entry_of(), timeout_s=5)
+        await from_url("http://127.0.0.1:9/x", context).deliver(entry_of(), timeout_s=5)
 
 
-async def test_a_server_that_echoes_the_headers_does_not_get_them_into_the_receipt(
-    http, around, headers_file
-):
+async def test_the_error_does_not_contain_headers_that_the_server_returns(http, context, headers_file):
     http.status, http.body = 400, f"bad header {SECRET} and s3cr3t-value".encode()
     with pytest.raises(RejectedError) as caught:
-        await from_url(http.url + "/x?sig=abc", with_options(around, headers_file=headers_file)).deliver(
+        await from_url(http.url + "/x?sig=abc", with_options(context, headers_file=headers_file)).deliver(
             entry_of(), timeout_s=5
         )
     assert "s3cr3t" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [None, "no colon here", "Name : value", "X: a\0b"])
-async def test_a_headers_file_that_is_none_sends_nothing_and_names_the_line(http, around, tmp_path, text):
+async def test_an_invalid_headers_file_is_retryable_and_nothing_is_sent(http, context, tmp_path, text):
     path = tmp_path / "broken"
     if text is not None:
         path.write_bytes(f"# ok\n{text}".encode())
     with pytest.raises(RetryableError, match="headers file") as caught:
-        await from_url(http.url + "/x", with_options(around, headers_file=path)).deliver(
+        await from_url(http.url + "/x", with_options(context, headers_file=path)).deliver(
             entry_of(), timeout_s=5
         )
     assert http.requests == []
@@ -217,17 +217,17 @@ async def test_a_headers_file_that_is_none_sends_nothing_and_names_the_line(http
 
 
 @pytest.fixture
-def program(tmp_path, around):
+def program(tmp_path, context):
     def program(code):
         path = tmp_path / "upload"
         path.write_text(f"#!{sys.executable}\nimport os, sys, time\n{code}\n")
         path.chmod(0o755)
-        return from_url(f"exec://{path}", around)
+        return from_url(f"exec://{path}", context)
 
     return program
 
 
-async def test_a_program_gets_a_file_with_the_payload_and_the_facts(program, tmp_path):
+async def test_a_program_gets_the_payload_in_a_file_and_the_facts_in_its_environment(program, tmp_path):
     code = (
         (
             "import json, shutil; shutil.copy(sys.argv[1], 'OUT')\n"
@@ -241,7 +241,7 @@ async def test_a_program_gets_a_file_with_the_payload_and_the_facts(program, tmp
     assert (tmp_path / "out").read_bytes() == entry_of().payload
     path, stdin, environ = json.loads((tmp_path / "facts").read_text())
     assert stdin == ""
-    assert not Path(path).exists(), "gone afterwards"
+    assert not Path(path).exists(), "deleted afterwards"
     assert environ["AGENTD_TASK_ID"] == TASK
     assert environ["AGENTD_SHA256"] == entry_of().sha256
     assert (environ["AGENTD_CAPTURED_AT"], environ["AGENTD_MESSAGES"]) == (WHEN, "1")
@@ -252,14 +252,14 @@ async def test_a_program_is_not_given_the_agents_token(session, tmp_path):
     path.write_text("#!/bin/sh\nenv\n")
     path.chmod(0o755)
     environ = {"CODER_AGENT_TOKEN": "topsecret", "CODER_AGENT_TOKEN_FILE": "/f", "PATH": "/usr/bin:/bin"}
-    around = DestinationContext(session=session, folder=tmp_path, environ=environ)
-    accepted = await from_url(f"exec://{path}", around).deliver(entry_of(), timeout_s=10)
+    context = DestinationContext(session=session, folder=tmp_path, environ=environ)
+    accepted = await from_url(f"exec://{path}", context).deliver(entry_of(), timeout_s=10)
     assert "CODER_AGENT_TOKEN" not in accepted.detail
     assert "AGENTD_TASK_ID" in accepted.detail
 
 
 @pytest.mark.parametrize(
-    ("code", "error", "said"),
+    ("code", "error", "text"),
     [
         ("print('try later'); sys.exit(75)", RetryableError, "exit 75: try later"),
         ("sys.exit(1)", RetryableError, "exit 1"),
@@ -268,14 +268,14 @@ async def test_a_program_is_not_given_the_agents_token(session, tmp_path):
         ("print('x' * 1_000_000, 'the end'); sys.exit(1)", RetryableError, "x the end"),
     ],
 )
-async def test_how_a_program_ends_decides(program, code, error, said):
+async def test_the_exit_code_of_a_program_decides_about_a_retry(program, code, error, text):
     with pytest.raises(error) as caught:
         await program(code).deliver(entry_of(), timeout_s=10)
-    assert said in str(caught.value)
+    assert text in str(caught.value)
     assert len(str(caught.value)) < 3000
 
 
-async def test_a_program_that_hangs_is_killed_with_what_it_started(program, tmp_path):
+async def test_a_program_that_hangs_is_killed_with_its_child_processes(program, tmp_path):
     code = f"pid = os.fork()\nopen('{tmp_path}/pid', 'a').write(f'{{os.getpid()}} ')\ntime.sleep(600)"
     with pytest.raises(RetryableError, match="was killed"):
         await program(code).deliver(entry_of(), timeout_s=1.0)
@@ -294,26 +294,26 @@ def _alive(pid):
         return False
 
 
-async def test_a_program_that_cannot_be_run_says_so(around, tmp_path):
+async def test_a_program_that_cannot_be_run_is_retryable_with_a_hint(context, tmp_path):
     (tmp_path / "upload").touch()
     for name in ("upload", "absent"):
         with pytest.raises(RetryableError, match="executable"):
-            await from_url(f"exec://{tmp_path}/{name}", around).deliver(entry_of(), timeout_s=5)
+            await from_url(f"exec://{tmp_path}/{name}", context).deliver(entry_of(), timeout_s=5)
 
 
 # --- an object store ---
 
 
-def test_without_the_library_an_object_store_is_a_config_error(around, monkeypatch):
+def test_without_the_library_an_object_store_is_a_config_error(context, monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(ConfigError, match=r"agentd\[objects\]"):
-        from_url("s3://bucket/x/", around)
+        from_url("s3://bucket/x/", context)
 
 
 @pytest.mark.filterwarnings("ignore")  # the S3 server is third-party code with warnings of its own
-async def test_a_bucket_gets_the_payload_as_an_object(s3, around):
-    destination = from_url("s3://archive/team a/{workspace_id}/", around)
+async def test_a_bucket_gets_the_payload_as_an_object(s3, context):
+    destination = from_url("s3://archive/team a/{workspace_id}/", context)
     await destination.deliver(entry_of("older"), timeout_s=10)
     await destination.deliver(entry_of(), timeout_s=10)
     [item] = s3.list_objects_v2(Bucket="archive")["Contents"]
@@ -324,10 +324,10 @@ async def test_a_bucket_gets_the_payload_as_an_object(s3, around):
 
 
 @pytest.mark.filterwarnings("ignore")  # the S3 server is third-party code with warnings of its own
-async def test_an_absent_bucket_is_refused_and_an_absent_server_tried_again(s3, around, monkeypatch):
+async def test_a_missing_bucket_is_rejected_and_a_server_that_is_down_is_retryable(s3, context, monkeypatch):
     with pytest.raises(RejectedError, match="bucket"):
-        await from_url("s3://no-such-bucket/", around).deliver(entry_of(), timeout_s=10)
+        await from_url("s3://no-such-bucket/", context).deliver(entry_of(), timeout_s=10)
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RetryableError) as caught:
-        await from_url("s3://archive/", around).deliver(entry_of(), timeout_s=10)
+        await from_url("s3://archive/", context).deliver(entry_of(), timeout_s=10)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Whatever goes wrong on the way, the conversation is at coderd in the end or whole in the spool."""
+"""After each fault of network, disk or clock, the conversation is at coderd or complete in the spool."""
 
 import asyncio
 import errno
@@ -18,7 +18,7 @@ from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
 
 ROUTE = "log-snapshot"
-FOR_EVER = 1000
+ALWAYS = 1000
 LIMITED = b'{"message":"You\'ve been rate limited for sending more than 512 requests in 1m0s."}\n'
 UNAUTHORIZED = b'{"message":"Workspace agent not authorized."}\n'
 LOST = b'{"message":"Resource not found or you do not have access to this resource"}\n'
@@ -27,7 +27,7 @@ TOO_LARGE = b'{"message":"Failed to decode request payload.","detail":"http: req
 
 @dataclass
 class Answer:
-    """Answers coderd gives before it behaves, and what a flush of some seconds then makes of it."""
+    """`times` faulty answers of coderd before it works again, and the outcome of a flush of some seconds."""
 
     status: int
     body: bytes = b""
@@ -41,7 +41,7 @@ class Answer:
 
 @dataclass
 class Break:
-    """A connection that breaks before it behaves."""
+    """`times` broken connections before coderd works again."""
 
     kind: str
     params: dict[str, Any] = field(default_factory=dict)
@@ -70,8 +70,8 @@ NETWORK = {
     "400 invalid": Answer(
         400, b'{"message":"Request body must be valid JSON."}', outcome=SnapshotOutcome.PENDING
     ),
-    "500 for ever": Answer(500, times=FOR_EVER, outcome=SnapshotOutcome.PENDING),
-    "401 for ever": Answer(401, UNAUTHORIZED, times=FOR_EVER, outcome=SnapshotOutcome.PENDING),
+    "500 always": Answer(500, times=ALWAYS, outcome=SnapshotOutcome.PENDING),
+    "401 always": Answer(401, UNAUTHORIZED, times=ALWAYS, outcome=SnapshotOutcome.PENDING),
     "404 route not found": Answer(
         404, b'{"message":"Route not found."}\n', times=1, outcome=SnapshotOutcome.NOTHING
     ),
@@ -80,14 +80,14 @@ NETWORK = {
     "closed without an answer": Break("eof"),
     "slow 204": Break("slow", {"seconds": 0.3}, times=1),
     "204 that comes too late": Break(
-        "slow", {"seconds": 30.0}, times=FOR_EVER, outcome=SnapshotOutcome.PENDING
+        "slow", {"seconds": 30.0}, times=ALWAYS, outcome=SnapshotOutcome.PENDING
     ),
-    "never an answer": Break("no_headers", times=FOR_EVER, outcome=SnapshotOutcome.PENDING),
+    "never an answer": Break("no_headers", times=ALWAYS, outcome=SnapshotOutcome.PENDING),
 }
 
 
 class Daemon:
-    """Recorder, spool and delivery as the daemon has them, for one life of it."""
+    """Recorder, spool and delivery as in one run of the daemon."""
 
     def __init__(self, path, coderd, task_id, clock):
         self.spool = Spool.open(path)
@@ -121,7 +121,7 @@ class Daemon:
 
 @pytest.fixture
 def daemon(tmp_path, coderd, task_id):
-    """Start one: again on the same spool each time it is called."""
+    """Starts a daemon; each call uses the same spool."""
     started = []
 
     def start(clock=None):
@@ -143,7 +143,7 @@ async def test_no_answer_of_the_network_loses_a_conversation(daemon, server, tas
     first = daemon()
     await first.hears("the answer")
     fault.play(server)
-    receipt = await first.flush(0.6 if fault.times >= FOR_EVER else 2.5)
+    receipt = await first.flush(0.6 if fault.times >= ALWAYS else 2.5)
     assert receipt.outcome is fault.outcome
     if receipt.outcome is SnapshotOutcome.DELIVERED:
         assert shown(server, task_id) == "the answer"
@@ -156,7 +156,7 @@ async def test_no_answer_of_the_network_loses_a_conversation(daemon, server, tas
     assert shown(server, task_id) == "and more"
 
 
-async def test_a_server_that_is_away_and_comes_back_gets_it(daemon, server, task_id):
+async def test_a_server_that_is_down_and_comes_back_gets_the_snapshot(daemon, server, task_id):
     waits = []
 
     async def sleep(seconds):
@@ -173,7 +173,7 @@ async def test_a_server_that_is_away_and_comes_back_gets_it(daemon, server, task
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
-async def test_a_disk_that_takes_nothing_does_not_keep_the_conversation_from_coderd(
+async def test_a_disk_that_cannot_be_written_does_not_prevent_the_delivery(
     daemon, server, task_id, monkeypatch, call, code
 ):
     one = daemon()
@@ -197,7 +197,7 @@ def flipped(data):
 
 
 @pytest.mark.parametrize("damage", [torn, flipped, lambda _data: b""], ids=["torn", "bit flip", "empty"])
-async def test_a_damaged_spool_is_no_crash_loop_and_the_next_snapshot_is_delivered(
+async def test_after_a_damaged_spool_file_agentd_starts_and_delivers_the_next_snapshot(
     daemon, server, task_id, damage
 ):
     one = daemon()
@@ -208,9 +208,7 @@ async def test_a_damaged_spool_is_no_crash_loop_and_the_next_snapshot_is_deliver
     for _ in range(2):
         later = daemon()
         assert (await later.flush()).outcome is SnapshotOutcome.NOTHING
-    assert (one.spool.path / "quarantine" / file.name).read_bytes() == damaged, (
-        "kept for whoever wants to look"
-    )
+    assert (one.spool.path / "quarantine" / file.name).read_bytes() == damaged, "kept for inspection"
     await later.hears("the answer")
     assert (await later.flush()).outcome is SnapshotOutcome.DELIVERED
     assert shown(server, task_id) == "the answer"
@@ -235,7 +233,7 @@ async def test_a_stepped_clock_changes_neither_order_nor_deadline(
     assert "after the step" in Spool.open(one.spool.path).newest().payload.decode()
 
 
-async def test_an_answer_that_got_lost_is_asked_for_again_and_stored_once_more(daemon, server, task_id):
+async def test_after_a_lost_response_the_same_snapshot_is_sent_again(daemon, server, task_id):
     one = daemon()
     await one.hears("the answer")
     server.fault(ROUTE, "reset_after_body")
