@@ -36,7 +36,7 @@ _ANSWERING: Final = {AgentStatus.RUNNING, AgentStatus.WAITING, AgentStatus.SETTL
 _NO_LOGS: Final = (TaskStatus.ERROR, TaskStatus.UNKNOWN)
 _CLAIMS_OFF: Final = {
     "state": ClaimsState.UNSUPPORTED.value,
-    "reason": "claims.enabled is false",
+    "reason": "claims.enabled is false: agentd does not listen for claims",
     "since": None,
     "last_event_at": None,
     "next_attempt_at": None,

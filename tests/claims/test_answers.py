@@ -34,7 +34,7 @@ FAILED = "Claim build failed permanently."
         ("", "", ClaimsState.NOT_A_PREBUILD, "coderd will not send a claim to this workspace"),
     ],
 )
-def test_every_409_ends_the_wait_and_its_words_say_why(
+def test_every_409_is_terminal_and_its_text_decides_the_state(
     message: str, detail: str, state: ClaimsState, why: str
 ) -> None:
     meant = classify(
@@ -98,7 +98,7 @@ def test_the_values_of_the_metric_label_end_are_fixed() -> None:
     assert end_label(ConfigError("coder.token_file: gone")) == "ConfigError"
 
 
-def test_every_fault_of_the_stream_has_a_meaning_of_its_own_choice() -> None:
+def test_every_error_of_the_stream_has_a_class() -> None:
     assert len(STREAM_LABELS) >= 25
     for error in STREAM_LABELS.keys() - {errors.ConflictError}:
         assert any(kind in ANSWER_CLASSES for kind in error.__mro__[:3]), error
@@ -118,7 +118,9 @@ def test_every_fault_of_the_stream_has_a_meaning_of_its_own_choice() -> None:
         (PeerError("a cloud's metadata service"), ClaimsState.CONNECTING, RetryClass.SLOW),
     ],
 )
-def test_answers_by_example(error: Exception, state: ClaimsState, pace: RetryClass) -> None:
+def test_the_state_and_retry_class_of_an_answer(
+    error: Exception, state: ClaimsState, pace: RetryClass
+) -> None:
     meant = classify(error)  # type: ignore[arg-type]  # each is an AgentdError
     assert (meant.state, meant.retry) == (state, pace)
 
@@ -130,7 +132,7 @@ def pause(pacing: RetrySchedule, pace: RetryClass = RetryClass.SOON, **options: 
     return seconds
 
 
-def test_pauses_grow_are_jittered_and_have_a_floor_and_a_cap() -> None:
+def test_pauses_grow_with_jitter_between_floor_and_cap() -> None:
     for pace, floor_s, cap_s in (
         (RetryClass.SOON, 0.25, 30),
         (RetryClass.SLOW, 1, 30),
@@ -148,7 +150,7 @@ def test_pauses_grow_are_jittered_and_have_a_floor_and_a_cap() -> None:
     assert sum(pause(late) for _ in range(200)) / 200 > 10
 
 
-def test_after_a_claim_a_stream_that_never_proves_itself_is_opened_every_few_minutes() -> None:
+def test_after_a_claim_a_stream_that_only_fails_is_opened_every_few_minutes() -> None:
     pacing = RetrySchedule()
     pauses = [pause(pacing, claim_is_final=True) for _ in range(300)]
     assert sum(pauses[20:]) / 280 > 100
@@ -156,7 +158,7 @@ def test_after_a_claim_a_stream_that_never_proves_itself_is_opened_every_few_min
     assert pause(pacing, RetryClass.SLOW, claim_is_final=True) <= 4, "a refusal keeps its own pace"
 
 
-def test_what_the_server_asks_for_is_the_least() -> None:
+def test_a_pause_is_not_shorter_than_the_server_asks() -> None:
     assert 60.25 <= pause(RetrySchedule(), retry_after_s=60.0) <= 61
     assert 7 <= pause(RetrySchedule(), stream_retry_s=7.0) <= 7
     assert (
@@ -165,7 +167,7 @@ def test_what_the_server_asks_for_is_the_least() -> None:
     )
 
 
-def test_a_fleet_is_spread_evenly_and_each_workspace_keeps_its_place() -> None:
+def test_the_offsets_of_a_fleet_are_even_and_stable() -> None:
     places = [fleet_offset(f"workspace-{n}") for n in range(2000)]
     assert places == [fleet_offset(f"workspace-{n}") for n in range(2000)]
     for tenth in range(10):

@@ -29,7 +29,7 @@ REASON = "prebuild_claimed"
         pytest.param({"workspace_id": W, "reason": REASON, "new": [1]}, (W, None), id="unknown keys"),
     ],
 )  # fmt: skip
-def test_a_claim_is_read_in_every_spelling(
+def test_every_form_of_the_payload_is_parsed(
     payload: dict[str, object], event: tuple[str | None, str | None]
 ) -> None:
     assert parse("data", json.dumps(payload)) == ClaimEvent(*event, REASON)
@@ -77,7 +77,9 @@ def test_a_claim_is_read_in_every_spelling(
         ),
     ],
 )
-def test_what_is_no_claim_is_ignored_with_a_reason(kind: str, data: str, words: str, fault: bool) -> None:
+def test_an_event_that_is_not_a_claim_is_ignored_with_a_reason(
+    kind: str, data: str, words: str, fault: bool
+) -> None:
     ignored = parse(kind, data)
     assert isinstance(ignored, Ignored)
     assert words in ignored.reason
@@ -85,7 +87,7 @@ def test_what_is_no_claim_is_ignored_with_a_reason(kind: str, data: str, words: 
     assert len(ignored.reason) < 300
 
 
-def test_a_claim_of_another_workspace_than_the_configured_one_is_ignored() -> None:
+def test_a_claim_of_another_workspace_is_ignored() -> None:
     data = json.dumps({"workspace_id": W, "reason": REASON})
     ignored = parse("data", data, workspace_id=OWNER)
     assert isinstance(ignored, Ignored)

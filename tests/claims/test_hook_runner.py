@@ -85,9 +85,7 @@ async def test_without_a_hooks_directory_a_claim_is_done_at_once(state_dir: Path
     assert (await Stage(state_dir, tmp_path / "none").act()).state is ClaimState.DONE
 
 
-async def test_a_failing_hook_is_tried_again_after_a_growing_pause_then_the_claim_has_failed(
-    stage: Any, hooks: Any
-) -> None:
+async def test_a_failing_hook_is_retried_with_backoff_until_the_claim_fails(stage: Any, hooks: Any) -> None:
     hooks.add("10-a", "echo boo; exit 4")
     hooks.add("20-b")
     one = stage(max_attempts=3)
@@ -101,7 +99,7 @@ async def test_a_failing_hook_is_tried_again_after_a_growing_pause_then_the_clai
     assert one.runs("failed") == 3
 
 
-async def test_a_retried_claim_goes_on_at_the_hook_that_failed(stage: Any, hooks: Any) -> None:
+async def test_a_retried_claim_continues_with_the_hook_that_failed(stage: Any, hooks: Any) -> None:
     hooks.add("10-a")
     hooks.add("20-b", '[ "$AGENTD_ATTEMPT" -ge 3 ]')
     one = stage(max_attempts=2)
@@ -118,7 +116,7 @@ async def test_the_event_id_is_the_same_at_every_attempt(stage: Any, hooks: Any)
     assert {line.split()[2] for line in hooks.trace.read_text().splitlines()} == {one.claim_id}
 
 
-async def test_a_hook_is_told_which_claim_and_which_attempt_it_is(
+async def test_the_environment_of_a_hook_names_the_claim_and_the_attempt(
     stage: Any, hooks: Any, state_dir: Path
 ) -> None:
     told = hooks.root / "told"
@@ -170,9 +168,7 @@ async def stopped_in(one: Stage, hooks: Any) -> None:
         await acting
 
 
-async def test_stopped_in_the_middle_of_a_hook_the_next_agentd_ends_with_the_hook_done(
-    stage: Any, hooks: Any
-) -> None:
+async def test_a_hook_that_a_stop_interrupted_is_done_after_the_next_start(stage: Any, hooks: Any) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ] || exec sleep 600')
     hooks.add("20-b")
     one = stage()
@@ -184,7 +180,7 @@ async def test_stopped_in_the_middle_of_a_hook_the_next_agentd_ends_with_the_hoo
     assert hooks.runs() == ["10-a 1", "10-a 2", "20-b 1"]
 
 
-async def test_interrupted_hooks_are_held_when_the_operator_wants_that_until_retried(
+async def test_with_on_interrupted_hold_an_interrupted_claim_is_held_until_retried(
     stage: Any, hooks: Any
 ) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ] || exec sleep 600')
@@ -196,7 +192,7 @@ async def test_interrupted_hooks_are_held_when_the_operator_wants_that_until_ret
     assert (await one.act()).state is ClaimState.DONE
 
 
-async def test_interruptions_do_not_eat_attempts_but_end_somewhere(stage: Any, hooks: Any) -> None:
+async def test_interruptions_do_not_count_as_attempts_and_are_limited(stage: Any, hooks: Any) -> None:
     hooks.add("10-a", "exec sleep 600")
     one = stage(max_attempts=1)
     for _ in range(MAX_INTERRUPTIONS):
@@ -230,7 +226,7 @@ async def test_a_hook_left_running_by_a_killed_agentd_is_ended_before_it_is_retr
     assert living("lost-run", None) == []
 
 
-async def test_a_hook_removed_meanwhile_is_skipped_and_the_directory_gone_holds(
+async def test_a_removed_hook_is_skipped_and_a_removed_directory_holds_the_claim(
     stage: Any, hooks: Any
 ) -> None:
     hooks.add("10-a")
@@ -248,7 +244,7 @@ async def test_a_hook_removed_meanwhile_is_skipped_and_the_directory_gone_holds(
     assert not (hooks.root / ON_CLAIM / "20-b").exists()
 
 
-async def test_what_cannot_be_recorded_is_not_started_until_it_can(
+async def test_a_hook_does_not_start_before_its_record_is_written(
     stage: Any, hooks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks.add("10-a")
@@ -269,7 +265,7 @@ async def test_what_cannot_be_recorded_is_not_started_until_it_can(
     assert hooks.runs() == ["10-a 1"]
 
 
-async def test_a_success_that_cannot_be_recorded_is_kept_until_it_can_and_the_hook_runs_once(
+async def test_a_success_is_recorded_after_the_disk_recovers_and_the_hook_runs_once(
     stage: Any, hooks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks.add("10-a")
@@ -297,7 +293,7 @@ async def test_a_timed_out_hook_is_a_failed_attempt(stage: Any, hooks: Any) -> N
     assert one.runs("timed_out") == 1
 
 
-async def test_what_is_being_done_is_told_while_it_is_done(stage: Any, hooks: Any) -> None:
+async def test_the_activity_is_reported_while_hooks_run(stage: Any, hooks: Any) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ]')
     one = stage()
     told: list[str] = []
@@ -312,7 +308,7 @@ async def test_what_is_being_done_is_told_while_it_is_done(stage: Any, hooks: An
     ]
 
 
-async def test_ten_claims_interleaved_each_run_their_hooks_once(stage: Any, hooks: Any) -> None:
+async def test_ten_interleaved_claims_each_run_their_hooks_once(stage: Any, hooks: Any) -> None:
     hooks.add("10-a")
     one = stage()
     owners = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(9)]

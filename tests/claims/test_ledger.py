@@ -62,7 +62,7 @@ def claim_event(workspace_id: str | None = W, owner_id: str | None = OWNER) -> C
         pytest.param(claim_event(None, None), claim_event(None, None), id="nothing is ever named"),
     ],
 )
-def test_a_server_that_says_more_or_less_than_before_is_a_replay(
+def test_an_event_with_more_or_fewer_fields_is_a_replay(
     state_dir: Path, first: ClaimEvent, second: ClaimEvent
 ) -> None:
     ledger = opened(state_dir)
@@ -84,7 +84,7 @@ def test_another_owner_is_another_claim(state_dir: Path) -> None:
     assert len(ids) == 2
 
 
-def test_a_replay_that_says_nothing_new_writes_nothing(state_dir: Path) -> None:
+def test_a_replay_without_new_facts_writes_nothing(state_dir: Path) -> None:
     ledger = opened(state_dir)
     ledger.admit(claim_event())
     size = (state_dir / LEDGER_NAME).stat().st_size
@@ -99,7 +99,7 @@ def done(ledger: Ledger, claim: str) -> None:
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["workspace configured", "workspace unknown"])
-def test_a_cloned_ledger_swallows_no_claim_of_the_clone(state_dir: Path, named: bool) -> None:
+def test_a_cloned_ledger_does_not_suppress_a_claim_of_the_clone(state_dir: Path, named: bool) -> None:
     baked = opened(state_dir, workspace_id=W if named else None)
     done(baked, baked.admit(claim_event()).claim.id)
     baked.close()
@@ -112,7 +112,7 @@ def test_a_cloned_ledger_swallows_no_claim_of_the_clone(state_dir: Path, named: 
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["workspace configured", "workspace unknown"])
-def test_a_cloned_ledger_takes_up_no_foreign_claim(state_dir: Path, named: bool) -> None:
+def test_a_cloned_ledger_does_not_resume_a_claim_of_the_original(state_dir: Path, named: bool) -> None:
     baked = opened(state_dir, workspace_id=W if named else None)
     baked.admit(claim_event())
     baked.close()
@@ -122,7 +122,7 @@ def test_a_cloned_ledger_takes_up_no_foreign_claim(state_dir: Path, named: bool)
     assert len(same.unfinished()) == 1
 
 
-def test_an_interrupted_claim_of_unknown_origin_goes_on_when_its_event_confirms_it(state_dir: Path) -> None:
+def test_an_unfinished_claim_with_another_token_resumes_after_its_event(state_dir: Path) -> None:
     before = opened(state_dir, token="token-one")
     claim = before.admit(claim_event()).claim
     before.close()
@@ -132,13 +132,13 @@ def test_an_interrupted_claim_of_unknown_origin_goes_on_when_its_event_confirms_
     assert [known.id for known in after.unfinished()] == [claim.id]
 
 
-def test_without_a_token_yet_only_a_configured_workspace_knows_its_claims(state_dir: Path) -> None:
+def test_without_a_token_only_a_configured_workspace_id_identifies_claims(state_dir: Path) -> None:
     opened(state_dir).admit(claim_event())
     assert opened(state_dir, token=None).unfinished() == ()
     assert len(opened(state_dir, workspace_id=W, token=None).unfinished()) == 1
 
 
-def test_the_workspace_is_learnt_from_the_claim_that_came_with_our_token(state_dir: Path) -> None:
+def test_the_workspace_id_is_read_from_the_claim_with_the_present_token(state_dir: Path) -> None:
     assert opened(state_dir).workspace_id is None
     opened(state_dir).admit(claim_event())
     assert opened(state_dir).workspace_id == W
@@ -146,7 +146,7 @@ def test_the_workspace_is_learnt_from_the_claim_that_came_with_our_token(state_d
     assert opened(state_dir, workspace_id=OTHER.upper()).workspace_id == OTHER
 
 
-def test_the_claims_name_is_stable_and_the_token_cannot_be_read_from_the_file(state_dir: Path) -> None:
+def test_the_claim_id_is_stable_and_the_token_is_not_in_the_file(state_dir: Path) -> None:
     secret = "2f6c1c1e-6d0a-4f0c-9a55-2f0b3e5f7a11"
     ledger = opened(state_dir, token=fingerprint(secret))
     claim = ledger.admit(claim_event()).claim
@@ -155,7 +155,7 @@ def test_the_claims_name_is_stable_and_the_token_cannot_be_read_from_the_file(st
     assert claim.token_fingerprint not in str(claim_as_json(claim))
 
 
-def test_retry_starts_at_the_first_hook_that_has_not_succeeded_and_counts_afresh(state_dir: Path) -> None:
+def test_retry_starts_at_the_first_hook_without_success_and_resets_the_counts(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
     ledger.plan_hooks(claim.id, ["10-a", "20-b"])
@@ -173,7 +173,7 @@ def test_retry_starts_at_the_first_hook_that_has_not_succeeded_and_counts_afresh
     assert claim_as_json(again, tails=True)["hooks"][1]["tail"] == "boo"
 
 
-def test_done_is_final_forgotten_acts_again(state_dir: Path) -> None:
+def test_a_done_claim_cannot_be_retried_and_a_forgotten_one_is_admitted_again(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
     done(ledger, claim.id)
@@ -183,7 +183,7 @@ def test_done_is_final_forgotten_acts_again(state_dir: Path) -> None:
     assert isinstance(ledger.admit(claim_event()), Admitted)
 
 
-def test_a_claim_whose_hook_may_run_is_not_forgotten(state_dir: Path) -> None:
+def test_a_claim_with_a_started_hook_cannot_be_forgotten(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
     ledger.plan_hooks(claim.id, ["10-a"])
@@ -218,7 +218,7 @@ def test_hooks_start_in_name_order_one_at_a_time_and_never_after_success(state_d
         ledger.finish(claim.id)
 
 
-def test_a_hook_removed_is_skipped_and_one_added_joins_while_the_claim_acts(state_dir: Path) -> None:
+def test_removed_hooks_are_skipped_and_added_hooks_planned_while_the_claim_acts(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(claim_event()).claim
     ledger.plan_hooks(claim.id, ["20-b", "30-c"])
@@ -230,9 +230,7 @@ def test_a_hook_removed_is_skipped_and_one_added_joins_while_the_claim_acts(stat
     assert back.hook("20-b").state is HookState.PENDING
 
 
-def test_a_server_that_names_owners_without_end_is_stopped(
-    state_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_number_of_claims_is_limited(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agentd.claims.ledger.MAX_CLAIMS", 3)
     ledger = opened(state_dir)
     owners = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(1, 5)]
@@ -339,13 +337,13 @@ class LedgerModel(RuleBasedStateMachine):
             self.succeeded = {pair for pair in self.succeeded if pair[0] != claim}
 
     @rule()
-    def crash_between_records(self) -> None:
+    def restart_between_records(self) -> None:
         self.ledger.close()
         self.ledger = opened(self.directory)
 
     @precondition(lambda self: self._size() > 0)
     @rule(data=st.data(), claim=claims)
-    def crash_inside_a_record(self, data: st.DataObject, claim: str) -> None:
+    def tear_the_last_record(self, data: st.DataObject, claim: str) -> None:
         """The record that was being written is not promised yet; every other one is."""
         before = scan((self.directory / LEDGER_NAME).read_bytes()).sound_bytes
         if self._try("retry", claim) is None and self._try("plan_hooks", claim, ["10-a"]) is None:
@@ -357,7 +355,7 @@ class LedgerModel(RuleBasedStateMachine):
         self.ledger = opened(self.directory)
 
     @invariant()
-    def what_was_promised_is_known(self) -> None:
+    def every_durable_record_is_kept(self) -> None:
         assert {claim.id: claim for claim in self.ledger.all_claims()} == self.known
         assert not self.ledger.damage
         for claim, hook in self.succeeded:

@@ -58,7 +58,7 @@ def states(directory: Path) -> list[tuple[ClaimState, list[HookState]]]:
     ]
 
 
-def test_what_was_recorded_is_there_after_a_restart(state_dir: Path) -> None:
+def test_records_survive_a_restart(state_dir: Path) -> None:
     a_life(state_dir)
     ledger = opened(state_dir)
     assert isinstance(ledger.admit(EVENT), Replay)
@@ -74,7 +74,7 @@ def test_the_file_is_private_and_each_line_is_json(state_dir: Path) -> None:
     assert {record["v"] for record in records} == {1}
 
 
-def test_a_tear_at_every_byte_leaves_the_records_before_it_and_no_damage(state_dir: Path) -> None:
+def test_a_tear_at_any_byte_keeps_the_records_before_it_and_is_not_damage(state_dir: Path) -> None:
     sizes = a_life(state_dir)
     path = state_dir / LEDGER_NAME
     whole = path.read_bytes()
@@ -94,7 +94,7 @@ def test_a_tear_at_every_byte_leaves_the_records_before_it_and_no_damage(state_d
         ledger.close()
 
 
-def test_after_a_tear_the_next_record_takes_the_torn_ones_place(state_dir: Path) -> None:
+def test_the_next_record_replaces_a_torn_one(state_dir: Path) -> None:
     sizes = a_life(state_dir)
     path = state_dir / LEDGER_NAME
     for torn in (b"", b"\0" * 700, b"garbage without an end"):
@@ -106,7 +106,7 @@ def test_after_a_tear_the_next_record_takes_the_torn_ones_place(state_dir: Path)
         assert scan(path.read_bytes()).damage == ""
 
 
-def test_one_flipped_byte_anywhere_is_seen_and_never_runs_a_success_again(state_dir: Path) -> None:
+def test_any_flipped_byte_is_detected_and_no_successful_hook_runs_again(state_dir: Path) -> None:
     a_life(state_dir)
     path = state_dir / LEDGER_NAME
     whole = path.read_bytes()
@@ -122,7 +122,7 @@ def test_one_flipped_byte_anywhere_is_seen_and_never_runs_a_success_again(state_
             assert damaged or at == len(whole) - 1, (at, flip)
 
 
-def test_damage_is_quarantined_and_what_is_not_provably_done_is_held_until_a_person_says_retry(
+def test_a_damaged_file_is_quarantined_and_claims_not_provably_done_are_held_until_retried(
     state_dir: Path,
 ) -> None:
     sizes = a_life(state_dir)
@@ -156,7 +156,7 @@ def test_damage_is_quarantined_and_what_is_not_provably_done_is_held_until_a_per
     assert isinstance(ledger.admit(ClaimEvent(W, W, "prebuild_claimed")), Admitted)
 
 
-def test_a_lost_admission_does_not_lose_what_succeeded(state_dir: Path) -> None:
+def test_a_lost_admission_does_not_lose_recorded_successes(state_dir: Path) -> None:
     a_life(state_dir)
     path = state_dir / LEDGER_NAME
     lines = path.read_bytes().splitlines(keepends=True)
@@ -168,7 +168,7 @@ def test_a_lost_admission_does_not_lose_what_succeeded(state_dir: Path) -> None:
     assert replay.claim.owner_id == OWNER
 
 
-def test_garbage_in_place_of_a_ledger_is_quarantined_and_new_claims_are_held(state_dir: Path) -> None:
+def test_a_file_of_garbage_is_quarantined_and_new_claims_are_held(state_dir: Path) -> None:
     (state_dir / LEDGER_NAME).write_bytes(os.urandom(4096) + b"\n")
     ledger = opened(state_dir)
     admitted = ledger.admit(EVENT)
@@ -178,7 +178,7 @@ def test_garbage_in_place_of_a_ledger_is_quarantined_and_new_claims_are_held(sta
     assert [claim.state for claim in ledger.unfinished()] == [ClaimState.ADMITTED]
 
 
-def test_a_record_that_does_not_follow_is_damage_even_with_a_good_checksum(state_dir: Path) -> None:
+def test_an_invalid_record_with_a_good_checksum_is_damage(state_dir: Path) -> None:
     a_life(state_dir)
     path = state_dir / LEDGER_NAME
     claim_id = next(iter(Ledger.read(state_dir).claims))
@@ -189,7 +189,7 @@ def test_a_record_that_does_not_follow_is_damage_even_with_a_good_checksum(state
     assert states(state_dir) == [(ClaimState.DONE, [HookState.SUCCEEDED] * 2)]
 
 
-def test_a_newer_format_is_refused_and_left_alone(state_dir: Path) -> None:
+def test_a_newer_format_is_refused_and_not_changed(state_dir: Path) -> None:
     path = state_dir / LEDGER_NAME
     a_life(state_dir)
     body = json.dumps({"v": 9, "seq": 8, "kind": "wonder"}).encode()
@@ -200,7 +200,9 @@ def test_a_newer_format_is_refused_and_left_alone(state_dir: Path) -> None:
     assert path.read_bytes() == newer
 
 
-def test_records_of_every_earlier_version_are_upgraded_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_of_earlier_versions_are_upgraded_one_version_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     migrations = {
         1: lambda record: {**record, "two": record["seq"]},
         2: lambda record: {**record, "three": record["two"] + 1},
@@ -215,7 +217,7 @@ def test_records_of_every_earlier_version_are_upgraded_step_by_step(monkeypatch:
     assert not found.damage
 
 
-def test_a_ledger_that_cannot_be_read_says_so(state_dir: Path) -> None:
+def test_an_unreadable_ledger_raises_an_error(state_dir: Path) -> None:
     (state_dir / LEDGER_NAME).mkdir()
     with pytest.raises(StateError, match="cannot be read"):
         opened(state_dir)
@@ -223,7 +225,7 @@ def test_a_ledger_that_cannot_be_read_says_so(state_dir: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
 @pytest.mark.parametrize("call", ["pwrite", "fdatasync", "open"])
-def test_a_disk_that_refuses_changes_nothing_and_is_tried_again(
+def test_a_failed_write_changes_nothing_and_a_later_one_succeeds(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
 ) -> None:
     ledger = opened(state_dir)
@@ -244,7 +246,7 @@ def test_a_disk_that_refuses_changes_nothing_and_is_tried_again(
     assert Ledger.read(state_dir).claims == {after.id: after}
 
 
-def test_a_short_write_is_finished_or_taken_back(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_completed_or_removed(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(EVENT).claim
     real = os.pwrite
@@ -265,7 +267,7 @@ def test_a_short_write_is_finished_or_taken_back(state_dir: Path, monkeypatch: p
     assert [hook.name for hook in Ledger.read(state_dir).claims[claim.id].hooks] == ["20-b"]
 
 
-def test_a_file_removed_under_the_daemon_is_written_anew(state_dir: Path) -> None:
+def test_a_file_that_was_removed_while_open_is_rewritten(state_dir: Path) -> None:
     ledger = opened(state_dir)
     claim = ledger.admit(EVENT).claim
     (state_dir / LEDGER_NAME).unlink()
@@ -273,7 +275,7 @@ def test_a_file_removed_under_the_daemon_is_written_anew(state_dir: Path) -> Non
     assert Ledger.read(state_dir).claims == {after.id: after}
 
 
-def test_compaction_keeps_every_fact_and_bounds_the_file(
+def test_compaction_keeps_the_state_and_bounds_the_file(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ledger_file, "COMPACT_BYTES", 30_000)
@@ -316,7 +318,7 @@ def test_the_names_in_a_claim_record_are_fixed(state_dir: Path) -> None:
     assert (records[-1]["step"], records[-1]["why"]) == ("finish", "")
 
 
-def test_a_packed_claim_unpacks_to_itself(state_dir: Path) -> None:
+def test_a_claim_record_gives_the_same_claim(state_dir: Path) -> None:
     a_life(state_dir)
     for claim in Ledger.read(state_dir).claims.values():
         record = decode(encode(claim.to_record(), 1).rstrip(b"\n"))
@@ -324,7 +326,7 @@ def test_a_packed_claim_unpacks_to_itself(state_dir: Path) -> None:
         assert apply_record(LedgerState(), record).claims == {claim.id: claim}
 
 
-def test_records_from_many_threads_stand_one_after_the_other(state_dir: Path) -> None:
+def test_records_from_many_threads_do_not_mix(state_dir: Path) -> None:
     ledger = opened(state_dir, workspace_id=None)
     owners = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(1, 11)]
     threads = [
@@ -349,7 +351,7 @@ def refuse(*_args: object, **_kwargs: object) -> int:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_repair_that_finds_no_room_waits_and_holds_meanwhile(
+def test_without_disk_space_a_repair_waits_and_claims_are_held(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = state_dir / LEDGER_NAME
@@ -367,14 +369,16 @@ def test_a_repair_that_finds_no_room_waits_and_holds_meanwhile(
     assert [kept.read_bytes() for kept in state_dir.glob("ledger.corrupt-*")] == [b"garbage\n"]
 
 
-def test_a_file_system_without_links_keeps_a_copy(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_hard_links_the_damaged_file_is_copied(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (state_dir / LEDGER_NAME).write_bytes(b"garbage\n")
     monkeypatch.setattr(ledger_file.os, "link", refuse)
     opened(state_dir).close()
     assert [kept.read_bytes() for kept in state_dir.glob("ledger.corrupt-*")] == [b"garbage\n"]
 
 
-def test_a_compaction_that_fails_costs_no_record(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_compaction_loses_no_record(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_file, "COMPACT_BYTES", 100)
     ledger = opened(state_dir)
     ledger._file._compact_bytes = 100

@@ -24,7 +24,7 @@ def test_every_state_has_a_row() -> None:
 
 
 @pytest.mark.parametrize(("state", "step"), list(itertools.product(ClaimState, ClaimStep)))
-def test_a_claim_steps_as_the_table_says_or_not_at_all(state: ClaimState, step: ClaimStep) -> None:
+def test_a_step_of_a_claim_is_in_the_table_or_raises(state: ClaimState, step: ClaimStep) -> None:
     if step in CLAIM_TRANSITIONS[state]:
         assert advance(CLAIM_TRANSITIONS, state, step, of="claim") is CLAIM_TRANSITIONS[state][step]
     else:
@@ -32,7 +32,7 @@ def test_a_claim_steps_as_the_table_says_or_not_at_all(state: ClaimState, step: 
             advance(CLAIM_TRANSITIONS, state, step, of="claim")
 
 
-def test_nothing_leads_out_of_done_and_only_retry_out_of_failed_and_held() -> None:
+def test_no_step_leaves_done_and_only_retry_leaves_failed_and_held() -> None:
     assert CLAIM_TRANSITIONS[ClaimState.DONE] == {}
     for state in FINAL_CLAIM_STATES - {ClaimState.DONE}:
         assert set(CLAIM_TRANSITIONS[state]) == {ClaimStep.RETRY}
@@ -45,7 +45,7 @@ def test_a_hook_that_succeeded_is_never_started_again() -> None:
     assert reachable == {HookState.SUCCEEDED}
 
 
-def test_only_a_started_hook_ends_and_only_an_unstarted_one_starts() -> None:
+def test_only_a_started_hook_ends_and_only_a_hook_that_is_not_started_starts() -> None:
     ending = {HookStep.SUCCEED, HookStep.FAIL, HookStep.INTERRUPT}
     for state, steps in HOOK_TRANSITIONS.items():
         assert (ending <= set(steps)) == (state is HookState.STARTED)
@@ -53,6 +53,6 @@ def test_only_a_started_hook_ends_and_only_an_unstarted_one_starts() -> None:
         assert not (state in FINISHED_HOOK_STATES and HookStep.START in steps)
 
 
-def test_every_state_is_reached_and_every_claim_can_settle() -> None:
+def test_every_state_can_be_reached() -> None:
     assert {after for steps in CLAIM_TRANSITIONS.values() for after in steps.values()} == set(ClaimState)
     assert {after for steps in HOOK_TRANSITIONS.values() for after in steps.values()} == set(HookState)

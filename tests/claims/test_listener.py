@@ -67,7 +67,9 @@ async def test_a_claim_runs_its_hooks_once_in_every_era_and_replays_run_nothing(
         assert hooks.runs() == ["10-a 1", "20-b 1"]
 
 
-async def test_a_claim_missed_while_disconnected_is_seeded_and_acted_on(hooks: Any, start_side: Any) -> None:
+async def test_a_claim_made_while_disconnected_runs_its_hooks_after_connecting(
+    hooks: Any, start_side: Any
+) -> None:
     hooks.add("10-a")
     async with coderd_of() as coderd:
         ws = coderd.add_prebuild()
@@ -78,7 +80,9 @@ async def test_a_claim_missed_while_disconnected_is_seeded_and_acted_on(hooks: A
     assert "is done" in view.reason
 
 
-async def test_a_claim_an_old_server_lost_is_found_by_asking_elsewhere(hooks: Any, start_side: Any) -> None:
+async def test_a_claim_that_an_old_server_does_not_repeat_is_found_by_its_owner(
+    hooks: Any, start_side: Any
+) -> None:
     hooks.add("10-a")
     async with coderd_of("E1") as coderd:
         ws = coderd.add_prebuild()
@@ -97,7 +101,7 @@ async def test_a_claim_an_old_server_lost_is_found_by_asking_elsewhere(hooks: An
     assert hooks.runs() == ["10-a 1"]
 
 
-async def test_ten_thousand_replays_are_one_run_in_flat_memory_and_descriptors(
+async def test_ten_thousand_replays_run_hooks_once_with_constant_memory_and_descriptors(
     hooks: Any, start_side: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.configure(fmt="json")
@@ -131,7 +135,7 @@ async def test_ten_thousand_replays_are_one_run_in_flat_memory_and_descriptors(
 
 
 @pytest.mark.parametrize("reconnects", [100, pytest.param(950, marks=pytest.mark.long)])
-async def test_many_reconnects_are_one_run_in_flat_memory_and_descriptors(
+async def test_many_reconnects_run_hooks_once_with_constant_memory_and_descriptors(
     reconnects: int, hooks: Any, start_side: Any
 ) -> None:
     hooks.add("10-a")
@@ -162,7 +166,7 @@ async def test_many_reconnects_are_one_run_in_flat_memory_and_descriptors(
     assert hooks.runs() == ["10-a 1"]
 
 
-async def test_an_unfinished_claim_goes_on_at_the_next_start_without_any_event(
+async def test_an_unfinished_claim_resumes_at_the_next_start_without_an_event(
     hooks: Any, start_side: Any, state_dir: Path
 ) -> None:
     hooks.add("10-a")
@@ -176,7 +180,7 @@ async def test_an_unfinished_claim_goes_on_at_the_next_start_without_any_event(
     assert hooks.runs() == ["10-a 1"]
 
 
-async def test_a_stream_is_read_while_hooks_run(hooks: Any, start_side: Any, tmp_path: Path) -> None:
+async def test_the_stream_is_read_while_hooks_run(hooks: Any, start_side: Any, tmp_path: Path) -> None:
     hooks.add("10-a", f"while [ ! -e {tmp_path}/go ]; do sleep 0.01; done")
     async with coderd_of() as coderd:
         ws = coderd.add_prebuild()
@@ -206,9 +210,7 @@ async def test_a_stream_is_read_while_hooks_run(hooks: Any, start_side: Any, tmp
         pytest.param("E1", lambda c: c.add_prebuild(), "listening", id="unclaimed prebuild, old server"),
     ],
 )
-async def test_a_workspace_nobody_has_claimed(
-    era: str, make: Any, state: str, hooks: Any, start_side: Any
-) -> None:
+async def test_an_unclaimed_workspace(era: str, make: Any, state: str, hooks: Any, start_side: Any) -> None:
     hooks.add("10-a")
     async with coderd_of(era) as coderd:
         ws = make(coderd)
@@ -222,7 +224,7 @@ async def test_a_workspace_nobody_has_claimed(
     assert hooks.runs() == []
 
 
-async def test_while_the_claim_job_runs_401_is_waited_through(hooks: Any, start_side: Any) -> None:
+async def test_401_is_retried_while_the_claim_job_runs(hooks: Any, start_side: Any) -> None:
     hooks.add("10-a")
     async with coderd_of() as coderd:
         ws = coderd.add_prebuild()
@@ -281,7 +283,9 @@ async def test_a_later_build_of_a_claimed_workspace(
     assert hooks.runs() == ([] if era == "E3" else ["10-a 1"])
 
 
-async def test_handled_earlier_reads_settled_where_we_handled_it(hooks: Any, start_side: Any) -> None:
+async def test_a_claim_handled_here_is_settled_when_coderd_says_it_was_handled(
+    hooks: Any, start_side: Any
+) -> None:
     async with coderd_of() as coderd:
         ws = coderd.add_prebuild()
         async with start_side(coderd.url, ws.token, workspace_id=ws.id) as side:
@@ -307,7 +311,7 @@ async def test_handled_earlier_reads_settled_where_we_handled_it(hooks: Any, sta
         pytest.param({"status": 418}, "connecting", id="418"),
     ],
 )  # fmt: skip
-async def test_each_answer_has_its_word_and_what_is_not_terminal_is_tried_again(
+async def test_each_answer_has_its_state_and_is_retried_unless_terminal(
     answer: dict[str, Any], state: str, hooks: Any, start_side: Any
 ) -> None:
     async with coderd_of() as coderd:
@@ -325,7 +329,7 @@ async def test_each_answer_has_its_word_and_what_is_not_terminal_is_tried_again(
 @pytest.mark.parametrize(
     "fault", ["html_502", "redirect", "reset_before_body", "eof", "header_flood", "wrong_content_type", "gzip", "big_line", "endless_comment", "eof_after_event", "duplicate"],
 )  # fmt: skip
-async def test_after_every_fault_of_the_network_the_claim_still_acts_once(
+async def test_after_every_network_fault_the_hooks_of_a_claim_run_once(
     fault: str, hooks: Any, start_side: Any
 ) -> None:
     hooks.add("10-a")
@@ -339,7 +343,7 @@ async def test_after_every_fault_of_the_network_the_claim_still_acts_once(
     assert hooks.runs() == ["10-a 1"]
 
 
-async def test_a_rate_limit_is_waited_out_as_long_as_the_server_says(
+async def test_a_rate_limited_connection_waits_for_retry_after(
     start_side: Any, fake_clock: FakeClock
 ) -> None:
     async with coderd_of() as coderd:
@@ -356,7 +360,9 @@ async def test_a_rate_limit_is_waited_out_as_long_as_the_server_says(
             await soon(lambda: len(coderd.calls("reinit")) == 2)
 
 
-async def test_an_accept_then_close_server_is_not_hammered(start_side: Any, fake_clock: FakeClock) -> None:
+async def test_reconnects_to_a_server_that_accepts_and_closes_use_backoff(
+    start_side: Any, fake_clock: FakeClock
+) -> None:
     """A real client was seen to make 1,633 connections in a second against this, resetting its backoff on connect."""
     async with coderd_of(flush="eager") as coderd:
         ws = coderd.add_prebuild()
@@ -369,9 +375,7 @@ async def test_an_accept_then_close_server_is_not_hammered(start_side: Any, fake
             assert 5 < len(coderd.calls("reinit")) < 80
 
 
-async def test_refused_ports_are_tried_again_and_a_restarted_coderd_is_found(
-    hooks: Any, start_side: Any
-) -> None:
+async def test_a_closed_port_is_retried_until_coderd_is_back(hooks: Any, start_side: Any) -> None:
     hooks.add("10-a")
     async with coderd_of() as coderd:
         ws = coderd.add_prebuild()
@@ -386,7 +390,7 @@ async def test_refused_ports_are_tried_again_and_a_restarted_coderd_is_found(
             await side.until("settled")
 
 
-async def test_changes_are_logged_once_each_and_never_with_the_token(
+async def test_each_change_is_logged_once_and_never_with_the_token(
     start_side: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.configure(fmt="json")
@@ -405,7 +409,7 @@ async def test_changes_are_logged_once_each_and_never_with_the_token(
 # Events that are no claims, disks that are full, people who intervene.
 
 
-async def test_errors_and_nonsense_are_counted_and_never_fatal(hooks: Any, start_side: Any) -> None:
+async def test_invalid_events_are_counted_and_end_nothing(hooks: Any, start_side: Any) -> None:
     hooks.add("10-a")
     async with coderd_of() as coderd:
         ws = coderd.add_prebuild()
@@ -423,7 +427,7 @@ async def test_errors_and_nonsense_are_counted_and_never_fatal(hooks: Any, start
     assert hooks.runs() == ["10-a 1"]
 
 
-async def test_a_claim_that_comes_once_outlives_a_disk_that_is_full(
+async def test_an_event_that_comes_once_survives_a_full_disk(
     hooks: Any, start_side: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks.add("10-a")
@@ -446,7 +450,7 @@ async def test_a_claim_that_comes_once_outlives_a_disk_that_is_full(
     assert hooks.runs() == ["10-a 1"]
 
 
-async def test_a_failed_claim_shows_and_retry_takes_it_up_at_once(
+async def test_a_failed_claim_is_shown_and_retry_runs_it_at_once(
     hooks: Any, start_side: Any, tmp_path: Path
 ) -> None:
     hooks.add("10-a", f"[ -e {tmp_path}/repaired ]")
@@ -481,7 +485,7 @@ async def test_a_token_file_replaced_after_401_is_used_at_once(
             await side.until("listening")
 
 
-async def test_reconnect_asks_again_after_a_terminal_answer(start_side: Any) -> None:
+async def test_reconnect_connects_again_after_a_terminal_answer(start_side: Any) -> None:
     async with coderd_of() as coderd:
         ws = coderd.add_workspace()
         async with start_side(coderd.url, ws.token) as side:
@@ -490,7 +494,7 @@ async def test_reconnect_asks_again_after_a_terminal_answer(start_side: Any) -> 
             await soon(lambda: len(coderd.calls("reinit")) == 2)
 
 
-async def test_a_cancel_ends_the_stream_and_the_running_hook_which_is_recorded(
+async def test_a_cancellation_ends_the_stream_and_records_the_running_hook_as_interrupted(
     hooks: Any, start_side: Any, state_dir: Path
 ) -> None:
     hooks.add("10-a", "exec sleep 600")
@@ -505,7 +509,7 @@ async def test_a_cancel_ends_the_stream_and_the_running_hook_which_is_recorded(
     assert claim.hook("10-a").state == "interrupted"
 
 
-async def test_the_view_is_what_status_shows(start_side: Any) -> None:
+async def test_the_view_has_the_fields_of_status(start_side: Any) -> None:
     async with coderd_of() as coderd:
         ws = coderd.add_prebuild()
         async with start_side(coderd.url, ws.token) as side:
@@ -519,7 +523,7 @@ async def test_the_view_is_what_status_shows(start_side: Any) -> None:
     assert shown["last_event_at"] is None
 
 
-async def test_a_host_that_never_answers_is_given_up_after_three_pings_time(
+async def test_a_host_that_never_answers_is_disconnected_after_three_ping_intervals(
     start_side: Any, fake_clock: FakeClock
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -38,7 +38,7 @@ def ledger(state_dir: Path) -> Ledger:
     return ledger
 
 
-async def test_a_workspace_seen_unclaimed_that_has_an_owner_now_was_claimed(
+async def test_a_recorded_unclaimed_workspace_with_an_owner_was_claimed(
     ledger: Ledger, state_dir: Path
 ) -> None:
     source = Says(W, "prebuilds")
@@ -50,21 +50,23 @@ async def test_a_workspace_seen_unclaimed_that_has_an_owner_now_was_claimed(
     assert await again.find() == ClaimEvent(W, None, "prebuild_claimed")
 
 
-async def test_a_regular_workspace_has_missed_nothing(ledger: Ledger) -> None:
+async def test_a_regular_workspace_has_no_missed_claim(ledger: Ledger) -> None:
     assert await MissedClaimFinder(manifest=Says(W, "ada"), ledger=ledger).find() is None
 
 
-async def test_a_clone_of_a_waiting_prebuild_has_missed_nothing(ledger: Ledger) -> None:
+async def test_a_clone_of_an_unclaimed_prebuild_has_no_missed_claim(ledger: Ledger) -> None:
     ledger.note_unclaimed(W)
     assert await MissedClaimFinder(manifest=Says(OTHER, "ada"), ledger=ledger).find() is None
 
 
-async def test_the_manifest_of_another_workspace_is_not_believed(ledger: Ledger) -> None:
+async def test_the_manifest_of_another_workspace_is_an_error(ledger: Ledger) -> None:
     with pytest.raises(PeerError, match="this is"):
         await MissedClaimFinder(manifest=Says(OTHER, "ada"), ledger=ledger, workspace_id=W).find()
 
 
-async def test_seen_unclaimed_is_noted_once_and_survives_compaction(ledger: Ledger, state_dir: Path) -> None:
+async def test_an_unclaimed_workspace_is_recorded_once_and_survives_compaction(
+    ledger: Ledger, state_dir: Path
+) -> None:
     change = MissedClaimFinder(manifest=Says(W, "prebuilds"), ledger=ledger)
     for _ in range(3):
         await change.find()
@@ -80,7 +82,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def test_a_claim_that_an_old_server_lost_acts_once(
+async def test_the_hooks_of_a_missed_claim_run_once(
     hooks: Any, start_side: Any, state_dir: Path, session: aiohttp.ClientSession
 ) -> None:
     hooks.add("10-a")

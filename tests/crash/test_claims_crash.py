@@ -25,12 +25,12 @@ def check_cases(seeds: Iterable[int], tmp_path: Path, *, kills_per_case: float) 
     assert sum(case["killed"] for case in cases) >= kills_per_case * len(cases)
 
 
-def test_killed_at_a_sample_of_points_a_claim_ends_with_each_hook_done_once_or_visibly_failed(tmp_path, seed):
+def test_after_kills_at_sampled_points_each_hook_is_done_once_or_failed(tmp_path, seed):
     # A case's first kill is at point 1 + seed % 75.
     check_cases(range(seed, seed + 24 * 16, 16), tmp_path, kills_per_case=1)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("first", range(0, 300, 75))
-def test_killed_anywhere_a_claim_ends_with_each_hook_done_once_or_visibly_failed(tmp_path, first):
+def test_after_kills_at_any_point_each_hook_is_done_once_or_failed(tmp_path, first):
     check_cases(range(first, first + 75), tmp_path, kills_per_case=500 / 300)

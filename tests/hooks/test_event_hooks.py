@@ -66,7 +66,7 @@ def hooks(tmp_path):
     return Hooks(tmp_path)
 
 
-async def test_each_occasion_runs_its_own_hooks_in_name_order(hooks):
+async def test_each_event_runs_its_own_hooks_in_name_order(hooks):
     hooks.add(STABLE, "20-b")
     hooks.add(STABLE, "10-a")
     hooks.add(BUSY, "10-c")
@@ -78,7 +78,7 @@ async def test_each_occasion_runs_its_own_hooks_in_name_order(hooks):
     assert hooks.runs() == ["stable 10-a", "stable 20-b", "busy 10-c"]
 
 
-async def test_many_triggers_while_one_runs_are_one_more_run_and_the_last_is_about_now(hooks):
+async def test_triggers_during_a_run_are_coalesced_and_the_last_run_is_for_the_present_state(hooks):
     go = hooks.root / "go"
     hooks.add(STABLE, "10-slow", f"until [ -e {go} ]; do sleep 0.01; done")
     hooks.add(BUSY, "10-quick")
@@ -93,7 +93,7 @@ async def test_many_triggers_while_one_runs_are_one_more_run_and_the_last_is_abo
     assert hooks.runs() == ["stable 10-slow", "busy 10-quick", "stable 10-slow"]
 
 
-async def test_what_is_so_already_is_no_news(hooks):
+async def test_a_repeated_event_triggers_no_run(hooks):
     hooks.add(BUSY, "10-a")
     hooks.add(STABLE, "10-b")
     async with hooks.running():
@@ -104,7 +104,7 @@ async def test_what_is_so_already_is_no_news(hooks):
     assert hooks.runs() == ["busy 10-a", "stable 10-b"]
 
 
-async def test_a_hook_is_told_the_occasion_and_not_the_token(hooks):
+async def test_the_environment_of_a_hook_names_the_event_and_has_no_token(hooks):
     told = hooks.root / "told"
     hooks.add(STOP, "10-a", f"env > {told}")
     await hooks.runner.run_stop_hooks(10.0)
@@ -114,7 +114,7 @@ async def test_a_hook_is_told_the_occasion_and_not_the_token(hooks):
     assert "CODER_AGENT_TOKEN" not in env
 
 
-async def test_a_failure_is_not_tried_again_and_the_next_hook_runs(hooks):
+async def test_a_failed_hook_is_not_retried_and_the_next_hook_runs(hooks):
     hooks.add(STABLE, "10-a", "exit 3")
     hooks.add(STABLE, "20-b")
     async with hooks.running():
@@ -132,7 +132,7 @@ async def test_a_hook_that_others_may_write_is_not_run(hooks):
     assert hooks.runs() == []
 
 
-async def test_a_directory_that_others_may_write_is_not_used_and_later_occasions_go_on(hooks):
+async def test_a_directory_that_others_may_write_is_not_used_and_later_events_run(hooks):
     hooks.add(STABLE, "10-a").parent.chmod(0o777)
     hooks.add(BUSY, "10-b")
     async with hooks.running():
@@ -142,7 +142,7 @@ async def test_a_directory_that_others_may_write_is_not_used_and_later_occasions
     assert hooks.runs() == ["busy 10-b"]
 
 
-async def test_the_hooks_of_the_stop_are_ended_when_their_time_is_up(hooks):
+async def test_stop_hooks_are_ended_when_their_time_is_over(hooks):
     hooks.add(STOP, "10-hangs", "trap '' TERM; sleep 60")
     hooks.add(STOP, "20-never")
     began = time.monotonic()
@@ -152,7 +152,7 @@ async def test_the_hooks_of_the_stop_are_ended_when_their_time_is_up(hooks):
     assert hooks.count(STOP, "interrupted") == 1
 
 
-async def test_without_hooks_a_stop_takes_no_time(hooks):
+async def test_a_stop_without_hooks_does_not_wait(hooks):
     began = time.monotonic()
     await hooks.runner.run_stop_hooks(60.0)
     assert time.monotonic() - began < 5.0

@@ -62,7 +62,7 @@ async def gone(*pids: int) -> None:
         ("kill -SEGV $$", HookOutcome.FAILED, -11, "killed by SIGSEGV"),
     ],
 )
-async def test_how_a_hook_ended_is_told(
+async def test_the_result_of_a_hook(
     tmp_path: Path, body: str, outcome: HookOutcome, code: int, why: str
 ) -> None:
     ended, _ = await run(script(tmp_path / "hook", body))
@@ -76,7 +76,7 @@ async def test_how_a_hook_ended_is_told(
         (b"\x00\x01 no program\n", "Exec format error"),
     ],
 )
-async def test_what_cannot_be_started_is_a_failure_that_says_why(
+async def test_a_hook_that_cannot_be_started_fails_with_the_reason(
     tmp_path: Path, content: bytes, why: str
 ) -> None:
     path = tmp_path / "hook"
@@ -87,7 +87,7 @@ async def test_what_cannot_be_started_is_a_failure_that_says_why(
     assert why in ended.why
 
 
-async def test_a_hook_that_is_being_written_is_a_failure(tmp_path: Path) -> None:
+async def test_a_hook_that_is_open_for_writing_fails(tmp_path: Path) -> None:
     path = tmp_path / "hook"
     path.write_bytes(Path("/bin/true").read_bytes())
     path.chmod(0o755)
@@ -119,7 +119,7 @@ DAEMON = {
 }  # fmt: skip
 
 
-def test_a_hook_is_told_why_it_runs_and_not_the_token(tmp_path: Path) -> None:
+def test_the_environment_of_a_hook_has_the_reason_and_no_token(tmp_path: Path) -> None:
     env = hook_environment(
         DAEMON, hook="10-a", reason="stable", workspace_id=W, state_dir=tmp_path, run_id=RUN
     )
@@ -135,7 +135,7 @@ def test_a_hook_is_told_why_it_runs_and_not_the_token(tmp_path: Path) -> None:
     }
 
 
-def test_the_token_is_passed_when_asked_and_a_missing_workspace_is_empty(tmp_path: Path) -> None:
+def test_the_token_is_passed_if_configured_and_a_missing_workspace_is_empty(tmp_path: Path) -> None:
     env = hook_environment(
         DAEMON, hook="a", reason="r", workspace_id=None, state_dir=tmp_path, run_id=RUN, pass_token=True
     )
@@ -144,7 +144,7 @@ def test_the_token_is_passed_when_asked_and_a_missing_workspace_is_empty(tmp_pat
     assert "NOTIFY_SOCKET" not in env
 
 
-async def test_the_tail_of_the_output_is_kept_on_a_character_boundary(tmp_path: Path) -> None:
+async def test_the_tail_of_the_output_starts_at_a_character_boundary(tmp_path: Path) -> None:
     body = "i=0; while [ $i -lt 4000 ]; do printf 'ééé'; i=$((i+1)); done; echo end >&2"
     _, tail = await run(script(tmp_path / "hook", body))
     assert tail.endswith("éend\n")
@@ -152,7 +152,7 @@ async def test_the_tail_of_the_output_is_kept_on_a_character_boundary(tmp_path: 
     assert "\ufffd" not in tail
 
 
-async def test_a_flood_of_output_is_read_in_bounded_memory_and_logged_in_part(
+async def test_a_large_output_is_read_in_bounded_memory_and_logged_in_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log.configure(fmt="json")
@@ -165,7 +165,7 @@ async def test_a_flood_of_output_is_read_in_bounded_memory_and_logged_in_part(
     assert sum("hook.output_no_longer_logged" in line for line in lines) == 1
 
 
-async def test_the_token_is_masked_in_what_is_kept(tmp_path: Path) -> None:
+async def test_the_token_is_redacted_in_the_tail(tmp_path: Path) -> None:
     log.register_secret("a-token-to-hide")
     _, tail = await run(script(tmp_path / "hook", "echo token=a-token-to-hide"))
     assert "a-token-to-hide" not in tail
@@ -193,21 +193,21 @@ async def test_a_hook_that_hangs_is_ended_with_its_whole_session(
     assert living(RUN, None) == []
 
 
-async def test_a_hook_that_ends_itself_at_term_is_not_killed(tmp_path: Path, fake_clock: FakeClock) -> None:
+async def test_a_hook_that_ends_at_sigterm_is_not_killed(tmp_path: Path, fake_clock: FakeClock) -> None:
     body = f'trap "echo cleaned > {tmp_path}/cleaned; exit 0" TERM; echo x > {tmp_path}/ready; while :; do sleep 0.02; done'
     ended = await ended_by_timeout(script(tmp_path / "hook", body), fake_clock, ready=tmp_path / "ready")
     assert ended.outcome == "timed_out"
     assert await there(tmp_path / "cleaned") == "cleaned"
 
 
-async def test_what_a_failed_hook_leaves_behind_is_ended(tmp_path: Path) -> None:
+async def test_the_processes_of_a_failed_hook_are_ended(tmp_path: Path) -> None:
     body = f"sleep 600 & echo $! > {tmp_path}/child; exit 1"
     ended, _ = await run(script(tmp_path / "hook", body))
     assert ended.exit_code == 1
     await gone(int((tmp_path / "child").read_text()))
 
 
-async def test_a_service_that_a_successful_hook_started_lives_and_holds_nothing_up(tmp_path: Path) -> None:
+async def test_a_service_that_a_successful_hook_started_keeps_running(tmp_path: Path) -> None:
     body = f"sleep 600 >/dev/null 2>&1 & echo $! > {tmp_path}/child"
     ended, _ = await run(script(tmp_path / "hook", body))
     child = int((tmp_path / "child").read_text())
@@ -218,7 +218,7 @@ async def test_a_service_that_a_successful_hook_started_lives_and_holds_nothing_
         os.kill(child, signal.SIGKILL)
 
 
-async def test_a_pipe_held_open_by_a_child_is_waited_for_a_moment_only(
+async def test_a_pipe_that_a_child_keeps_open_delays_the_result_only_briefly(
     tmp_path: Path, fake_clock: FakeClock
 ) -> None:
     body = f"sleep 600 & echo $! > {tmp_path}/child"
@@ -236,7 +236,7 @@ async def test_a_pipe_held_open_by_a_child_is_waited_for_a_moment_only(
         os.kill(child, signal.SIGKILL)
 
 
-async def test_cancelled_the_hook_is_ended_and_the_cancellation_passes_on(tmp_path: Path) -> None:
+async def test_a_cancellation_ends_the_hook_and_is_passed_on(tmp_path: Path) -> None:
     body = f"echo started; echo $$ > {tmp_path}/pid; exec sleep 600"
     one = hook_run(script(tmp_path / "hook", body))
     task = asyncio.create_task(one.execute(not_recorded))
@@ -248,7 +248,7 @@ async def test_cancelled_the_hook_is_ended_and_the_cancellation_passes_on(tmp_pa
     assert one.tail == "started\n"
 
 
-async def test_a_second_cancellation_kills_at_once(tmp_path: Path) -> None:
+async def test_a_second_cancellation_kills_the_hook_at_once(tmp_path: Path) -> None:
     body = f'trap "echo term >> {tmp_path}/term" TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.01; done'
     task = asyncio.create_task(
         hook_run(script(tmp_path / "hook", body), stop_grace_s=3600.0).execute(not_recorded)
@@ -262,7 +262,7 @@ async def test_a_second_cancellation_kills_at_once(tmp_path: Path) -> None:
     await gone(pid)
 
 
-def test_a_timeout_is_never_infinite(tmp_path: Path) -> None:
+def test_an_infinite_timeout_is_refused(tmp_path: Path) -> None:
     for timeout_s in (float("inf"), 0.0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="finite"):
             hook_run(tmp_path / "hook", timeout_s=timeout_s)
@@ -285,7 +285,9 @@ async def test_a_run_is_found_by_its_id_when_no_pid_was_recorded(tmp_path: Path)
         await other.wait()
 
 
-async def test_a_run_with_a_washed_environment_is_found_by_its_recorded_leader(tmp_path: Path) -> None:
+async def test_a_run_without_the_run_id_in_its_environment_is_found_by_its_recorded_leader(
+    tmp_path: Path,
+) -> None:
     child = await asyncio.create_subprocess_exec("sleep", "600", env={}, start_new_session=True)
     leader = identify(child.pid)
     assert leader is not None
@@ -294,7 +296,7 @@ async def test_a_run_with_a_washed_environment_is_found_by_its_recorded_leader(t
     await child.wait()
 
 
-async def test_a_pid_that_is_somebody_elses_by_now_is_left_alone() -> None:
+async def test_a_reused_pid_is_not_signalled() -> None:
     child = await asyncio.create_subprocess_exec("sleep", "600", env={}, start_new_session=True)
     now = identify(child.pid)
     assert now is not None
@@ -311,7 +313,7 @@ async def test_a_pid_that_is_somebody_elses_by_now_is_left_alone() -> None:
         await child.wait()
 
 
-def test_hooks_run_in_name_order_and_the_rest_is_passed_over_with_a_reason(tmp_path: Path) -> None:
+def test_hooks_are_listed_in_name_order_and_other_files_are_skipped_with_a_reason(tmp_path: Path) -> None:
     for name in ("20-b", "10-a", "9-z", ".hidden", "10-a~", "30-c.bak", "#40#", "50-d.dpkg-old", "odd\nname"):
         script(tmp_path / name, "")
     (tmp_path / "60-plain").write_text("not executable")
@@ -326,7 +328,7 @@ def test_hooks_run_in_name_order_and_the_rest_is_passed_over_with_a_reason(tmp_p
     assert len(reasons) == 9
 
 
-def test_no_directory_is_no_hooks_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_directory_has_no_hooks_and_a_file_in_its_place_is_an_error(tmp_path: Path) -> None:
     assert list_hooks(tmp_path / "none").exists is False
     (tmp_path / "file").write_text("")
     with pytest.raises(HookDirectoryError, match="cannot be read"):
@@ -342,7 +344,7 @@ def test_a_hooks_directory_that_others_may_write_is_refused(tmp_path: Path, mode
         list_hooks(directory)
 
 
-def test_a_hook_or_a_parent_that_others_may_write_is_not_trusted_a_sticky_parent_is(tmp_path: Path) -> None:
+def test_a_hook_or_parent_that_others_may_write_is_not_trusted_except_a_sticky_parent(tmp_path: Path) -> None:
     parent = tmp_path / "parent"
     parent.mkdir()
     hook = script(parent / "hook", "")
@@ -356,7 +358,7 @@ def test_a_hook_or_a_parent_that_others_may_write_is_not_trusted_a_sticky_parent
     assert untrusted_reason(hook) == ""
 
 
-def test_a_link_is_trusted_only_as_far_as_what_it_leads_to(tmp_path: Path) -> None:
+def test_a_link_is_trusted_only_if_its_target_is_trusted(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     target = script(tmp_path / "elsewhere" / "real", "")
     link = tmp_path / "link"
