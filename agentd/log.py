@@ -60,7 +60,7 @@ def register_secret(secret: str) -> None:
     # Longest first, so that a secret that contains another is masked whole.
     longest_first = sorted(texts, key=len, reverse=True)
     _pattern = re.compile(
-        "|".join(_pattern_of(text) for text in longest_first if len(text) >= SECRET_MIN_CHARS)
+        "|".join(pattern_of(text) for text in longest_first if len(text) >= SECRET_MIN_CHARS)
     )
 
 
@@ -120,7 +120,7 @@ def _console(*, colors: bool) -> list[Processor]:
     ]
 
 
-def _pattern_of(secret: str) -> str:
+def pattern_of(secret: str) -> str:
     """Return a regular expression for `secret` in every form that it has inside other text.
 
     There are alternatives for each character, because the form depends on the text around the secret: `repr`

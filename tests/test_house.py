@@ -191,11 +191,11 @@ UNFINISHED = {
         agentd/agents agentd/claims agentd/simulator agentd/stability
     """,
     "bound names": """
-        agentd/agents agentd/cli agentd/daemon agentd/doctor agentd/hooks
+        agentd/agents agentd/cli agentd/daemon agentd/hooks
         agentd/simulator agentd/stability
     """,
     "constants": """
-        agentd/claims agentd/cli agentd/daemon agentd/doctor
+        agentd/claims agentd/cli agentd/daemon
         agentd/hooks agentd/simulator
     """,
     "export lists": """
@@ -208,11 +208,11 @@ UNFINISHED = {
     """,
     "words": """
         README.md agentd/agents agentd/claims agentd/cli
-        agentd/daemon agentd/doctor agentd/hooks agentd/simulator
+        agentd/daemon agentd/hooks agentd/simulator
         agentd/stability docs/architecture.md docs/compatibility.md
         docs/configuration.md docs/contributing.md docs/doctor.md docs/guarantees.md
         docs/operations.md docs/protocol.md docs/scenarios.md docs/status.md
-        tests/agents tests/claims tests/daemon tests/doctor
+        tests/agents tests/claims tests/daemon
         tests/e2e tests/hooks tests/scenarios tests/simulator tests/stability
         tests/test_metrics_docs.py tests/ui
     """,

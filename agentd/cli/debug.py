@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from agentd import __version__, config
+from agentd import __version__, config, log
 from agentd.claims.ledger import Ledger, claim_as_json
 from agentd.cli import add_config_options
 from agentd.cli.config import explained
@@ -20,7 +20,7 @@ from agentd.config import Config
 from agentd.daemon import last_stop
 from agentd.daemon.build import SPOOL_DIR
 from agentd.doctor import bundle
-from agentd.doctor.scrub import MASK, Scrubber, secrets_of
+from agentd.doctor.scrub import Scrubber, secrets_of
 from agentd.errors import AgentdError, ExitCode
 
 PACKAGES: Final = ("aiohttp", "httpx", "httpx-sse", "structlog", "tenacity")
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     files = _collected(settings, args)
     if args.with_conversation:
-        files |= _conversations(settings)
+        files |= bundle.conversations(settings.state.dir / SPOOL_DIR)
     scrubber = Scrubber(secrets_of(settings, os.environ))
     texts = {
         name: scrubber.text(value) if isinstance(value, str) else bundle.as_text(scrubber.json(value))
@@ -90,8 +90,8 @@ def _collected(settings: Config, args: argparse.Namespace) -> dict[str, Any]:
         **_from_daemon(settings),
         "spool.json": bundle.spool_headers(state / SPOOL_DIR),
         "files.json": {
-            "state": bundle.listing(state),
-            "hooks": bundle.listing(settings.claims.hooks_dir),
+            "state": bundle.list_files(state),
+            "hooks": bundle.list_files(settings.claims.hooks_dir),
         },
         "last-stop.json": None if last is None else last._asdict(),
     }
@@ -100,7 +100,7 @@ def _collected(settings: Config, args: argparse.Namespace) -> dict[str, Any]:
 def _shareable(explanation: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The configuration without `snapshots.redact_patterns`, because a pattern may contain the secret."""
     patterns = explanation["snapshots.redact_patterns"]
-    hidden = {**patterns, "value": MASK if patterns["value"] else patterns["value"]}
+    hidden = {**patterns, "value": log.MASK if patterns["value"] else patterns["value"]}
     return {**explanation, "snapshots.redact_patterns": hidden}
 
 
@@ -109,10 +109,10 @@ def _from_daemon(settings: Config) -> dict[str, Any]:
     socket = daemon_socket(settings)
     try:
         return {
-            "status.json": bundle.without_words(call(socket, "GET", "/v1/status")),
-            "ready.json": bundle.without_words(_readiness(socket)),
+            "status.json": bundle.without_texts(call(socket, "GET", "/v1/status")),
+            "ready.json": bundle.without_texts(_readiness(socket)),
             "metrics.txt": fetch(socket, "GET", "/metrics").decode("utf-8", "replace"),
-            "claims.json": bundle.without_words(call(socket, "GET", "/v1/claims")),
+            "claims.json": bundle.without_texts(call(socket, "GET", "/v1/claims")),
         }
     except AgentdError as exc:
         return {"daemon.txt": f"{exc}\n", "claims.json": _ledger(settings)}
@@ -131,18 +131,7 @@ def _ledger(settings: Config) -> Any:  # noqa: ANN401 - JSON
     except AgentdError as exc:
         return {"error": str(exc)}
     claims = [claim_as_json(claim, tails=True) for claim in book.claims.values()]
-    return {"claims": bundle.without_words(claims), "damage": book.damage}
-
-
-def _conversations(settings: Config) -> dict[str, str]:
-    entries = [
-        bundle.read_entry(file) for file in sorted((settings.state.dir / SPOOL_DIR).glob("*.snapshot"))
-    ]
-    return {
-        f"conversation-{entry.task_id or 'no-task'}.json": entry.payload.decode("utf-8", "replace")
-        for entry in entries
-        if not isinstance(entry, str)
-    }
+    return {"claims": bundle.without_texts(claims), "damage": book.damage}
 
 
 def _versions() -> dict[str, Any]:

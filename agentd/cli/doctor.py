@@ -4,12 +4,13 @@ import argparse
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Final
 
 from agentd import config, log
 from agentd.agents.discovery import agent_of
 from agentd.cli import add_config_options
-from agentd.cli.local_client import daemon_socket
+from agentd.cli.local_client import call, daemon_socket
 from agentd.clock import Clock
 from agentd.coderd.access import coderd_client, proxy_headers, token_source
 from agentd.coderd.reinit_stream import ReinitStream
@@ -17,11 +18,13 @@ from agentd.coderd.token import StaticToken, TokenSource
 from agentd.config import Config
 from agentd.daemon import last_stop
 from agentd.daemon.build import SPOOL_DIR
-from agentd.doctor.examination import Coder, Subject, examine
+from agentd.doctor.checks import CoderdAccess, Installation, check_installation
 from agentd.doctor.finding import Finding, Level, any_failed, fail, ok
-from agentd.errors import ConfigError, ExitCode
+from agentd.errors import AgentdError, ConfigError, ExitCode
 from agentd.http_client import client_session
 from agentd.tls import aiohttp, client_context
+
+STATUS_TIMEOUT_S: Final = 3.0
 
 # A token that coderd rejects. The response still shows whether coderd is reachable.
 _REJECTED: Final = "agentd-doctor-has-none"
@@ -65,26 +68,28 @@ async def run_checks(settings: Config, clock: Clock) -> list[Finding]:
     """Run every check with `settings`. Changes nothing on this machine or at a peer."""
     async with client_session() as session:
         known = [_check_complete(settings)]
-        coder, agent = None, None
+        coderd = None
         try:
             token = _token(settings, session, known)
             if settings.coder.url:
-                coder = _coder(settings, token, session, clock)
+                coderd = _coderd(settings, token, session, clock)
         except ConfigError as exc:
             known.append(fail("tls", exc.message, exc.hint))
         agent = agent_of(settings, session=session, clock=clock)
-        before = last_stop.read(settings.state.dir)
+        previous = last_stop.read(settings.state.dir)
+        socket = daemon_socket(settings)
         try:
-            return await examine(
-                Subject(
+            return await check_installation(
+                Installation(
                     config=settings,
                     spool=settings.state.dir / SPOOL_DIR,
-                    socket=daemon_socket(settings),
+                    socket=socket,
                     wall=clock.wall,
-                    coder=coder,
+                    coderd=coderd,
                     agent=agent,
+                    read_status=lambda: _read_status(socket),
                     known=tuple(known),
-                    last_ended=before.verdict if before else "",
+                    last_end=previous.verdict if previous else "",
                 )
             )
         finally:
@@ -109,8 +114,10 @@ def _token(settings: Config, session: aiohttp.ClientSession, known: list[Finding
         return StaticToken(_REJECTED)
 
 
-def _coder(settings: Config, token: TokenSource, session: aiohttp.ClientSession, clock: Clock) -> Coder:
-    return Coder(
+def _coderd(
+    settings: Config, token: TokenSource, session: aiohttp.ClientSession, clock: Clock
+) -> CoderdAccess:
+    return CoderdAccess(
         token=token,
         client=coderd_client(settings, token, session, clock),
         stream=ReinitStream(
@@ -120,6 +127,13 @@ def _coder(settings: Config, token: TokenSource, session: aiohttp.ClientSession,
             headers=proxy_headers(settings),
         ),
     )
+
+
+def _read_status(socket: Path) -> object:
+    try:
+        return call(socket, "GET", "/v1/status", timeout_s=STATUS_TIMEOUT_S)
+    except AgentdError:
+        return None
 
 
 def _line(finding: Finding, *, colours: bool) -> str:

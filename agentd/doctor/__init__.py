@@ -1,1 +1,1 @@
-"""What is wrong with this installation: one finding a line, with its cause and what to do about it."""
+"""The checks of `agentd doctor`, and the debug bundle."""

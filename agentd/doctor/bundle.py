@@ -1,6 +1,7 @@
-"""What goes into a debug bundle, and the archive itself. A stranger reads it, so nothing secret and nobody's words.
+"""The content of a debug bundle, and its archive.
 
-Withheld are the conversation, the output of hooks and of destination programs, and every secret (`scrub`).
+The bundle goes to people outside, so it has no message texts, no output of hooks and destination programs,
+and no secrets (`scrub`).
 """
 
 import io
@@ -12,40 +13,45 @@ from pathlib import Path
 from typing import Any, Final
 
 from agentd.clock import rfc3339
-from agentd.snapshots.entry import FILE_MAX_BYTES, DamagedError, NewerSpoolSchemaError, SpoolEntry, decode
+from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEntry
+from agentd.snapshots.spool import read_entry
 
 LISTED_MAX: Final = 1000
 
-# What somebody said or a program printed, wherever it stands in an answer of the daemon.
-_WORDS: Final = frozenset({"tail", "content", "message", "prompt"})
+# Keys of the daemon's responses whose texts come from people or programs.
+_TEXT_KEYS: Final = frozenset({"tail", "content", "message", "prompt"})
 
 
-def without_words(value: Any) -> Any:  # noqa: ANN401 - JSON
-    """An answer of the daemon without output of programs and words of people: their sizes instead."""
+def without_texts(value: Any) -> Any:  # noqa: ANN401 - JSON
+    """A response of the daemon in which output of programs and message texts are replaced by their sizes."""
     match value:
         case {"name": str(name), "detail": str(detail), **rest} if name != "coder" and detail:
-            return {"name": name, "detail": _withheld(detail), **without_words(rest)}
+            # The receipt of a destination: its detail is the output of a program or the answer of a server.
+            return {"name": name, "detail": _size_of(detail), **without_texts(rest)}
         case dict():
             return {
-                key: _withheld(item)
-                if key in _WORDS and isinstance(item, str) and item
-                else without_words(item)
+                key: _size_of(item)
+                if key in _TEXT_KEYS and isinstance(item, str) and item
+                else without_texts(item)
                 for key, item in value.items()
             }
         case list():
-            return [without_words(item) for item in value]
+            return [without_texts(item) for item in value]
         case _:
             return value
 
 
-def listing(folder: Path) -> list[dict[str, Any]]:
-    """Every file below `folder`, at most `LISTED_MAX`: name, size, mode, owner, time. Links are not followed."""
+def list_files(folder: Path) -> list[dict[str, Any]]:
+    """Name, size, mode, owner and time of at most `LISTED_MAX` files below `folder`.
+
+    Does not follow links.
+    """
     found: list[dict[str, Any]] = []
     for path in _below(folder):
         try:
             info = path.lstat()
-        except OSError as error:
-            found.append({"name": str(path.relative_to(folder)), "error": error.strerror})
+        except OSError as exc:
+            found.append({"name": str(path.relative_to(folder)), "error": exc.strerror})
             continue
         found.append(
             {
@@ -63,39 +69,38 @@ def listing(folder: Path) -> list[dict[str, Any]]:
 
 
 def spool_headers(spool: Path) -> list[dict[str, Any]]:
-    """What the spool holds, without the conversations."""
+    """The snapshots in the spool, without their messages."""
     found: list[dict[str, Any]] = []
-    for file in sorted(spool.glob("*.snapshot")):
-        entry = read_entry(file)
+    for name, entry in _spool_entries(spool):
         if isinstance(entry, str):
-            found.append({"file": file.name, "error": entry})
+            found.append({"file": name, "error": entry})
             continue
         found.append(
             {
-                "file": file.name,
+                "file": name,
                 "task_id": entry.task_id,
                 "serial": entry.serial,
                 "captured_at": entry.captured_at,
                 "messages": entry.messages,
                 "bytes": len(entry.payload),
                 "truncated": entry.truncated,
-                "receipts": [without_words(receipt.as_json()) for receipt in entry.receipts.values()],
+                "receipts": [without_texts(receipt.as_json()) for receipt in entry.receipts.values()],
             }
         )
     return found
 
 
-def read_entry(file: Path) -> SpoolEntry | str:
-    """The snapshot in `file`, or what is wrong with it. Nothing is repaired."""
-    try:
-        with file.open("rb") as opened:
-            return decode(opened.read(FILE_MAX_BYTES + 1))
-    except (DamagedError, NewerSpoolSchemaError, OSError) as error:
-        return str(error)
+def conversations(spool: Path) -> dict[str, str]:
+    """The messages of every readable snapshot: file name in the bundle → JSON."""
+    return {
+        f"conversation-{entry.task_id or 'no-task'}.json": entry.payload.decode("utf-8", "replace")
+        for _, entry in _spool_entries(spool)
+        if not isinstance(entry, str)
+    }
 
 
 def pack(files: Mapping[str, str], *, folder: str, at_unix_s: float) -> bytes:
-    """A gzipped tar of `files` below `folder`; who made it and on which account is not in it."""
+    """A gzipped tar of `files` below `folder`, without the name of the user who made it."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, text in files.items():
@@ -110,7 +115,16 @@ def as_text(value: Any) -> str:  # noqa: ANN401 - JSON
     return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
-def _withheld(text: str) -> str:
+def _spool_entries(spool: Path) -> Iterator[tuple[str, SpoolEntry | str]]:
+    """File name, and the snapshot or the reason why it cannot be read."""
+    for file in sorted(spool.glob("*.snapshot")):
+        try:
+            yield file.name, read_entry(file)
+        except (DamagedError, NewerSpoolSchemaError, OSError) as exc:
+            yield file.name, str(exc)
+
+
+def _size_of(text: str) -> str:
     return f"[withheld, {len(text.encode('utf-8', 'surrogatepass'))} bytes]"
 
 
@@ -118,7 +132,7 @@ def _below(folder: Path) -> Iterator[Path]:
     try:
         children = sorted(folder.iterdir())
     except OSError:
-        return  # the doctor says why it cannot be read
+        return  # the findings of the doctor have the reason
     for child in children:
         yield child
         if child.is_dir() and not child.is_symlink():

@@ -1,9 +1,10 @@
-"""What an answer, or none, says about the way to coderd and about the token. No I/O."""
+"""Explains the result of a request to coderd: what it shows about the connection and the token. No I/O."""
 
 import errno
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Final
 
 from agentd.coderd.errors import (
     CoderdError,
@@ -17,45 +18,49 @@ from agentd.coderd.errors import (
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import AgentdError
 
-NOT_A_UUID_WORDS = "Workspace agent token invalid."
-NOT_ALLOWED_WORDS = "Workspace agent not authorized."
-NOTHING_SENT_WORDS = "must be provided."
+# Parts of the messages of coderd's agent middleware (`httpmw/workspaceagent.go`).
+_NOT_A_UUID: Final = "Workspace agent token invalid."
+_NOT_AUTHORIZED: Final = "Workspace agent not authorized."
+_MISSING: Final = "must be provided."
 
-# OpenSSL's reasons for refusing a certificate (x509_vfy.h), as far as an operator does something else about each.
-_CERTIFICATES = {
+# OpenSSL's verify codes (x509_vfy.h) that have a remedy of their own: cause and remedy.
+_CERTIFICATES: Final = {
     9: (
         "coderd's certificate is not valid yet",
-        "check this machine's clock; else have the certificate renewed",
+        "check this machine's clock, or renew the certificate",
     ),
     10: (
         "coderd's certificate has expired",
-        "have it renewed; if it is good in a browser, check this machine's clock",
+        "renew the certificate; if a browser accepts it, check this machine's clock",
     ),
-    18: ("coderd's certificate is self-signed", "set coder.ca_file (AGENTD_CODER_CA_FILE) to it"),
+    18: (
+        "coderd's certificate is self-signed",
+        "set coder.ca_file (AGENTD_CODER_CA_FILE) to that certificate",
+    ),
     19: (
-        "coderd's certificate comes from a CA this machine does not trust",
+        "coderd's certificate is signed by a CA that this machine does not trust",
         "set coder.ca_file (AGENTD_CODER_CA_FILE) to that CA",
     ),
     20: (
-        "coderd's certificate comes from a CA this machine does not trust",
-        "set coder.ca_file (AGENTD_CODER_CA_FILE) to that CA, or let the server send its whole chain",
+        "coderd's certificate is signed by a CA that this machine does not trust",
+        "set coder.ca_file (AGENTD_CODER_CA_FILE) to that CA, or let the server send the whole chain",
     ),
-    62: ("coderd's certificate is for another host name", "set coder.url to a name the certificate has"),
-    64: ("coderd's certificate is not for this address", "set coder.url to a name the certificate has"),
+    62: ("coderd's certificate is for another host name", "set coder.url to a name in the certificate"),
+    64: ("coderd's certificate is not for this address", "set coder.url to a name in the certificate"),
 }
 
 
-def is_coderds(answer: AgentdError | None) -> bool:
-    """Whether coderd itself has answered, so that there is something to say about token and routes."""
+def is_from_coderd(answer: AgentdError | None) -> bool:
+    """Whether coderd itself answered, so that the result also shows the state of token and routes."""
     if isinstance(answer, UnauthorizedError):
-        return _is_coderds_401(answer)
+        return _is_401_of_coderd(answer)
     if isinstance(answer, UnreachableError | NotCoderdError | ServerFaultError | RateLimitedError):
         return False
     return answer is None or isinstance(answer, CoderdError)
 
 
-def reached(answer: AgentdError | None, version: str) -> Finding:
-    """The way to coderd: name, connection, TLS, proxies, and whether it is coderd that answers."""
+def connection_finding(answer: AgentdError | None, version: str) -> Finding:
+    """The finding about the connection: DNS, TCP, TLS, proxies, and whether coderd answers."""
     match answer:
         case UnreachableError():
             return _unreachable(answer)
@@ -64,73 +69,85 @@ def reached(answer: AgentdError | None, version: str) -> Finding:
         case NotCoderdError():
             return fail(
                 "coderd",
-                f"what answers at coder.url is not coderd, but a proxy, a login page or another server: {answer.message}",
-                "set coder.url (CODER_AGENT_URL) to the address of the deployment alone, or mend the proxy in between",
+                "not coderd, but a proxy, a login page or another server answers at coder.url:"
+                f" {answer.message}",
+                "set coder.url (CODER_AGENT_URL) to the address of the deployment without a path,"
+                " or correct the proxy in between",
             )
         case ServerFaultError():
             return fail(
-                "coderd", f"coderd or a proxy fails: {answer.message}", "see coderd's log and the proxy's"
+                "coderd",
+                f"coderd or a proxy failed: {answer.message}",
+                "see coderd's log and the proxy's",
             )
         case RateLimitedError():
             return warn(
-                "coderd", answer.message, "wait a minute; behind one NAT all workspaces share the limit"
+                "coderd", answer.message, "wait a minute; all workspaces behind one NAT share coderd's limit"
             )
-        case UnauthorizedError() if not _is_coderds_401(answer):
+        case UnauthorizedError() if not _is_401_of_coderd(answer):
             return fail(
                 "coderd",
-                f"a proxy in between wants a login: {answer.message}",
-                "give its header in coder.headers (CODER_AGENT_HEADER), or let it pass /api/v2/workspaceagents",
+                f"a proxy in between requires a login: {answer.message}",
+                "set its header in coder.headers (CODER_AGENT_HEADER),"
+                " or let it pass /api/v2/workspaceagents",
             )
         case None | CoderdError():
-            return ok("coderd", f"answers, version {version or 'not named'}")
+            return ok("coderd", f"answers, version {version or 'unknown'}")
         case _:
-            # The token had to be fetched first, which failed before coderd was asked anything.
-            return fail("token", answer.message, answer.hint or "check coder.auth and the token's source")
+            # Reading or fetching the token failed, so no request was sent.
+            return fail(
+                "token", answer.message, answer.hint or "check coder.auth and the source of the token"
+            )
 
 
-def token(answer: AgentdError | None) -> Finding:
-    """The token, as coderd's agent middleware (`httpmw/workspaceagent.go`) finds it: three kinds of 401."""
+def token_finding(answer: AgentdError | None) -> Finding:
+    """The finding about the token. The text of a 401 tells its three causes apart."""
     if not isinstance(answer, UnauthorizedError):
         return ok("token", "coderd accepts it")
-    if NOT_A_UUID_WORDS in answer.message:
+    if _NOT_A_UUID in answer.message:
         return fail(
             "token",
-            "what is configured is no agent token: it is not a UUID",
-            "set CODER_AGENT_TOKEN, or the token file, to what Coder gave this workspace's agent",
+            "the configured token is not an agent token: it is not a UUID",
+            "set CODER_AGENT_TOKEN, or the token file, to the token of this workspace's agent",
         )
-    if NOT_ALLOWED_WORDS in answer.message:
+    if _NOT_AUTHORIZED in answer.message:
         return fail(
             "token",
-            "coderd does not accept the token: it is of an older build, or a claim or build is running",
-            "wait for the build to end; if it stays so, take the present CODER_AGENT_TOKEN from the Coder agent",
+            "coderd does not accept the token: it is from an older build, or a claim or build is running",
+            "wait for the build to end; if the error stays, use the current CODER_AGENT_TOKEN"
+            " of the Coder agent",
         )
-    if NOTHING_SENT_WORDS in answer.message:
+    if _MISSING in answer.message:
         return fail(
             "token",
-            "the token did not reach coderd: something in between drops the header Coder-Session-Token",
+            "a proxy removes the header Coder-Session-Token, so the token does not reach coderd",
             "let the proxy pass Coder-Session-Token",
         )
-    return fail("token", answer.message, "see coderd's log for the request named here")
+    return fail("token", answer.message, "find the request named here in coderd's log")
 
 
-def _is_coderds_401(answer: UnauthorizedError) -> bool:
-    return any(words in answer.message for words in (NOT_A_UUID_WORDS, NOT_ALLOWED_WORDS, NOTHING_SENT_WORDS))
+def _is_401_of_coderd(answer: UnauthorizedError) -> bool:
+    return any(text in answer.message for text in (_NOT_A_UUID, _NOT_AUTHORIZED, _MISSING))
 
 
 def _unreachable(answer: UnreachableError) -> Finding:
     for cause in _causes(answer):
         match cause:
             case ssl.SSLCertVerificationError():
-                what, remedy = _CERTIFICATES.get(
+                text, remedy = _CERTIFICATES.get(
                     cause.verify_code,
-                    (f"coderd's certificate is refused: {cause.verify_message}", "have it mended"),
+                    (
+                        f"coderd's certificate is invalid: {cause.verify_message}",
+                        "have the certificate corrected",
+                    ),
                 )
-                return fail("tls", what, remedy)
+                return fail("tls", text, remedy)
             case ssl.SSLError():
                 return fail(
                     "tls",
-                    f"no TLS at coder.url: {cause.reason or cause}",
-                    "if the deployment speaks plain http there, write http:// in coder.url; else check port and proxy",
+                    f"the TLS handshake with coder.url failed: {cause.reason or cause}",
+                    "if the deployment uses plain HTTP on this port, write http:// in coder.url;"
+                    " else check port and proxy",
                 )
             case socket.gaierror():
                 return fail(
@@ -141,12 +158,12 @@ def _unreachable(answer: UnreachableError) -> Finding:
             case ConnectionRefusedError():
                 return fail(
                     "coderd",
-                    "connection refused: nobody listens at coder.url",
-                    "check host and port of coder.url (CODER_AGENT_URL), and that coderd or its proxy is up",
+                    "connection refused: no program listens at coder.url",
+                    "check host and port of coder.url (CODER_AGENT_URL), and that coderd or its proxy runs",
                 )
             case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH):
                 return fail(
-                    "coderd", f"no route to coder.url: {cause.strerror}", "check this machine's network"
+                    "coderd", f"no route to coder.url: {cause.strerror}", "check the network of this machine"
                 )
     return fail(
         "coderd", f"no answer: {answer.message}", "check coder.url, the network and any firewall in between"
@@ -154,7 +171,7 @@ def _unreachable(answer: UnreachableError) -> Finding:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What `error` came from, the deepest last, the wrapped ones of aiohttp included."""
+    """The causes of `error`, the deepest first, including those that aiohttp wraps."""
     seen: list[BaseException] = []
     pending: list[BaseException | None] = [error.__cause__]
     while pending and len(seen) < 32:
@@ -165,5 +182,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         pending += [cause.__cause__, cause.__context__, getattr(cause, "os_error", None)]
         if isinstance(cause, BaseExceptionGroup):
             pending += cause.exceptions
-    # aiohttp's own errors are SSL and OS errors too by inheritance, and say less than what they wrap.
+    # aiohttp's errors inherit from SSL and OS errors, and have less information than the errors that they
+    # wrap.
     return reversed(seen)

@@ -1,7 +1,6 @@
-"""The daemon: does one run on this state directory, does it answer where we ask, could one listen where it should."""
+"""Checks the daemon: whether one runs on the state directory and answers, and whether one could start."""
 
 import errno
-import json
 import os
 import socket
 from collections.abc import Mapping
@@ -10,52 +9,36 @@ from typing import Any
 
 from agentd.config.formats import loopback_address
 from agentd.doctor.finding import Finding, fail, ok, warn
+from agentd.local_api.unix_socket import SOCKET_PATH_MAX_BYTES
 from agentd.state_dir import holder_pid
-from agentd.tls import aiohttp
-
-ASK_TIMEOUT_S = 3.0
-# struct sockaddr_un holds 108 bytes, the last of them a NUL.
-SOCKET_PATH_MAX_BYTES = 107
 
 
-async def ask(path: Path) -> Mapping[str, Any] | None:
-    """`/v1/status` of whoever listens on the socket; None when that is no agentd, or nobody."""
-    try:
-        async with (
-            aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(path=str(path)),
-                timeout=aiohttp.ClientTimeout(total=ASK_TIMEOUT_S),
-            ) as session,
-            session.get("http://agentd/v1/status") as response,
-        ):
-            status = json.loads(await response.read())
-    except (aiohttp.ClientError, OSError, ValueError, TimeoutError):
-        return None
-    return status if isinstance(status, dict) and isinstance(status.get("pid"), int) else None
+def valid_status(response: object) -> Mapping[str, Any] | None:
+    """`response` if it is the `/v1/status` of an agentd, else None."""
+    return response if isinstance(response, dict) and isinstance(response.get("pid"), int) else None
 
 
 def pid(state_dir: Path, status: Mapping[str, Any] | None) -> int:
-    """Process of the daemon, ours when there is none."""
+    """The process id of the daemon, that of this process without a daemon."""
     return status["pid"] if status is not None else holder_pid(state_dir) or os.getpid()
 
 
-def examine(
-    state_dir: Path, socket_path: Path, listen: str, status: Mapping[str, Any] | None
-) -> list[Finding]:
-    """One finding. `status` is the answer of `ask`. Blocks for a few system calls."""
+def check(state_dir: Path, socket_path: Path, listen: str, status: Mapping[str, Any] | None) -> list[Finding]:
+    """One finding. `status` is the result of `valid_status`. Blocks for a few system calls."""
     holder = holder_pid(state_dir)
     if status is not None:
-        return [_answers(state_dir, socket_path, holder, status)]
+        return [_running(state_dir, socket_path, holder, status)]
     if holder is not None:
+        holder_text = f"pid {holder or 'unknown'}"
         return [
             fail(
                 "daemon",
-                f"agentd (pid {holder or 'unknown'}) holds {state_dir}, but nothing answers on {socket_path}:"
-                " another agentd with other settings, or one that hangs",
-                f"a second one cannot start: stop pid {holder or 'unknown'}, or give this one its own AGENTD_STATE_DIR",
+                f"agentd ({holder_text}) holds the lock of {state_dir},"
+                f" but no daemon answers on {socket_path}: it uses another socket, or it hangs",
+                f"stop {holder_text}, or give this daemon its own AGENTD_STATE_DIR",
             )
         ]
-    if len(str(socket_path).encode()) > SOCKET_PATH_MAX_BYTES:
+    if len(os.fsencode(socket_path)) > SOCKET_PATH_MAX_BYTES:
         return [
             fail(
                 "daemon",
@@ -63,36 +46,37 @@ def examine(
                 "set AGENTD_LOCAL_API_SOCKET to a shorter path",
             )
         ]
-    taken = _taken(listen)
-    if taken:
+    error = _bind_error(listen)
+    if error:
         return [
             fail(
                 "daemon",
-                f"the port of local_api.listen ({listen}) cannot be had: {taken}",
-                "stop what listens there, or choose another port in AGENTD_LOCAL_API_LISTEN",
+                f"local_api.listen: cannot listen on {listen}: {error}",
+                "stop the program that listens there, or choose another port in AGENTD_LOCAL_API_LISTEN",
             )
         ]
     return [
         warn(
             "daemon",
             "no agentd runs on this state directory",
-            "start it: `agentd run`, or systemctl start agentd",
+            "start it: `agentd run`, or `systemctl start agentd`",
         )
     ]
 
 
-def _answers(state_dir: Path, socket_path: Path, holder: int | None, status: Mapping[str, Any]) -> Finding:
+def _running(state_dir: Path, socket_path: Path, holder: int | None, status: Mapping[str, Any]) -> Finding:
     pid = status["pid"]
     if holder not in (None, 0, pid):
         return fail(
             "daemon",
-            f"two agentd: pid {pid} answers on {socket_path}, pid {holder} holds {state_dir}",
+            f"two agentd daemons run: pid {pid} answers on {socket_path}, pid {holder} holds {state_dir}",
             "stop one of them, or give each its own AGENTD_STATE_DIR and AGENTD_LOCAL_API_SOCKET",
         )
     return ok("daemon", f"agentd {status.get('version', '?')} answers, pid {pid}")
 
 
-def _taken(listen: str) -> str:
+def _bind_error(listen: str) -> str:
+    """Why the TCP port of the local API cannot be used; "" if it can."""
     if not listen:
         return ""
     host, port = loopback_address(listen)
@@ -101,6 +85,6 @@ def _taken(listen: str) -> str:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
-        except OSError as error:
-            return "something else listens there" if error.errno == errno.EADDRINUSE else str(error.strerror)
+        except OSError as exc:
+            return "another program listens there" if exc.errno == errno.EADDRINUSE else str(exc.strerror)
     return ""

@@ -1,16 +1,17 @@
-"""What the doctor says: one line, its level, its cause and what to do."""
+"""The result of one check: a level, the cause, and what to do."""
 
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from agentd import log
 
-CAUSE_MAX_CHARS = 400
+CAUSE_MAX_CHARS: Final = 400
 
 
 class Level(enum.StrEnum):
-    """How bad a finding is. Only `FAIL` makes `agentd doctor` exit with 1."""
+    """The result of a check. Only `FAIL` makes `agentd doctor` exit with 1."""
 
     OK = "ok"
     WARN = "warn"
@@ -19,9 +20,9 @@ class Level(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`cause` says what was seen, `remedy` what to do about it ("" when there is nothing to do).
+    """`cause` states what the check found, `remedy` what to do ("" if nothing).
 
-    Both are one line without control characters and with secrets masked: a peer's own words may stand in them.
+    Both may quote a peer, so they are converted to one line without control characters, with secrets masked.
     """
 
     check: str

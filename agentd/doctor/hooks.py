@@ -1,4 +1,4 @@
-"""The hooks: are they found, and would they be trusted."""
+"""Checks the hooks: whether there are any, and whether agentd would run them."""
 
 from pathlib import Path
 
@@ -7,36 +7,36 @@ from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, list_hooks, unt
 from agentd.hooks.event_hooks import HookEvent
 
 
-def examine(hooks_dir: Path, *, enabled: bool) -> list[Finding]:
-    """One finding for the hooks of a claim, and one for each other folder in which something is wrong.
+def check(hooks_dir: Path, *, enabled: bool) -> list[Finding]:
+    """One finding for the hooks of a claim, and one for each other directory with a fault.
 
-    `enabled`: claims are on. Blocks on the disk.
+    `enabled` is `claims.enabled`. Blocks on the disk.
     """
     claims = (
-        _folder("hooks", hooks_dir / ON_CLAIM)
+        _check_directory("hooks", hooks_dir / ON_CLAIM)
         if enabled
-        else ok("hooks", "claims.enabled is false: no claim runs one")
+        else ok("hooks", "claims.enabled is false: the hooks of a claim do not run")
     )
-    others = [_folder(f"hooks on-{one}", hooks_dir / f"on-{one}.d") for one in HookEvent]
+    others = [_check_directory(f"hooks on-{event}", hooks_dir / f"on-{event}.d") for event in HookEvent]
     return [claims, *(finding for finding in others if finding.level is not Level.OK)]
 
 
-def _folder(check: str, folder: Path) -> Finding:
+def _check_directory(check: str, directory: Path) -> Finding:
     try:
-        found = list_hooks(folder)
-    except HookDirectoryError as error:
-        remedy = error.hint or f"only root or agentd's user may write {folder} and the way to it"
-        return fail(check, error.message, remedy)
+        found = list_hooks(directory)
+    except HookDirectoryError as exc:
+        remedy = exc.hint or f"make {directory} and its parents writable for root and agentd's user only"
+        return fail(check, exc.message, remedy)
     if not found.exists:
-        return ok(check, f"none: {folder} is not there")
-    distrusted = [why for name in found.names if (why := untrusted_reason(folder / name))]
-    if distrusted:
-        remedy = "chown it to root or agentd's user, chmod 755"
-        return fail(check, f"a hook would be refused: {distrusted[0]}", remedy)
-    idle = [name for name, why in found.skipped if why == "not executable"]
-    if idle:
-        remedy = f"chmod 755 {folder / idle[0]}, or move it away"
-        return warn(check, f"not executable, so passed over: {', '.join(idle[:5])}", remedy)
-    other = ", ".join(f"{name} ({why})" for name, why in found.skipped[:5])
-    names = ", ".join(found.names) or "none"
-    return ok(check, f"{names} in {folder}" + (f"; passed over: {other}" if other else ""))
+        return ok(check, f"no hooks: {directory} does not exist")
+    untrusted = [reason for name in found.names if (reason := untrusted_reason(directory / name))]
+    if untrusted:
+        remedy = "chown it to root or agentd's user, and chmod 755"
+        return fail(check, f"agentd would refuse a hook: {untrusted[0]}", remedy)
+    not_executable = [name for name, reason in found.skipped if reason == "not executable"]
+    if not_executable:
+        remedy = f"chmod 755 {directory / not_executable[0]}, or move it to another directory"
+        return warn(check, f"skipped, because not executable: {', '.join(not_executable[:5])}", remedy)
+    skipped = ", ".join(f"{name} ({reason})" for name, reason in found.skipped[:5])
+    names = ", ".join(found.names) or "no hooks"
+    return ok(check, f"{names} in {directory}" + (f"; skipped: {skipped}" if skipped else ""))

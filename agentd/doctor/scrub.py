@@ -1,28 +1,25 @@
-"""Takes secrets out of what a stranger will read: the known ones in every form they may be written, and look-alikes.
+"""Removes secrets from the texts of a debug bundle.
 
-Known are the values of this configuration and environment that are secret by their place. Look-alikes are found by
-their shape, for what a peer or a program has said: better one word too many withheld than one too few.
+Known secrets are the values of configuration and environment that are secret by their key or name. They are
+masked in every encoding. Other texts that look like a secret are masked as well, because peers and programs
+may print secrets that agentd does not know; some of these texts are not secret.
 """
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from agentd import log
 from agentd.config import Config, keys
 
-MASK: Final = log.MASK
-VALUE_MIN_CHARS: Final = 6
-"""A shorter value would blot out half of every text and protect nothing."""
 FILE_MAX_BYTES: Final = 64 * 1024
 
 _SECRET_NAME: Final = re.compile(r"(?i)token|secret|passw|passphrase|api_?key|private|credential|auth|cookie|session|_key$|^key$|_pat$|_dsn$")  # fmt: skip
-_SHAPES: Final = re.compile(
+_LOOKS_SECRET: Final = re.compile(
     r"""(?x)
     -----BEGIN\ [A-Z ]*PRIVATE\ KEY-----.*?(?:-----END\ [A-Z ]*PRIVATE\ KEY-----|\Z)
     | \beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*                                       # JSON web token
@@ -37,19 +34,20 @@ _SHAPES: Final = re.compile(
 
 
 class Scrubber:
-    """Masks `secrets` and look-alikes in text, and in every text of a JSON value."""
+    """Masks `secrets`, and texts that look like a secret, in a text or in every text of a JSON value."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        forms = {
-            form for secret in secrets if len(secret) >= VALUE_MIN_CHARS for form in written_forms(secret)
-        }
         # Longest first, so that a secret that contains another is masked whole.
-        ordered = sorted(forms, key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, ordered)), re.IGNORECASE) if ordered else None
+        longest_first = sorted(
+            (secret for secret in secrets if len(secret) >= log.SECRET_MIN_CHARS), key=len, reverse=True
+        )
+        escaped = [log.pattern_of(secret) for secret in longest_first]
+        encoded = [re.escape(form) for secret in longest_first for form in sorted(encodings(secret))]
+        self._known = re.compile("|".join(escaped + encoded), re.IGNORECASE) if longest_first else None
 
     def text(self, text: str) -> str:
-        known = text if self._known is None else self._known.sub(MASK, text)
-        return _SHAPES.sub(MASK, log.masked(known))
+        known = text if self._known is None else self._known.sub(log.MASK, text)
+        return _LOOKS_SECRET.sub(log.MASK, log.masked(known))
 
     def json(self, value: Any) -> Any:  # noqa: ANN401 - JSON
         match value:
@@ -63,33 +61,25 @@ class Scrubber:
                 return value
 
 
-def written_forms(secret: str) -> set[str]:
-    """`secret` as it may stand in other text: as it is, escaped in JSON, in a URL, in hex, and in base64.
+def encodings(secret: str) -> set[str]:
+    """`secret` in hex, base64, and percent-encoded completely. `log.pattern_of` covers escaped forms.
 
-    A secret inside something longer that was encoded as a whole has one of three forms in base64, by where it began;
-    the characters at both ends depend on its neighbours and are left out.
+    Inside a longer text that was encoded in base64 as a whole, a secret has one of three forms, which depends
+    on its offset. The characters at both ends depend on the text around it and are not part of the form.
     """
     raw = secret.encode("utf-8", "surrogatepass")
-    forms = {
-        secret,
-        json.dumps(secret)[1:-1],
-        json.dumps(secret, ensure_ascii=False)[1:-1],
-        quote(raw, safe=""),
-        quote(raw),
-        "".join(f"%{byte:02X}" for byte in raw),
-        raw.hex(),
-    }
+    forms = {"".join(f"%{byte:02X}" for byte in raw), raw.hex()}
     for shift in range(3):
         encoded = base64.b64encode(b"\0" * shift + raw).decode().rstrip("=")
         first = -(-shift * 8 // 6)
         last = (shift + len(raw)) * 8 // 6
         inner = encoded[first:last]
         forms |= {inner, inner.replace("+", "-").replace("/", "_")}
-    return {form for form in forms if len(form) >= VALUE_MIN_CHARS}
+    return {form for form in forms if len(form) >= log.SECRET_MIN_CHARS}
 
 
 def secrets_of(settings: Config, environ: Mapping[str, str]) -> set[str]:
-    """Every value that is secret by its place, each also without what stands around it."""
+    """Every secret value of configuration and environment, and the secret parts of each."""
     return {part for value in _secret_values(settings, environ) for part in _parts(value)}
 
 
@@ -97,14 +87,15 @@ def _secret_values(settings: Config, environ: Mapping[str, str]) -> Iterator[str
     yield settings.coder.token
     yield from (header.partition("=")[2] for header in settings.coder.headers)
     yield from (environ.get(name, "") for name in settings.snapshots.redact_env)
-    # Of our own variables the schema knows which are secret: CODER_AGENT_TOKEN_FILE, for one, is only a path.
+    # For the variables of agentd the key decides, not the name: CODER_AGENT_TOKEN_FILE is a path, not a
+    # secret.
     ours = {name: key.spec.secret for key in keys().values() for name in key.env}
     yield from (value for name, value in environ.items() if ours.get(name, bool(_SECRET_NAME.search(name))))
     for file in (settings.coder.token_file, settings.snapshots.http_headers_file):
         if file is not None:
             yield from _lines(file)
     for destination in settings.snapshots.destinations:
-        # Whoever knows the path of a web hook may post to it.
+        # The path of a web hook authorizes posting to it.
         parts = urlsplit(destination)
         yield parts.query
         if parts.scheme in ("http", "https"):
@@ -112,18 +103,20 @@ def _secret_values(settings: Config, environ: Mapping[str, str]) -> Iterator[str
 
 
 def _lines(file: Path) -> list[str]:
+    """The lines of a token file or a headers file, of a header only the value."""
     try:
         with file.open("rb") as opened:
             content = opened.read(FILE_MAX_BYTES).decode("utf-8-sig", "replace")
     except OSError:
-        return []  # what cannot be read cannot be in the bundle; the doctor says that it cannot
+        return []  # an unreadable file cannot be in the bundle; the findings of the doctor have the reason
     return [line.partition(": ")[2] or line for line in content.splitlines()]
 
 
 def _parts(value: str) -> Iterator[str]:
+    """`value`, its longer words, and the credentials of an `Authorization` header."""
     value = value.strip()
     yield value
-    yield from (word for word in re.split(r"[\s,;=&]+", value) if len(word) >= 2 * VALUE_MIN_CHARS)
+    yield from (word for word in re.split(r"[\s,;=&]+", value) if len(word) >= 2 * log.SECRET_MIN_CHARS)
     scheme, _, rest = value.partition(" ")
     if scheme.lower() in ("bearer", "basic", "token"):
         yield rest

@@ -240,7 +240,7 @@ class Spool:
 
     def _load(self, name: str) -> None:
         try:
-            entry = _read_entry(self.path / name)
+            entry = read_entry(self.path / name)
         except DamagedError as exc:
             self._quarantine(name, str(exc))
         except NewerSpoolSchemaError as exc:
@@ -286,7 +286,7 @@ def read_without_lock(path: Path) -> tuple[list[SpoolEntry], list[str]]:
         if name.startswith(TMP_PREFIX):
             continue  # a running write, or one that a crash interrupted
         try:
-            entries.append(_read_entry(path / name))
+            entries.append(read_entry(path / name))
         except FileNotFoundError:
             continue  # deleted by the daemon since the listing
         except (DamagedError, NewerSpoolSchemaError) as exc:
@@ -296,7 +296,7 @@ def read_without_lock(path: Path) -> tuple[list[SpoolEntry], list[str]]:
     return sorted(entries, key=lambda entry: entry.serial), wrong
 
 
-def _read_entry(path: Path) -> SpoolEntry:
+def read_entry(path: Path) -> SpoolEntry:
     """Raise `DamagedError`, `NewerSpoolSchemaError` or `OSError`."""
     # O_NONBLOCK: to open a named pipe would otherwise block the start.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

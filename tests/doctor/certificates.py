@@ -1,4 +1,4 @@
-"""TLS servers as one meets them: in order, out of date, signed by themselves, for another name."""
+"""TLS contexts of servers with a valid, expired or self-signed certificate, or one for another name."""
 
 import datetime as dt
 import ssl
@@ -14,7 +14,7 @@ NOW = dt.datetime.now(dt.UTC)
 
 
 def trusted(ca_file: Path, *, name: str = "localhost", days: int = 30) -> ssl.SSLContext:
-    """A server of a CA that `ca_file` will hold; its certificate ends in `days` (negative: ended)."""
+    """A server with a certificate of a new CA, which is written to `ca_file`. It expires in `days`."""
     ca = trustme.CA()
     ca.cert_pem.write_to_path(ca_file)
     begin = NOW - dt.timedelta(days=400)

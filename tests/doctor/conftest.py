@@ -1,4 +1,4 @@
-"""An installation in good health, to plant one fault at a time in."""
+"""An installation without faults, for tests that add one."""
 
 import asyncio
 import contextlib
@@ -21,8 +21,8 @@ from agentd.simulator.coderd.workspaces import Workspace
 
 
 @dataclass
-class Patient:
-    """One installation: its peers, its folders, its environment. `wall_offset_s` is how wrong its clock is."""
+class SimulatedInstallation:
+    """One installation: peers, directories, environment. Its clock is wrong by `wall_offset_s`."""
 
     home: Path
     coderd: SimulatedCoderd
@@ -40,7 +40,7 @@ class Patient:
     def hooks(self) -> Path:
         return self.home / "hooks" / "on-claim.d"
 
-    async def examined(self) -> list[Finding]:
+    async def findings(self) -> list[Finding]:
         settings = config.load(environ=self.environ, system_file=self.home / "none.toml")
         return await doctor.run_checks(settings, Clock(wall=lambda: time.time() + self.wall_offset_s))
 
@@ -68,31 +68,31 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Real seconds in production; the order of things is the same.
+def _short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Shorter than in production, in the same order.
     monkeypatch.setattr(control_plane, "ACCEPTED_AFTER_S", 0.1)
     monkeypatch.setattr(control_plane, "ANSWER_TIMEOUT_S", 2.0)
 
 
 @pytest.fixture
-async def patient(tmp_path: Path) -> AsyncIterator[Patient]:
+async def installation(tmp_path: Path) -> AsyncIterator[SimulatedInstallation]:
     async with (
         contextlib.AsyncExitStack() as stack,
         SimulatedCoderd() as coderd,
         SimulatedAgentApi() as agent,
     ):
         workspace = coderd.add_prebuild()
-        well = Patient(tmp_path, coderd, agent, workspace, stack)
-        well.state_dir.mkdir(mode=0o700)
-        well.hooks.mkdir(parents=True, mode=0o755)
-        well.environ = {
+        installation = SimulatedInstallation(tmp_path, coderd, agent, workspace, stack)
+        installation.state_dir.mkdir(mode=0o700)
+        installation.hooks.mkdir(parents=True, mode=0o755)
+        installation.environ = {
             "HOME": str(tmp_path),
             "CODER_AGENT_URL": coderd.url,
             "CODER_AGENT_TOKEN": workspace.token,
             "AGENTD_AGENTAPI_URL": agent.url,
             "AGENTD_SNAPSHOTS_TASK_ID": coderd.add_task(workspace),
             "AGENTD_CLAIMS_HOOKS_DIR": str(tmp_path / "hooks"),
-            "AGENTD_STATE_DIR": str(well.state_dir),
+            "AGENTD_STATE_DIR": str(installation.state_dir),
             "AGENTD_SHUTDOWN_GRACE_S": "30",
         }
-        yield well
+        yield installation

@@ -1,4 +1,4 @@
-"""A known secret is found in every form it may be written, and what looks like one is taken out too."""
+"""Known secrets are masked in every encoding; texts that look like a secret are masked as well."""
 
 import base64
 import json
@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd import config
-from agentd.doctor.scrub import MASK, Scrubber, secrets_of
+from agentd.doctor.scrub import Scrubber, secrets_of
+from agentd.log import MASK
 
 SECRET = 's3cret/"Wörd"+&<plus>'
 
@@ -31,22 +32,22 @@ def forms(secret, before="", after=""):
 
 @pytest.mark.parametrize("before", ["", "a", "ab", "abc"])
 @pytest.mark.parametrize("after", ["", "z", "zy"])
-def test_a_known_secret_is_masked_in_every_form(before, after):
+def test_a_known_secret_is_masked_in_every_encoding(before, after):
     scrubber = Scrubber([SECRET])
     for form in forms(SECRET, before, after):
-        assert MASK in scrubber.text(f"said {form} and more"), form
+        assert MASK in scrubber.text(f"text {form} and more"), form
 
 
 @given(
     secret=st.text(st.characters(codec="utf-8"), min_size=6, max_size=30),
     around=st.text(st.characters(codec="utf-8"), max_size=5),
 )
-def test_whatever_the_secret_is_made_of_nothing_of_its_encodings_stays_whole(secret, around):
+def test_a_secret_of_any_characters_is_masked_in_base64(secret, around):
     masked = Scrubber([secret]).text(base64.b64encode(f"{around}{secret}{around}".encode()).decode())
     assert MASK in masked
 
 
-def test_keys_and_values_at_any_depth_are_masked_and_numbers_stay():
+def test_keys_and_texts_at_any_depth_are_masked_and_other_values_unchanged():
     value = {"a": [{SECRET: f"x{SECRET}y", "n": 7, "t": None}], "b": True}
     assert Scrubber([SECRET]).json(value) == {"a": [{MASK: f"x{MASK}y", "n": 7, "t": None}], "b": True}
 
@@ -64,7 +65,7 @@ def test_keys_and_values_at_any_depth_are_masked_and_numbers_stay():
         "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE\n-----END EC PRIVATE KEY-----",
     ],
 )
-def test_what_looks_like_a_secret_is_masked(text):
+def test_a_text_that_looks_like_a_secret_is_masked(text):
     assert MASK in Scrubber([]).text(text)
 
 
@@ -72,15 +73,15 @@ def test_what_looks_like_a_secret_is_masked(text):
     "text",
     ["the token is of an older build", "11111111-1111-4111-8111-111111111111", "sha256 0123456789abcdef"],
 )
-def test_plain_words_and_ids_stay(text):
+def test_words_and_ids_are_unchanged(text):
     assert Scrubber(["x"]).text(text) == text
 
 
-def test_a_short_value_is_not_taken_for_a_secret():
+def test_a_short_value_is_not_masked():
     assert Scrubber(["on"]).text("once upon") == "once upon"
 
 
-def test_secrets_are_found_wherever_the_configuration_keeps_them(tmp_path):
+def test_the_secrets_of_every_part_of_the_configuration_are_found(tmp_path):
     token, headers = tmp_path / "token", tmp_path / "headers"
     token.write_text("token-in-a-file\n")
     headers.write_text("Authorization: Basic dXNlcjpwYXNzd29yZA==\n")
