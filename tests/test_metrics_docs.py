@@ -10,7 +10,9 @@ import yaml
 
 from agentd import config
 from agentd.clock import Clock
-from agentd.daemon.build import furnish
+from agentd.daemon.build import build
+from agentd.daemon.run import Daemon
+from agentd.sdnotify import Notifier
 
 ROOT = Path(__file__).parents[1]
 RULES = ROOT / "deploy" / "monitoring" / "agentd.rules.yaml"
@@ -49,8 +51,10 @@ async def registered(tmp_path):
         "AGENTD_STATUS_APP_SLUG": "agentapi",
         "AGENTD_SNAPSHOTS_TASK_ID": "22222222-2222-4222-8222-222222222222",
     }
-    async with furnish(config.load(environ=environ), Clock()) as rooms:
-        return {name: (family.kind, family.labels) for name, family in rooms.metrics._families.items()}
+    settings = config.load(environ=environ)
+    async with build(settings, Clock()) as components:
+        Daemon(components, notifier=Notifier({}), read_config=lambda: settings)
+        return {name: (family.kind, family.labels) for name, family in components.metrics._families.items()}
 
 
 def test_the_document_lists_exactly_the_metrics_of_the_code():
