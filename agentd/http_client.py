@@ -70,15 +70,16 @@ def retry_after_s(headers: Mapping[str, str], *, now_unix_s: float) -> float | N
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text[:9]), RETRY_AFTER_MAX_S)
-    until_unix_s = _http_date_unix_s(text)
+    until_unix_s = http_date_unix_s(text)
     if until_unix_s is None:
         return None
-    sent_unix_s = _http_date_unix_s(headers.get("date", ""))
+    sent_unix_s = http_date_unix_s(headers.get("date", ""))
     wait_s = until_unix_s - (now_unix_s if sent_unix_s is None else sent_unix_s)
     return min(max(wait_s, 0.0), RETRY_AFTER_MAX_S)
 
 
-def _http_date_unix_s(text: str) -> float | None:
+def http_date_unix_s(text: str) -> float | None:
+    """The Unix time of an HTTP date, None if it is not one. A date without a time zone is UTC."""
     try:
         moment = parsedate_to_datetime(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

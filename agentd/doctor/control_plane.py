@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 from agentd.claims.answers import CLAIM_FAILED_WORDS, HANDLED_WORDS
@@ -22,6 +21,7 @@ from agentd.coderd.token import TokenSource
 from agentd.doctor import coderd_answers
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import AgentdError
+from agentd.http_client import http_date_unix_s
 
 ANSWER_TIMEOUT_S: Final = 4.0
 # coderd sends its first byte with its first event or ping, up to 15 s later. A stream without a refusal by
@@ -119,10 +119,10 @@ async def _connection_error(stream: ReinitStream, token: str) -> AgentdError | N
 
 def _check_clock(date: str, now_unix_s: float) -> Finding:
     """Compare this machine's clock with the `Date` header of coderd."""
-    try:
-        skew_s = now_unix_s - parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError, OverflowError):
+    unix_s = http_date_unix_s(date)
+    if unix_s is None:
         return warn("clock", "coderd's Date header is invalid", "check the proxy between agentd and coderd")
+    skew_s = now_unix_s - unix_s
     if abs(skew_s) < SKEW_WARN_S:
         return ok("clock", f"this machine's clock differs from coderd's by {abs(skew_s):.0f} s")
     cause = f"this machine's clock is {abs(skew_s):,.0f} s {'ahead of' if skew_s > 0 else 'behind'} coderd's"

@@ -29,7 +29,7 @@ from agentd.agents.agentapi.events import AgentEvent, AgentEventDecoder
 from agentd.agents.agentapi.messages import BodyCutOff, BodyMalformed, BodyTooLarge, MessageTail
 from agentd.agents.agentapi.single_flight import SingleFlight
 from agentd.conversation.message import Message
-from agentd.http_client import read_start
+from agentd.http_client import failure, json_object, one_line, read_start
 from agentd.sse import StreamTooLargeError
 from agentd.tls import aiohttp
 
@@ -177,9 +177,9 @@ class AgentApiClient:
     async def _read_status(self, _begun: asyncio.Event) -> StatusReading:
         async with self._exchange("GET", "/status") as response:
             text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
-            fields = _object(text) if response.status == 200 else None
-            word = fields.get("status") if fields is not None else None
-            if fields is None or not isinstance(word, str) or word not in _STATUSES:
+            fields = json_object(text) if response.status == 200 else {}
+            word = fields.get("status")
+            if not isinstance(word, str) or word not in _STATUSES:
                 raise _broken("GET /status", response, text)
             kinds = (fields.get("agent_type"), fields.get("transport"))
             return StatusReading(_STATUSES[word], *(kind if isinstance(kind, str) else "" for kind in kinds))
@@ -244,49 +244,35 @@ class AgentApiClient:
                 f"{what}: {self.url} closed the connection before the end of its answer"
             ) from exc
         except aiohttp.ClientSSLError as exc:
-            raise AgentBrokenError(f"{what}: TLS to {self.url} failed: {exc}") from exc
+            raise AgentBrokenError(f"{what}: TLS to {self.url} failed: {failure(exc)}") from exc
         except aiohttp.ClientConnectorError as exc:
             raise AgentGoneError(f"{what}: cannot connect to {self.url} ({exc.os_error})") from exc
         except (aiohttp.ClientOSError, aiohttp.ClientConnectionError, OSError) as exc:
             raise AgentGoneError(f"{what}: connection to {self.url} lost ({type(exc).__name__})") from exc
         except aiohttp.ClientError as exc:
-            raise AgentBrokenError(
-                f"{what}: {self.url} does not speak HTTP: {str(exc)[:_EXCERPT_MAX_CHARS]}"
-            ) from exc
+            raise AgentBrokenError(f"{what}: {self.url} does not speak HTTP: {failure(exc)}") from exc
 
 
 class _NoAnswerError(AgentGoneError):
     """The connection was closed without an answer."""
 
 
-def _object(body: bytes) -> dict[str, object] | None:
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    return fields if isinstance(fields, dict) else None
-
-
 def _reason(body: bytes) -> str:
     """Why a send failed. Every failure is a 500 "unexpected error occurred"; the cause is in the first error."""
-    fields = _object(body) or {}
+    fields = json_object(body)
     errors = fields.get("errors")
     first = errors[0] if isinstance(errors, list) and errors else None
     message = first.get("message") if isinstance(first, dict) else None
     found = next(
         (text for text in (message, fields.get("detail"), fields.get("title")) if isinstance(text, str)), ""
     )
-    return _excerpt(found) or "AgentAPI gave no reason"
+    return one_line(found, _EXCERPT_MAX_CHARS) or "AgentAPI gave no reason"
 
 
 def _broken(what: str, response: aiohttp.ClientResponse, body: bytes) -> AgentBrokenError:
-    text = _excerpt(body.decode("utf-8", "replace"))
+    text = one_line(body.decode("utf-8", "replace"), _EXCERPT_MAX_CHARS)
     if response.status == 400 and text.startswith("Invalid host header"):
         return HostRefusedError(
             f"{what}: {text}", hint="set AGENTAPI_ALLOWED_HOSTS of the agent to a list with localhost"
         )
     return AgentBrokenError(f"{what}: {response.status} {text or 'without a body'}")
-
-
-def _excerpt(text: str) -> str:
-    return " ".join(text.split())[:_EXCERPT_MAX_CHARS]
