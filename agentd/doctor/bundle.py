@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from agentd.clock import rfc3339
 from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEntry
-from agentd.snapshots.spool import read_entry
+from agentd.snapshots.spool_files import read_entry
 
 LISTED_MAX: Final = 1000
 

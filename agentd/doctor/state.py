@@ -13,7 +13,7 @@ from agentd.claims.ledger_format import NewerLedgerError
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import StateError
 from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError
-from agentd.snapshots.spool import read_entry
+from agentd.snapshots.spool_files import read_entry
 
 # Space for a snapshot and the ledger, each written beside its old file, and the same again for files of
 # hooks.

@@ -17,7 +17,7 @@ from agentd.conversation.message import Message, NotAMessageError, parse_message
 from agentd.conversation.sanitize import FALLBACK_TIME
 from agentd.errors import AgentdError, UnavailableError
 from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEntry, decode
-from agentd.snapshots.spool import read_without_lock
+from agentd.snapshots.spool_files import read_without_lock
 
 DOCUMENT_MAX_BYTES: Final = 1 << 20
 """More than any of the three forms needs: coderd escapes one byte of a payload as at most six."""

@@ -2,50 +2,28 @@
 
 A change is in memory at once, from where a snapshot can be delivered, and a thread of the spool writes it to disk
 (write-behind). No lock is held during a call to the disk, so a hung disk delays no other method.
-
-On disk, the file of a task always holds the old snapshot or the new one, whole: `durable` writes a temporary file, calls
-fsync and renames it. A test kills a process at every system call of a write. One process owns the directory: it holds
-the lock of the state directory.
 """
 
 import asyncio
-import contextlib
 import errno
-import os
-import re
-import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from agentd import log
 from agentd.conversation.fit import Fitted
-from agentd.durable import TMP_PREFIX, replace_file
-from agentd.errors import StateError
-from agentd.snapshots.entry import (
-    FILE_MAX_BYTES,
-    DamagedError,
-    NewerSpoolSchemaError,
-    SpoolEntry,
-    decode,
-    encode,
-)
+from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.receipts import DestinationReceipt
+from agentd.snapshots.spool_files import SpoolFiles
 from agentd.worker_thread import WorkerThread
 
 MAX_TASKS: Final = 16
 """Tasks whose newest snapshot is kept. A workspace has one task at a time; a volume can outlive tasks."""
-MAX_QUARANTINED: Final = 8
-"""Damaged files kept in `quarantine/`."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """Seconds that `close` waits for a running write."""
-
-_SUFFIX: Final = ".snapshot"
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 T = TypeVar("T")
 
@@ -58,40 +36,20 @@ class Spool:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.quarantined = 0
-        """Damaged files moved to `quarantine/` by this process."""
-        self._entries: dict[
-            str, SpoolEntry
-        ] = {}  # copied at each change: both threads read it without the lock
+        self._files = SpoolFiles(path)
+        # Copied at each change, so that both threads can read it without the lock.
+        self._entries: dict[str, SpoolEntry] = {}
         self._changing = threading.Lock()
-        self._newer_schemas: dict[str, int] = {}
         self._queued_write: Future[OSError | None] | None = None
         self._thread = WorkerThread("agentd-spool")
         self._log = log.get("snapshots")
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Read the files of an earlier run. Blocks on the disk.
-
-        Damaged files are moved to quarantine, files of a newer agentd are not touched; both are logged. Raises
-        `StateError` if the directory cannot be created or listed.
-        """
+        """Read the files of an earlier run. Blocks on the disk. Raises `StateError` if the directory is unusable."""
         spool = cls(path)
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            names = sorted(child.name for child in path.iterdir())
-        except OSError as exc:
-            raise StateError(
-                f"spool directory {path} is unusable: {exc.strerror}",
-                hint="give agentd's user access to it, or set AGENTD_STATE_DIR",
-            ) from exc
-        for name in names:
-            if name.startswith(TMP_PREFIX):
-                # An interrupted write. The file that it was meant to replace still holds the old snapshot.
-                with contextlib.suppress(OSError):
-                    (path / name).unlink()
-            elif name.endswith(_SUFFIX):
-                spool._load(name)
+        for entry in spool._files.load():
+            spool._set(entry)
         return spool
 
     async def in_thread(self, call: Callable[[], T]) -> T:
@@ -112,6 +70,11 @@ class Spool:
                 unwritten=sum(not entry.durable for entry in self._entries.values()),
             )
         return finished
+
+    @property
+    def quarantined(self) -> int:
+        """Damaged files moved to quarantine by this process."""
+        return self._files.quarantined
 
     # --- reading, from memory ---
 
@@ -196,8 +159,9 @@ class Spool:
         with self._changing:
             self._queued_write = None  # a change from here on needs another write
         failure: OSError | None = None
-        for entry in reversed(self.entries()):
-            if not entry.durable:
+        for task_id in [entry.task_id for entry in reversed(self.entries())]:
+            entry = self.get(task_id)  # it may have been replaced or evicted since
+            if entry is not None and not entry.durable:
                 try:
                     self._write(entry)
                 except OSError as exc:
@@ -206,18 +170,11 @@ class Spool:
 
     def _write(self, entry: SpoolEntry) -> None:
         """Raise `OSError` if the disk did not accept it."""
-        self._keep_newer_schema(_file_name(entry.task_id))
         self._evict_one_task(entry.task_id)
-        replace_file(self.path / _file_name(entry.task_id), encode(entry))
+        self._files.write(entry)
         with self._changing:
             if self.get(entry.task_id) is entry:
                 self._set(replace(entry, durable=True))
-
-    def _keep_newer_schema(self, name: str) -> None:
-        """Rename the file of a newer agentd instead of overwriting it."""
-        if name in self._newer_schemas:
-            (self.path / name).replace(self.path / f"{name}.schema{self._newer_schemas[name]}")
-            del self._newer_schemas[name]
 
     def _evict_one_task(self, written: str) -> None:
         """If there are more than `MAX_TASKS` tasks, delete one other than `written`: a delivered one, or the oldest."""
@@ -225,7 +182,7 @@ class Spool:
         if len(others) < MAX_TASKS:
             return
         victim = min(others, key=lambda entry: (not _delivered_anywhere(entry), entry.serial))
-        (self.path / _file_name(victim.task_id)).unlink(missing_ok=True)
+        self._files.delete(victim.task_id)
         with self._changing:
             self._entries = {key: entry for key, entry in self._entries.items() if entry is not victim}
         self._log.warning(
@@ -235,90 +192,6 @@ class Spool:
             delivered=_delivered_anywhere(victim),
             reason=f"more than {MAX_TASKS} tasks",
         )
-
-    # --- opening ---
-
-    def _load(self, name: str) -> None:
-        try:
-            entry = read_entry(self.path / name)
-        except DamagedError as exc:
-            self._quarantine(name, str(exc))
-        except NewerSpoolSchemaError as exc:
-            self._newer_schemas[name] = exc.schema
-            self._log.warning("spool.newer_schema", file=str(self.path / name), reason=str(exc))
-        except OSError as exc:
-            self._log.warning("spool.unreadable", file=str(self.path / name), reason=exc.strerror)
-        else:
-            self._set(entry)
-
-    def _quarantine(self, name: str, reason: str) -> None:
-        """Move a damaged file to `quarantine/`, which keeps the last `MAX_QUARANTINED` files for an operator."""
-        self.quarantined += 1
-        folder = self.path / "quarantine"
-        kept_as = folder / name
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            present = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime)
-            for path in present[: max(0, len(present) - MAX_QUARANTINED + 1)]:
-                path.unlink()
-            count = 0
-            while kept_as.exists():
-                count += 1
-                kept_as = folder / f"{name}.{count}"
-            (self.path / name).replace(kept_as)
-        except OSError as exc:
-            kept_as = self.path / name
-            reason = f"{reason}; cannot move it to quarantine: {exc.strerror}"
-        self._log.error("spool.quarantined", file=str(kept_as), reason=reason)
-
-
-def read_without_lock(path: Path) -> tuple[list[SpoolEntry], list[str]]:
-    """Read a spool directory: the entries, oldest first, and one line for each file that cannot be read.
-
-    Changes nothing. A daemon that owns the directory may write meanwhile: each file then is the old one or the new one.
-    """
-    entries, wrong = [], []
-    try:
-        names = sorted(child.name for child in path.iterdir() if child.name.endswith(_SUFFIX))
-    except OSError as exc:
-        return [], [f"{path}: {exc.strerror}"]
-    for name in names:
-        if name.startswith(TMP_PREFIX):
-            continue  # a running write, or one that a crash interrupted
-        try:
-            entries.append(read_entry(path / name))
-        except FileNotFoundError:
-            continue  # deleted by the daemon since the listing
-        except (DamagedError, NewerSpoolSchemaError) as exc:
-            wrong.append(f"{name}: {exc}")
-        except OSError as exc:
-            wrong.append(f"{name}: {exc.strerror}")
-    return sorted(entries, key=lambda entry: entry.serial), wrong
-
-
-def read_entry(path: Path) -> SpoolEntry:
-    """Raise `DamagedError`, `NewerSpoolSchemaError` or `OSError`."""
-    # O_NONBLOCK: to open a named pipe would otherwise block the start.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise DamagedError("not a regular file")
-        if info.st_size > FILE_MAX_BYTES:
-            raise DamagedError(f"too large: {info.st_size} bytes")
-        entry = decode(file.read(FILE_MAX_BYTES + 1))
-    if _file_name(entry.task_id) != path.name:
-        raise DamagedError(f"holds the snapshot of task {entry.task_id[:64]!r}")
-    return entry
-
-
-def _file_name(task_id: str) -> str:
-    """Return the file name of a task. No task id can name a file outside of the spool or another task's file."""
-    if not task_id:
-        return f"no-task{_SUFFIX}"
-    if _UUID.fullmatch(task_id):
-        return task_id + _SUFFIX
-    return f"task-{sha256(task_id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}{_SUFFIX}"
 
 
 def _delivered_anywhere(entry: SpoolEntry) -> bool:

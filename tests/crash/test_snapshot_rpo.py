@@ -24,7 +24,7 @@ from children import environ_without_coverage
 from agentd.conversation.fit import messages_of
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
-from agentd.snapshots.spool import read_without_lock
+from agentd.snapshots.spool_files import read_without_lock
 
 pytestmark = pytest.mark.crash
 

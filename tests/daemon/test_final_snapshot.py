@@ -67,7 +67,7 @@ async def test_on_the_disk_is_safe_enough_though_nobody_takes_it(components, pro
 
 
 async def test_delivered_is_safe_enough_though_the_disk_is_full(components, process, monkeypatch):
-    monkeypatch.setattr("agentd.snapshots.spool.replace_file", full_disk)
+    monkeypatch.setattr("agentd.snapshots.spool_files.replace_file", full_disk)
     assert await ended_after(components, process) == ["agent.ended"]
     assert await process.wait() == -15
 
@@ -75,7 +75,7 @@ async def test_delivered_is_safe_enough_though_the_disk_is_full(components, proc
 async def test_neither_on_disk_nor_delivered_the_agent_is_left_running(
     components, process, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("agentd.snapshots.spool.replace_file", full_disk)
+    monkeypatch.setattr("agentd.snapshots.spool_files.replace_file", full_disk)
     (tmp_path / "away").touch()
     assert await ended_after(components, process) == ["agent.left_running"]
     os.kill(process.pid, 0)

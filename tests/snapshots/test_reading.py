@@ -14,7 +14,8 @@ from agentd.snapshots import entry as entry_format
 from agentd.snapshots import fetching, reading
 from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
-from agentd.snapshots.spool import Spool, read_without_lock
+from agentd.snapshots.spool import Spool
+from agentd.snapshots.spool_files import read_without_lock
 
 TASK = "11111111-1111-4111-8111-111111111111"
 OTHER = "22222222-2222-4222-8222-222222222222"

@@ -15,7 +15,8 @@ from agentd.errors import StateError
 from agentd.snapshots import entry as entry_format
 from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEntry
 from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
-from agentd.snapshots.spool import MAX_QUARANTINED, MAX_TASKS, Spool
+from agentd.snapshots.spool import MAX_TASKS, Spool
+from agentd.snapshots.spool_files import MAX_QUARANTINED
 
 TASK = "11111111-1111-4111-8111-111111111111"
 WHEN = "2026-03-02T09:00:00.000000Z"
@@ -265,6 +266,15 @@ def test_the_spool_is_bounded_and_drops_delivered_snapshots_first(spool):
     assert kept == {f"task {number}" for number in range(18)} - {"task 5", "task 0"}
     assert [(line["task_id"], line["delivered"]) for line in logs] == [("task 5", True), ("task 0", False)]
     assert len(files(spool)) == MAX_TASKS
+
+
+def test_tasks_above_the_limit_in_memory_are_evicted_by_the_next_write(spool):
+    for number in range(MAX_TASKS + 2):
+        spool.put(f"task {number}", fitted(str(number)), captured_at=WHEN)
+    write(spool)
+    kept = [f"task {number}" for number in range(2, MAX_TASKS + 2)]
+    assert [entry.task_id for entry in spool.entries()] == kept
+    assert [entry.task_id for entry in reopened(spool).entries()] == kept
 
 
 def test_a_payload_too_large_to_be_read_back_is_refused():
