@@ -9,7 +9,6 @@ import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -64,12 +63,12 @@ class Places:
     state: Path
 
     @classmethod
-    def choose(cls, *, user: bool, root: Path, environ: Mapping[str, str] = os.environ) -> "Places":
+    def choose(cls, *, user: bool, root: Path) -> "Places":
         if not user:
             return cls(user, root, Path("/etc/systemd/system"), Path("/etc/agentd"), Path("/var/lib/agentd"))
-        home = Path(environ.get("HOME") or Path.home())
-        config = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
-        state = Path(environ.get("XDG_STATE_HOME") or home / ".local" / "state")
+        home = Path(os.environ.get("HOME") or Path.home())
+        config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+        state = Path(os.environ.get("XDG_STATE_HOME") or home / ".local" / "state")
         return cls(user, root, config / "systemd" / "user", config / "agentd", state / "agentd")
 
     def on_disk(self, path: Path) -> Path:
