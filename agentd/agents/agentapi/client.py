@@ -26,7 +26,12 @@ from yarl import URL
 
 from agentd.agents.agent import AgentBrokenError, AgentBusyError, AgentError, AgentGoneError
 from agentd.agents.agentapi.events import AgentEvent, AgentEventDecoder
-from agentd.agents.agentapi.messages import BodyCutOff, BodyMalformed, BodyTooLarge, MessageTail
+from agentd.agents.agentapi.messages import (
+    BodyCutOffError,
+    BodyMalformedError,
+    BodyTooLargeError,
+    MessageTail,
+)
 from agentd.agents.agentapi.single_flight import SingleFlight
 from agentd.conversation.message import Message
 from agentd.http_client import failure, json_object, one_line, read_start
@@ -208,7 +213,7 @@ class AgentApiClient:
                 raise AgentBrokenError(
                     f"GET /messages: the answer did not end; {tail.received_bytes} bytes in {self._body_timeout_s:g} s"
                 ) from exc
-            except (BodyMalformed, BodyCutOff, BodyTooLarge) as exc:
+            except (BodyMalformedError, BodyCutOffError, BodyTooLargeError) as exc:
                 raise AgentBrokenError(f"GET {exc}") from exc
             finally:
                 self.history_bytes = tail.received_bytes

@@ -1,11 +1,11 @@
-"""JSON as it arrives: the grammar of an object, walked without holding it. Pure.
+"""Incremental JSON parser for one large document of which little is kept. Pure.
 
-Each part of the grammar is a generator that waits, where the buffer ends, for the next chunk to be sent in; a reader
-of a certain document (`messages.MessageTail`) composes them with `yield from` and keeps what it wants. What it does
-not want is walked over and forgotten, so memory is one chunk and the longest string that was asked for.
+Each part of the grammar is a generator that is sent the next chunk where the buffer ends. A reader of one kind of
+document (`messages.MessageTail`) composes them with `yield from` and keeps what it needs. The rest is skipped, so memory
+use is one chunk and the longest string that is kept.
 
-Structure is checked as strictly as `json.loads` does it; text that nobody wants is only scanned for its end.
-Bytes are searched, never looped over (200 to 500 MB/s; `benchmarks/` has the figures).
+Structure is checked as strictly as `json.loads` does; a skipped string is only searched for its end. Bytes are searched
+with `find` and regular expressions, never in a Python loop (200 to 500 MB/s; `benchmarks/` has the figures).
 """
 
 import json
@@ -17,11 +17,9 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 from agentd.conversation.message import CUT_MARK
 from agentd.errors import PeerError
 
-__all__ = ["JsonMalformed", "JsonScan", "JsonText", "Scan"]
-
 _T = TypeVar("_T")
 Scan: TypeAlias = Generator[None, bytes, _T]
-"""A part of the grammar: takes chunks, returns what it read."""
+"""A part of the grammar: it is sent chunks and returns what it read."""
 
 SPACE, QUOTE, COMMA, COLON, BACKSLASH = b' ",:\\'
 OBJECT, OBJECT_END, LIST, LIST_END = b"{}[]"
@@ -29,40 +27,40 @@ OBJECT, OBJECT_END, LIST, LIST_END = b"{}[]"
 _NAME_MAX_BYTES: Final = 256
 _SCALAR_MAX_BYTES: Final = 1024
 _DEPTH_MAX: Final = 32
-# Of one that is larger, pieces: what a string keeps beyond its cap is one piece.
+# A larger chunk is split: a string keeps at most one piece more than its limit.
 _PIECE_BYTES: Final = 256 * 1024
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
 _WORD: Final = re.compile(rb"[-+.0-9A-Za-z]*+")
 # Characters and whole escapes up to the closing quote: never stops inside an escape.
 _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\(?:[^u]|u[0-9a-fA-F]{4})[^"\\]*+)*+')
-# What a cut leaves at the head: the rest of a UTF-8 character, the second half of a surrogate pair.
+# What a truncated string may begin with: the rest of a UTF-8 character, the second half of a surrogate pair.
 _BROKEN_HEAD: Final = re.compile(rb"(?:[\x80-\xbf]|\\u[dD][c-fC-F][0-9a-fA-F]{2})*+")
 
 
-class JsonMalformed(PeerError):
-    """A body is not the JSON it should be. The message says what was expected, where, and what stood there."""
+class JsonMalformedError(PeerError):
+    """A body is not valid JSON. The message says what was expected, where, and what was found."""
 
 
 class JsonText(NamedTuple):
-    """The inside of a JSON string as it stood in the body, not decoded yet; its tail when it was over-long."""
+    """The raw inside of a JSON string, not decoded. `cut`: the string was longer than its limit, and this is its end."""
 
     raw: bytes
     cut: bool = False
 
     def decode(self) -> str:
-        """The text, with lone surrogates where the body spells them. Raises `JsonMalformed` on a bad escape."""
+        """The text, with lone surrogates where the body has them. Raises `JsonMalformedError` on a bad escape."""
         text = self.raw.decode("utf-8", "replace")
         if BACKSLASH in self.raw:
             try:
                 text = json.loads(f'"{text}"', strict=False)
-            except ValueError as error:
-                raise JsonMalformed(f"bad escape in a string: {error}") from error
+            except ValueError as exc:
+                raise JsonMalformedError(f"bad escape in a string: {exc}") from exc
         return CUT_MARK + text if self.cut else text
 
 
 class JsonScan:
-    """Push scanner: `feed` chunks, `whole` tells whether the document ended. `document` is the reader's grammar."""
+    """Push parser: `feed` it chunks. `whole` is true after the end of the document. A subclass defines `document`."""
 
     def __init__(self) -> None:
         self.received_bytes = 0
@@ -74,13 +72,13 @@ class JsonScan:
         next(self._scan)
 
     def feed(self, chunk: bytes) -> None:
-        """Read on. Raises `JsonMalformed`, after which the scan is spent."""
+        """Parse the next chunk. Raises `JsonMalformedError`; the parser is unusable then."""
         self.received_bytes += len(chunk)
         for start in range(0, len(chunk), _PIECE_BYTES):
             self._scan.send(chunk[start : start + _PIECE_BYTES])
 
     def document(self) -> Scan[None]:
-        """The whole document; a reader says here what it keeps."""
+        """The whole document. A subclass decides here what it keeps."""
         yield from self.skip()
 
     def _to_the_end(self) -> Scan[None]:
@@ -89,10 +87,10 @@ class JsonScan:
         yield from self.peek()
         raise self.unexpected("nothing more")
 
-    # --- what a reader composes
+    # Parts for `document`.
 
     def peek(self) -> Scan[int]:
-        """The next byte that is not white space, left where it is."""
+        """The next byte that is not white space. It is not consumed."""
         while True:
             if self._at < len(self._buffer) and self._buffer[self._at] > SPACE:
                 return self._buffer[self._at]
@@ -102,9 +100,9 @@ class JsonScan:
             yield from self._more()
 
     def field(self, *, first: bool = False) -> Scan[str | None]:
-        """To the next value of an object: its name, or None at the object's end.
+        """Advance to the next value of an object. Returns its name, or None at the end of the object.
 
-        With `first` from the opening brace on, else from the end of the last value.
+        With `first`, the position is at the opening brace, otherwise behind the last value.
         """
         if first:
             self._at += 1
@@ -126,7 +124,7 @@ class JsonScan:
         return name.decode()
 
     def item(self, *, first: bool = False) -> Scan[bool]:
-        """To the next item of a list; False at the list's end. `first` as for `field`."""
+        """Advance to the next item of a list. False at the end of the list. `first` as for `field`."""
         if first:
             self._at += 1
         token = yield from self.peek()
@@ -142,7 +140,7 @@ class JsonScan:
         return True
 
     def skip(self, depth: int = 0) -> Scan[object]:
-        """Any value. A scalar is returned; text, lists and objects are walked over and returned empty."""
+        """Skip any value. A scalar is returned; a string, list or object is returned empty."""
         first = yield from self.peek()
         if first == QUOTE:
             yield from self.text(0)
@@ -150,7 +148,7 @@ class JsonScan:
         if first not in (OBJECT, LIST):
             return (yield from self.scalar())
         if depth >= _DEPTH_MAX:
-            raise JsonMalformed(f"nested more than {_DEPTH_MAX} deep")
+            raise JsonMalformedError(f"nested more than {_DEPTH_MAX} deep")
         if first == LIST:
             more = yield from self.item(first=True)
             while more:
@@ -173,13 +171,13 @@ class JsonScan:
             raise self.unexpected("a shorter number")
         try:
             value: object = json.loads(self._buffer[self._at : end])
-        except ValueError as error:
-            raise self.unexpected("a value") from error
+        except ValueError as exc:
+            raise self.unexpected("a value") from exc
         self._at = end
         return value
 
     def text(self, cap: int) -> Scan[JsonText]:
-        """A string, from its opening quote. Of one longer than `cap` bytes the tail, cut between characters."""
+        """A string, from its opening quote. One longer than `cap` bytes is truncated to its end, between characters."""
         self._at += 1
         pieces: deque[bytes] = deque()
         kept = 0
@@ -188,7 +186,7 @@ class JsonScan:
             end = quote if quote >= 0 else _whole_characters(self._masked, self._at)
             pieces.append(self._buffer[self._at : end])
             kept += end - self._at
-            # Whole pieces only: they begin between characters, the middle of one may be inside an escape.
+            # Only whole pieces are dropped: a piece begins between characters, its middle may be inside an escape.
             while kept - len(pieces[0]) > cap:
                 kept -= len(pieces.popleft())
             self._at = end
@@ -199,10 +197,12 @@ class JsonScan:
         raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return JsonText(raw) if kept <= cap else JsonText(_tail(raw, cap), cut=True)
 
-    def unexpected(self, wanted: str) -> JsonMalformed:
-        """The refusal of what stands here."""
+    def unexpected(self, wanted: str) -> JsonMalformedError:
+        """The error for what is at this position."""
         place = self.received_bytes - len(self._buffer) + self._at
-        return JsonMalformed(f"expected {wanted} near byte {place}, found {self._buffer[self._at :][:40]!r}")
+        return JsonMalformedError(
+            f"expected {wanted} near byte {place}, found {self._buffer[self._at :][:40]!r}"
+        )
 
     def _more(self) -> Scan[None]:
         chunk = yield
@@ -212,22 +212,23 @@ class JsonScan:
 
 
 def _end(pattern: re.Pattern[bytes], buffer: bytes, at: int, stop: int | None = None) -> int:
-    """Where a pattern that always matches stops."""
+    """The end of the match of a pattern that matches the empty string as well."""
     match = pattern.match(buffer, at) if stop is None else pattern.match(buffer, at, stop)
     return match.end() if match else at
 
 
 def _masked(buffer: bytes) -> bytes:
-    """The same bytes, in which every quote left opens or closes a string and every backslash left begins an escape.
+    """`buffer` with escaped backslashes and quotes masked: each quote left delimits a string, each backslash left begins
+    another escape.
 
-    A run of backslashes begins between two characters, so its pairs, taken from the left, are escaped backslashes;
-    what then stands before a quote escapes it. Two passes at memory speed, where counting is a Python loop.
+    A run of backslashes begins between two characters, so its pairs, from the left, are escaped backslashes. A
+    backslash that is left before a quote escapes it. Two calls of `replace` are faster than a Python loop.
     """
     return buffer.replace(rb"\\", b"__").replace(rb"\"", b"__")
 
 
 def _whole_characters(masked: bytes, at: int) -> int:
-    """How far a string that goes on in the next chunk can be taken: an escape at the end may be a part of one."""
+    """The end of the complete characters of a string that continues in the next chunk: an escape may be incomplete."""
     end = len(masked)
     escape = masked.rfind(b"\\", max(at, end - 5))
     if escape < 0:
@@ -237,7 +238,7 @@ def _whole_characters(masked: bytes, at: int) -> int:
 
 
 def _tail(raw: bytes, cap: int) -> bytes:
-    """The last `cap` bytes or a little less: from the first character that lies wholly within them."""
+    """The last `cap` bytes or a little less, from the first character that is completely within them."""
     if cap == 0:
         return b""
     start = len(raw) - cap

@@ -9,7 +9,12 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from agentd.agents.agentapi.messages import BodyCutOff, BodyMalformed, BodyTooLarge, MessageTail
+from agentd.agents.agentapi.messages import (
+    BodyCutOffError,
+    BodyMalformedError,
+    BodyTooLargeError,
+    MessageTail,
+)
 from agentd.conversation.message import Message
 from agentd.errors import PeerError
 
@@ -35,7 +40,7 @@ def read_state_file(path: Path, *, keep: int) -> list[Message]:
         return tail.close()
     except OSError as exc:
         raise StateFileError(f"state file {path}: {exc.strerror or exc}") from exc
-    except (BodyMalformed, BodyCutOff, BodyTooLarge) as exc:
+    except (BodyMalformedError, BodyCutOffError, BodyTooLargeError) as exc:
         raise StateFileError(f"state file {path}: not AgentAPI's: {exc}") from exc
 
 

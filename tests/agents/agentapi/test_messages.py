@@ -10,8 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.agents.agentapi import messages as module
-from agentd.agents.agentapi.json_scan import CUT_MARK, JsonMalformed, JsonScan, JsonText, Scan
-from agentd.agents.agentapi.messages import BodyCutOff, BodyMalformed, BodyTooLarge, MessageTail
+from agentd.agents.agentapi.json_scan import CUT_MARK, JsonMalformedError, JsonScan, JsonText, Scan
+from agentd.agents.agentapi.messages import (
+    BodyCutOffError,
+    BodyMalformedError,
+    BodyTooLargeError,
+    MessageTail,
+)
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 
 TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\u0000\u2028😀,:{}[]'), max_size=40)
@@ -79,7 +84,7 @@ def outcome(chunks: list[bytes]) -> list[Message] | None:
     """What was read; None when the body was refused."""
     try:
         return read(chunks)
-    except (BodyMalformed, BodyCutOff):
+    except (BodyMalformedError, BodyCutOffError):
         return None
 
 
@@ -130,7 +135,7 @@ def test_a_damaged_body_is_refused_exactly_when_json_refuses_it(body, place, ins
 def test_a_body_cut_off_anywhere_is_never_taken_for_whole(body, data):
     body = body.rstrip()
     kept = data.draw(st.integers(0, len(body) - 1))
-    with pytest.raises(BodyCutOff):
+    with pytest.raises(BodyCutOffError):
         read([body[:kept]])
 
 
@@ -217,7 +222,7 @@ def test_lone_surrogates_and_bad_utf8_are_read_not_refused():
 
 
 def test_two_documents_in_one_body_are_refused():
-    with pytest.raises(BodyMalformed, match="nothing more"):
+    with pytest.raises(BodyMalformedError, match="nothing more"):
         read([b'{"messages":[]} {"messages":[]}'])
 
 
@@ -225,8 +230,8 @@ def test_two_documents_in_one_body_are_refused():
     ("body", "says"),
     [
         (b"<html><body>502", "expected an object near byte 0, found b'<html><body>502'"),
-        (b'{"messages":{}}', '"messages" is no list'),
-        (b'{"messages":"all"}', '"messages" is no list'),
+        (b'{"messages":{}}', '"messages" is not a list'),
+        (b'{"messages":"all"}', '"messages" is not a list'),
         (b'{"message":[]}', 'no "messages"'),
         (b'{"messages":[' + b"[" * 40, "nested more than 32 deep"),
         (b'{"messages":[1' + b"0" * 2000, "shorter number"),
@@ -234,7 +239,7 @@ def test_two_documents_in_one_body_are_refused():
     ],
 )
 def test_a_body_that_is_not_a_message_list_is_refused_with_what_was_wrong(body, says):
-    with pytest.raises(BodyMalformed, match="/messages: ") as refusal:
+    with pytest.raises(BodyMalformedError, match="/messages: ") as refusal:
         read([body])
     assert says in str(refusal.value)
 
@@ -242,7 +247,7 @@ def test_a_body_that_is_not_a_message_list_is_refused_with_what_was_wrong(body, 
 def test_an_endless_body_is_cut_off_at_the_cap():
     tail = MessageTail(1, body_max_bytes=10_000)
     tail.feed(b'{"messages":[' + b" " * 9_900)
-    with pytest.raises(BodyTooLarge, match="larger than 10000 bytes"):
+    with pytest.raises(BodyTooLargeError, match="larger than 10000 bytes"):
         tail.feed(b" " * 100)
 
 
@@ -281,5 +286,5 @@ def test_a_scan_without_a_reader_walks_any_value():
     scan = JsonScan()
     scan.feed(b' [1, {"a": [null]}, "x"] ')
     assert scan.whole
-    with pytest.raises(JsonMalformed):
+    with pytest.raises(JsonMalformedError):
         scan.feed(b"1")

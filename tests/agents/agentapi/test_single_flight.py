@@ -22,7 +22,7 @@ async def test_whoever_joins_a_hung_call_waits_for_the_same_one():
 
 
 async def test_a_call_the_other_side_forgot_is_let_go_and_sent_anew(monkeypatch):
-    monkeypatch.setattr(single_flight, "UNHEARD_MAX_S", 0.0)
+    monkeypatch.setattr(single_flight, "UNANSWERED_MAX_S", 0.0)
     forgotten = [True]
 
     async def call(_begun):
@@ -38,7 +38,7 @@ async def test_a_call_the_other_side_forgot_is_let_go_and_sent_anew(monkeypatch)
 
 
 async def test_a_call_whose_answer_has_begun_is_not_sent_anew(monkeypatch):
-    monkeypatch.setattr(single_flight, "UNHEARD_MAX_S", 0.0)
+    monkeypatch.setattr(single_flight, "UNANSWERED_MAX_S", 0.0)
     rest, sent = asyncio.Event(), []
 
     async def call(begun):
