@@ -206,7 +206,7 @@ UNFINISHED = {
         README.md agentd/agents agentd/cli agentd/daemon agentd/simulator docs/architecture.md
         docs/compatibility.md docs/configuration.md docs/contributing.md docs/doctor.md
         docs/guarantees.md docs/operations.md docs/protocol.md docs/scenarios.md docs/status.md
-        tests/agents tests/claims tests/daemon tests/e2e tests/hooks tests/scenarios tests/simulator
+        tests/agents tests/daemon tests/e2e tests/scenarios tests/simulator
         tests/stability tests/test_metrics_docs.py tests/ui
     """,
 }

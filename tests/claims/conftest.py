@@ -1,4 +1,4 @@
-"""A claim side as the supervisor builds it, against the simulated coderd, with real hooks in a real directory."""
+"""Fixtures: a hooks directory, and a claim side that listens to the simulated coderd and runs real hooks."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from agentd.metrics import Registry
 
 @dataclass
 class Hooks:
-    """A hooks directory whose hooks write what they do to `trace`, one line per run."""
+    """A hooks directory. Its hooks write one line per run to `trace`."""
 
     root: Path
     trace: Path
@@ -32,7 +32,7 @@ class Hooks:
         return self.root / ON_CLAIM
 
     def add(self, name: str, body: str = "") -> Path:
-        """A hook that notes `name attempt event-id` and then does `body` (sh)."""
+        """Add a hook that writes `name attempt event-id` to the trace and then runs `body` (sh)."""
         path = self.directory / name
         path.write_text(
             f'#!/bin/sh\necho "{name} $AGENTD_ATTEMPT $AGENTD_EVENT_ID" >> "{self.trace}"\n{body}\n'
@@ -61,17 +61,17 @@ def state_dir(tmp_path: Path) -> Path:
     return path
 
 
-async def hurried(seconds: float) -> None:
-    """A clock's sleep for tests that want the order of waits, not their length."""
+async def short_sleep(seconds: float) -> None:
+    """Sleep for at most 10 ms, for tests that check the order of waits and not their length."""
     await asyncio.sleep(min(seconds, 0.01))
 
 
-HURRIED = Clock(sleep=hurried)
+FAST_CLOCK = Clock(sleep=short_sleep)
 
 
 @dataclass
 class Side:
-    """One running claim side."""
+    """A running claim side and the views that it reported."""
 
     ledger: Ledger
     metrics: Registry
@@ -89,7 +89,7 @@ class Side:
             await asyncio.wait_for(self.changed.wait(), 20)
         return view
 
-    def words(self) -> list[str]:
+    def states(self) -> list[str]:
         return [view.state.value for view in self.changes]
 
 
@@ -100,12 +100,12 @@ StartSide = Callable[..., contextlib.AbstractAsyncContextManager[Side]]
 def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
     @contextlib.asynccontextmanager
     async def start(
-        url: str, token: str, *, clock: Clock = HURRIED, workspace_id: str | None = None, **options: Any
+        url: str, token: str, *, clock: Clock = FAST_CLOCK, workspace_id: str | None = None, **options: Any
     ) -> AsyncIterator[Side]:
         metrics = Registry()
         ledger = Ledger(state_dir, workspace_id=workspace_id, clock=clock)
         policy = {name: options.pop(name) for name in HookPolicy._fields if name in options}
-        # Hooks are real processes: their time is real whatever the listener's clock does.
+        # Hooks are real processes, so the hook runner needs real time.
         hook_runner = HookRunner(
             ledger=ledger,
             policy=HookPolicy(

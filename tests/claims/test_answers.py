@@ -1,4 +1,4 @@
-"""What each answer means, and how long the pauses are."""
+"""The class of each answer, and the length of the pauses."""
 
 import inspect
 
@@ -17,7 +17,7 @@ from agentd.claims.answers import (
 from agentd.coderd import errors
 from agentd.errors import ConfigError, PeerError
 
-# coderd's own words (`workspaceAgentReinit`); the three meanings of 409 differ in nothing else.
+# Texts of coderd (`workspaceAgentReinit`). The three meanings of 409 differ only in them.
 NOT_WAITING = "Workspace is not a prebuilt workspace waiting to be claimed."
 REGULAR = "This endpoint is only for agents running in prebuilt workspaces."
 HANDLED = "The prebuild claim for this workspace has already been handled by an earlier build."
@@ -37,10 +37,10 @@ FAILED = "Claim build failed permanently."
 def test_every_409_is_terminal_and_its_text_decides_the_state(
     message: str, detail: str, state: ClaimsState, why: str
 ) -> None:
-    meant = classify(
+    answer = classify(
         errors.ConflictError("the server answered 409", status=409, body_message=message, detail=detail)
     )
-    assert (meant.state, meant.retry, meant.why) == (state, RetryClass.NEVER, why)
+    assert (answer.state, answer.retry, answer.why) == (state, RetryClass.NEVER, why)
 
 
 STREAM_LABELS = {
@@ -105,7 +105,7 @@ def test_every_error_of_the_stream_has_a_class() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "state", "pace"),
+    ("error", "state", "retry"),
     [
         (errors.UnauthorizedError("401", status=401), ClaimsState.UNAUTHORIZED, RetryClass.SLOW),
         (ConfigError("coder.token_file: gone"), ClaimsState.UNAUTHORIZED, RetryClass.SLOW),
@@ -119,27 +119,27 @@ def test_every_error_of_the_stream_has_a_class() -> None:
     ],
 )
 def test_the_state_and_retry_class_of_an_answer(
-    error: Exception, state: ClaimsState, pace: RetryClass
+    error: Exception, state: ClaimsState, retry: RetryClass
 ) -> None:
-    meant = classify(error)  # type: ignore[arg-type]  # each is an AgentdError
-    assert (meant.state, meant.retry) == (state, pace)
+    answer = classify(error)  # type: ignore[arg-type]  # each is an AgentdError
+    assert (answer.state, answer.retry) == (state, retry)
 
 
-def pause(pacing: RetrySchedule, pace: RetryClass = RetryClass.SOON, **options: object) -> float:
+def pause(schedule: RetrySchedule, retry: RetryClass = RetryClass.SOON, **options: object) -> float:
     wanted = {"claim_is_final": False, "retry_after_s": None, "stream_retry_s": 0.0, **options}
-    seconds = pacing.pause_s(pace, **wanted)  # type: ignore[arg-type]  # spelt out above
+    seconds = schedule.pause_s(retry, **wanted)  # type: ignore[arg-type]  # the defaults above have these types
     assert seconds is not None
     return seconds
 
 
 def test_pauses_grow_with_jitter_between_floor_and_cap() -> None:
-    for pace, floor_s, cap_s in (
+    for retry, floor_s, cap_s in (
         (RetryClass.SOON, 0.25, 30),
         (RetryClass.SLOW, 1, 30),
         (RetryClass.EVERY_TEN_MINUTES, 480, 720),
     ):
-        pacing = RetrySchedule()
-        pauses = [pause(pacing, pace) for _ in range(300)]
+        schedule = RetrySchedule()
+        pauses = [pause(schedule, retry) for _ in range(300)]
         assert all(floor_s <= one <= cap_s for one in pauses)
         assert len(set(pauses)) > 290
     early, late = RetrySchedule(), RetrySchedule()
@@ -151,11 +151,11 @@ def test_pauses_grow_with_jitter_between_floor_and_cap() -> None:
 
 
 def test_after_a_claim_a_stream_that_only_fails_is_opened_every_few_minutes() -> None:
-    pacing = RetrySchedule()
-    pauses = [pause(pacing, claim_is_final=True) for _ in range(300)]
+    schedule = RetrySchedule()
+    pauses = [pause(schedule, claim_is_final=True) for _ in range(300)]
     assert sum(pauses[20:]) / 280 > 100
     assert max(pauses) <= 300
-    assert pause(pacing, RetryClass.SLOW, claim_is_final=True) <= 4, "a refusal keeps its own pace"
+    assert pause(schedule, RetryClass.SLOW, claim_is_final=True) <= 4, "a refusal keeps its own schedule"
 
 
 def test_a_pause_is_not_shorter_than_the_server_asks() -> None:
@@ -168,7 +168,7 @@ def test_a_pause_is_not_shorter_than_the_server_asks() -> None:
 
 
 def test_the_offsets_of_a_fleet_are_even_and_stable() -> None:
-    places = [fleet_offset(f"workspace-{n}") for n in range(2000)]
-    assert places == [fleet_offset(f"workspace-{n}") for n in range(2000)]
+    offsets = [fleet_offset(f"workspace-{n}") for n in range(2000)]
+    assert offsets == [fleet_offset(f"workspace-{n}") for n in range(2000)]
     for tenth in range(10):
-        assert 140 < sum(tenth / 10 <= place < (tenth + 1) / 10 for place in places) < 260
+        assert 140 < sum(tenth / 10 <= offset < (tenth + 1) / 10 for offset in offsets) < 260

@@ -1,4 +1,4 @@
-"""Both spellings, nil and missing ids, and everything a server may send that is no claim."""
+"""Parsing of claim events: both spellings, nil and missing ids, and payloads that are not a claim."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""One claim's way through its hooks: attempts, holds, refusals, leftovers, a disk that is full, a stop in the middle."""
+"""Running the hooks of runner claim: attempts, holds, refusals, left processes, a full disk, an interruption."""
 
 import asyncio
 import errno
@@ -26,12 +26,12 @@ EVENT = ClaimEvent(
 )
 
 
-class Stage:
-    """An hook_runner on a ledger with one admitted claim; `pauses` are the waits between attempts, none of them long."""
+class RunnerWithClaim:
+    """A hook runner and a ledger with runner admitted claim. `pauses` are the waits between attempts, shortened."""
 
     def __init__(self, state_dir: Path, hooks_dir: Path, **policy: Any) -> None:
         self.ledger = Ledger(state_dir)
-        self.ledger.token_fingerprint = "token-one"
+        self.ledger.token_fingerprint = "token-runner"
         self.claim_id = self.ledger.admit(EVENT).claim.id
         self.pauses: list[float] = []
         self.metrics = Registry()
@@ -44,13 +44,11 @@ class Stage:
         )
 
     async def _sleep(self, seconds: float) -> None:
-        if (
-            0.5 <= seconds < 30 and seconds != 2.0
-        ):  # neither a look at /proc, nor the drain, nor a hook's timeout
+        if 0.5 <= seconds < 30 and seconds != 2.0:  # not a poll of /proc, the drain or a hook's timeout
             self.pauses.append(seconds)
         await asyncio.sleep(seconds if seconds >= 2 and seconds not in self.pauses else min(seconds, 0.01))
 
-    async def act(self) -> Claim:
+    async def run_claim(self) -> Claim:
         return await self.hook_runner.run_claim(self.claim_id)
 
     def runs(self, outcome: str) -> float:
@@ -58,72 +56,74 @@ class Stage:
 
 
 @pytest.fixture
-def stage(state_dir: Path, hooks: Any) -> Any:
-    def make(**policy: Any) -> Stage:
-        return Stage(state_dir, hooks.root, **policy)
+def new_runner(state_dir: Path, hooks: Any) -> Any:
+    def make(**policy: Any) -> RunnerWithClaim:
+        return RunnerWithClaim(state_dir, hooks.root, **policy)
 
     return make
 
 
-async def test_hooks_run_in_name_order_and_the_claim_is_done(stage: Any, hooks: Any) -> None:
+async def test_hooks_run_in_name_order_and_the_claim_is_done(new_runner: Any, hooks: Any) -> None:
     for name in ("20-b", "10-a", "30-c"):
         hooks.add(name)
-    one = stage()
-    claim = await one.act()
+    runner = new_runner()
+    claim = await runner.run_claim()
     assert claim.state is ClaimState.DONE
     assert hooks.runs() == ["10-a 1", "20-b 1", "30-c 1"]
-    assert await one.act() == claim, "done is done"
+    assert await runner.run_claim() == claim, "a done claim does not run again"
     assert len(hooks.runs()) == 3
-    assert one.runs("succeeded") == 3
+    assert runner.runs("succeeded") == 3
 
 
-async def test_without_hooks_a_claim_is_done_at_once(stage: Any, hooks: Any) -> None:
-    assert (await stage().act()).state is ClaimState.DONE
+async def test_without_hooks_a_claim_is_done_at_once(new_runner: Any, hooks: Any) -> None:
+    assert (await new_runner().run_claim()).state is ClaimState.DONE
 
 
 async def test_without_a_hooks_directory_a_claim_is_done_at_once(state_dir: Path, tmp_path: Path) -> None:
-    assert (await Stage(state_dir, tmp_path / "none").act()).state is ClaimState.DONE
+    assert (await RunnerWithClaim(state_dir, tmp_path / "none").run_claim()).state is ClaimState.DONE
 
 
-async def test_a_failing_hook_is_retried_with_backoff_until_the_claim_fails(stage: Any, hooks: Any) -> None:
+async def test_a_failing_hook_is_retried_with_backoff_until_the_claim_fails(
+    new_runner: Any, hooks: Any
+) -> None:
     hooks.add("10-a", "echo boo; exit 4")
     hooks.add("20-b")
-    one = stage(max_attempts=3)
-    claim = await one.act()
+    runner = new_runner(max_attempts=3)
+    claim = await runner.run_claim()
     assert claim.state is ClaimState.FAILED
     assert claim.why == "hook 10-a failed 3 times, last: exit code 4"
-    assert hooks.runs() == ["10-a 1", "10-a 2", "10-a 3"], "later hooks wait"
+    assert hooks.runs() == ["10-a 1", "10-a 2", "10-a 3"], "the next hook waits"
     assert claim.hook("10-a").tail == "boo\n"
     assert claim.hook("20-b").state is HookState.PENDING
-    assert len(one.pauses) == 2
-    assert one.runs("failed") == 3
+    assert len(runner.pauses) == 2
+    assert runner.runs("failed") == 3
 
 
-async def test_a_retried_claim_continues_with_the_hook_that_failed(stage: Any, hooks: Any) -> None:
+async def test_a_retried_claim_continues_with_the_hook_that_failed(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a")
     hooks.add("20-b", '[ "$AGENTD_ATTEMPT" -ge 3 ]')
-    one = stage(max_attempts=2)
-    assert (await one.act()).state is ClaimState.FAILED
-    one.ledger.retry(one.claim_id)
-    assert (await one.act()).state is ClaimState.DONE
+    runner = new_runner(max_attempts=2)
+    assert (await runner.run_claim()).state is ClaimState.FAILED
+    runner.ledger.retry(runner.claim_id)
+    assert (await runner.run_claim()).state is ClaimState.DONE
     assert hooks.runs() == ["10-a 1", "20-b 1", "20-b 2", "20-b 3"]
 
 
-async def test_the_event_id_is_the_same_at_every_attempt(stage: Any, hooks: Any) -> None:
+async def test_the_event_id_is_the_same_at_every_attempt(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ]')
-    one = stage()
-    await one.act()
-    assert {line.split()[2] for line in hooks.trace.read_text().splitlines()} == {one.claim_id}
+    runner = new_runner()
+    await runner.run_claim()
+    assert {line.split()[2] for line in hooks.trace.read_text().splitlines()} == {runner.claim_id}
 
 
 async def test_the_environment_of_a_hook_names_the_claim_and_the_attempt(
-    stage: Any, hooks: Any, state_dir: Path
+    new_runner: Any, hooks: Any, state_dir: Path
 ) -> None:
-    told = hooks.root / "told"
-    hooks.add("10-a", f'env | grep ^AGENTD_ | grep -v RUN_ID | sort > "{told}"')
-    one = stage()
-    claim = await one.act()
-    assert dict(line.split("=", 1) for line in told.read_text().splitlines()) == {
+    environment = hooks.root / "environment"
+    hooks.add("10-a", f'env | grep ^AGENTD_ | grep -v RUN_ID | sort > "{environment}"')
+    runner = new_runner()
+    claim = await runner.run_claim()
+    assert dict(line.split("=", 1) for line in environment.read_text().splitlines()) == {
         "AGENTD_EVENT_ID": claim.id,
         "AGENTD_ATTEMPT": "1",
         "AGENTD_HOOK": "10-a",
@@ -134,70 +134,72 @@ async def test_the_environment_of_a_hook_names_the_claim_and_the_attempt(
     }
 
 
-async def test_a_hook_that_others_may_write_is_refused_without_being_run(stage: Any, hooks: Any) -> None:
+async def test_a_hook_that_others_may_write_is_refused_without_being_run(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a").chmod(0o777)
-    one = stage()
-    claim = await one.act()
+    runner = new_runner()
+    claim = await runner.run_claim()
     assert claim.state is ClaimState.FAILED
     assert "may be written by other users" in claim.why
     assert "may be written by other users" in claim.hook("10-a").why
     assert hooks.runs() == []
     hooks.add("10-a")
-    one.ledger.retry(one.claim_id)
-    assert (await one.act()).state is ClaimState.DONE
+    runner.ledger.retry(runner.claim_id)
+    assert (await runner.run_claim()).state is ClaimState.DONE
 
 
-async def test_a_hooks_directory_that_others_may_write_holds_the_claim(stage: Any, hooks: Any) -> None:
+async def test_a_hooks_directory_that_others_may_write_holds_the_claim(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a")
     hooks.directory.chmod(0o777)
-    one = stage()
-    claim = await one.act()
+    runner = new_runner()
+    claim = await runner.run_claim()
     assert claim.state is ClaimState.HELD
     assert "may be written by other users" in claim.why
     assert hooks.runs() == []
 
 
-async def stopped_in(one: Stage, hooks: Any) -> None:
-    """Start acting and cancel it once the first hook has begun."""
-    acting = asyncio.create_task(one.act())
+async def interrupt(runner: RunnerWithClaim, hooks: Any) -> None:
+    """Run the claim, and cancel that when the next hook has started."""
+    running = asyncio.create_task(runner.run_claim())
     before = len(hooks.runs())
     while len(hooks.runs()) == before:
         await asyncio.sleep(0.005)
-    acting.cancel()
+    running.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await acting
+        await running
 
 
-async def test_a_hook_that_a_stop_interrupted_is_done_after_the_next_start(stage: Any, hooks: Any) -> None:
+async def test_a_hook_that_a_stop_interrupted_is_done_after_the_next_start(
+    new_runner: Any, hooks: Any
+) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ] || exec sleep 600')
     hooks.add("20-b")
-    one = stage()
-    await stopped_in(one, hooks)
-    hook = one.ledger.claim(one.claim_id).hook("10-a")
+    runner = new_runner()
+    await interrupt(runner, hooks)
+    hook = runner.ledger.claim(runner.claim_id).hook("10-a")
     assert (hook.state, hook.interruptions, hook.failures) == (HookState.INTERRUPTED, 1, 0)
-    one.ledger.close()
-    assert (await stage().act()).state is ClaimState.DONE
+    runner.ledger.close()
+    assert (await new_runner().run_claim()).state is ClaimState.DONE
     assert hooks.runs() == ["10-a 1", "10-a 2", "20-b 1"]
 
 
 async def test_with_on_interrupted_hold_an_interrupted_claim_is_held_until_retried(
-    stage: Any, hooks: Any
+    new_runner: Any, hooks: Any
 ) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ] || exec sleep 600')
-    one = stage(on_interrupted="hold")
-    await stopped_in(one, hooks)
-    claim = await one.act()
+    runner = new_runner(on_interrupted="hold")
+    await interrupt(runner, hooks)
+    claim = await runner.run_claim()
     assert (claim.state, claim.why) == (ClaimState.HELD, "hook 10-a was interrupted")
-    one.ledger.retry(one.claim_id)
-    assert (await one.act()).state is ClaimState.DONE
+    runner.ledger.retry(runner.claim_id)
+    assert (await runner.run_claim()).state is ClaimState.DONE
 
 
-async def test_interruptions_do_not_count_as_attempts_and_are_limited(stage: Any, hooks: Any) -> None:
+async def test_interruptions_do_not_count_as_attempts_and_are_limited(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a", "exec sleep 600")
-    one = stage(max_attempts=1)
+    runner = new_runner(max_attempts=1)
     for _ in range(MAX_INTERRUPTIONS):
-        await stopped_in(one, hooks)
-    claim = await one.act()
+        await interrupt(runner, hooks)
+    claim = await runner.run_claim()
     assert claim.state is ClaimState.HELD
     assert claim.why == f"hook 10-a was interrupted {MAX_INTERRUPTIONS} times"
     assert len(hooks.runs()) == MAX_INTERRUPTIONS
@@ -207,69 +209,69 @@ async def test_interruptions_do_not_count_as_attempts_and_are_limited(stage: Any
     "recorded", [True, False], ids=["pid recorded", "killed before the pid was recorded"]
 )
 async def test_a_hook_left_running_by_a_killed_agentd_is_ended_before_it_is_retried(
-    stage: Any, hooks: Any, recorded: bool
+    new_runner: Any, hooks: Any, recorded: bool
 ) -> None:
     hooks.add("10-a")
-    one = stage()
-    one.ledger.plan_hooks(one.claim_id, ["10-a"])
-    one.ledger.start(one.claim_id, "10-a", "lost-run")
+    runner = new_runner()
+    runner.ledger.plan_hooks(runner.claim_id, ["10-a"])
+    runner.ledger.start(runner.claim_id, "10-a", "lost-run")
     env = {"PATH": "/usr/bin:/bin", "AGENTD_RUN_ID": "lost-run"}
     left = await asyncio.create_subprocess_exec("sleep", "600", env=env, start_new_session=True)
     if recorded:
         process = identify(left.pid)
         assert process is not None
-        one.ledger.spawned(one.claim_id, "10-a", "lost-run", process)
-    claim = await one.act()
+        runner.ledger.spawned(runner.claim_id, "10-a", "lost-run", process)
+    claim = await runner.run_claim()
     assert await left.wait() < 0
     assert claim.state is ClaimState.DONE
-    assert hooks.runs() == ["10-a 2"], "the lost run was attempt 1"
+    assert hooks.runs() == ["10-a 2"], "attempt 1 was the run that agentd left"
     assert living("lost-run", None) == []
 
 
 async def test_a_removed_hook_is_skipped_and_a_removed_directory_holds_the_claim(
-    stage: Any, hooks: Any
+    new_runner: Any, hooks: Any
 ) -> None:
     hooks.add("10-a")
     hooks.add("20-b", '[ "$AGENTD_ATTEMPT" = 2 ] || exec sleep 600')
-    one = stage()
-    await stopped_in(one, hooks)  # in 10-a or between the two
+    runner = new_runner()
+    await interrupt(runner, hooks)  # in 10-a or between 10-a and 20-b
     shutil.move(hooks.directory, hooks.root / "away")
-    assert (await one.act()).state is ClaimState.HELD
+    assert (await runner.run_claim()).state is ClaimState.HELD
     shutil.move(hooks.root / "away", hooks.directory)
     (hooks.directory / "20-b").unlink()
-    one.ledger.retry(one.claim_id)
-    claim = await one.act()
+    runner.ledger.retry(runner.claim_id)
+    claim = await runner.run_claim()
     assert claim.state is ClaimState.DONE
     assert claim.hook("20-b").state is HookState.SKIPPED
     assert not (hooks.root / ON_CLAIM / "20-b").exists()
 
 
 async def test_a_hook_does_not_start_before_its_record_is_written(
-    stage: Any, hooks: Any, monkeypatch: pytest.MonkeyPatch
+    new_runner: Any, hooks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks.add("10-a")
-    one = stage()
+    runner = new_runner()
     refused: list[int] = []
 
     def full(*_args: object) -> int:
         refused.append(1)
-        assert hooks.runs() == [], "nothing runs that is not recorded"
+        assert hooks.runs() == [], "a hook does not run before its record"
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(ledger_file.os, "pwrite", full)
-    acting = asyncio.create_task(one.act())
+    running = asyncio.create_task(runner.run_claim())
     while len(refused) < 5:
         await asyncio.sleep(0.005)
     monkeypatch.undo()
-    assert (await acting).state is ClaimState.DONE
+    assert (await running).state is ClaimState.DONE
     assert hooks.runs() == ["10-a 1"]
 
 
 async def test_a_success_is_recorded_after_the_disk_recovers_and_the_hook_runs_once(
-    stage: Any, hooks: Any, monkeypatch: pytest.MonkeyPatch
+    new_runner: Any, hooks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks.add("10-a")
-    one = stage()
+    runner = new_runner()
     real, refused = os.pwrite, []
 
     def full_after_the_hook(fd: int, data: bytes, offset: int) -> int:
@@ -279,42 +281,42 @@ async def test_a_success_is_recorded_after_the_disk_recovers_and_the_hook_runs_o
         return real(fd, data, offset)
 
     monkeypatch.setattr(ledger_file.os, "pwrite", full_after_the_hook)
-    assert (await one.act()).state is ClaimState.DONE
+    assert (await runner.run_claim()).state is ClaimState.DONE
     assert len(refused) == 5
     assert hooks.runs() == ["10-a 1"]
 
 
-async def test_a_timed_out_hook_is_a_failed_attempt(stage: Any, hooks: Any) -> None:
+async def test_a_timed_out_hook_is_a_failed_attempt(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ] || exec sleep 600')
-    one = stage(timeout_s=0.4, grace_s=0.2)
-    claim = await one.act()
+    runner = new_runner(timeout_s=0.4, grace_s=0.2)
+    claim = await runner.run_claim()
     assert claim.state is ClaimState.DONE
     assert (claim.hook("10-a").attempt, claim.hook("10-a").failures) == (2, 1)
-    assert one.runs("timed_out") == 1
+    assert runner.runs("timed_out") == 1
 
 
-async def test_the_activity_is_reported_while_hooks_run(stage: Any, hooks: Any) -> None:
+async def test_the_activity_is_reported_while_hooks_run(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ]')
-    one = stage()
-    told: list[str] = []
-    one.hook_runner.on_change = lambda: told.append(one.hook_runner.activity)
-    await one.act()
-    assert told == [
-        f"claim {one.claim_id}",
-        f"running hook 10-a of claim {one.claim_id}, attempt 1",
+    runner = new_runner()
+    activities: list[str] = []
+    runner.hook_runner.on_change = lambda: activities.append(runner.hook_runner.activity)
+    await runner.run_claim()
+    assert activities == [
+        f"claim {runner.claim_id}",
+        f"running hook 10-a of claim {runner.claim_id}, attempt 1",
         "waiting to run hook 10-a again",
-        f"running hook 10-a of claim {one.claim_id}, attempt 2",
+        f"running hook 10-a of claim {runner.claim_id}, attempt 2",
         "",
     ]
 
 
-async def test_ten_interleaved_claims_each_run_their_hooks_once(stage: Any, hooks: Any) -> None:
+async def test_ten_interleaved_claims_each_run_their_hooks_once(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a")
-    one = stage()
+    runner = new_runner()
     owners = [f"{n:08x}-0000-4000-8000-000000000000" for n in range(9)]
-    ids = [one.claim_id] + [
-        one.ledger.admit(ClaimEvent(EVENT.workspace_id, owner, EVENT.reason)).claim.id for owner in owners
+    ids = [runner.claim_id] + [
+        runner.ledger.admit(ClaimEvent(EVENT.workspace_id, owner, EVENT.reason)).claim.id for owner in owners
     ]
-    await asyncio.gather(*(one.hook_runner.run_claim(claim_id) for claim_id in ids))
+    await asyncio.gather(*(runner.hook_runner.run_claim(claim_id) for claim_id in ids))
     assert sorted(line.split()[2] for line in hooks.trace.read_text().splitlines()) == sorted(ids)
-    assert all(claim.state is ClaimState.DONE for claim in one.ledger.all_claims())
+    assert all(claim.state is ClaimState.DONE for claim in runner.ledger.all_claims())

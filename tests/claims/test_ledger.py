@@ -1,4 +1,4 @@
-"""Whose claim it is, what is a replay, and a model of the ledger that crashes and tears."""
+"""Ownership of claims, replays, and a Hypothesis model of the ledger with restarts and torn records."""
 
 import tempfile
 from pathlib import Path
@@ -40,7 +40,7 @@ REASON = "prebuild_claimed"
 
 
 def opened(directory: Path, *, workspace_id: str | None = None, token: str | None = "token-one") -> Ledger:
-    # A standing clock: the same steps make the same bytes.
+    # The time is constant, so the same steps give the same bytes.
     ledger = Ledger(directory, workspace_id=workspace_id, clock=Clock(wall=lambda: 1_772_442_000.0))
     ledger.token_fingerprint = token
     return ledger
@@ -105,7 +105,7 @@ def test_a_cloned_ledger_does_not_suppress_a_claim_of_the_clone(state_dir: Path,
     baked.close()
     clone = opened(state_dir, workspace_id=OTHER if named else None, token="token-two")
     assert clone.latest() is None
-    # Even an event that names neither workspace nor owner is the clone's own.
+    # An event without workspace and owner also belongs to the clone.
     for event in (claim_event(None, None), claim_event(OTHER, OWNER)):
         assert clone.find(event) is None
     assert isinstance(clone.admit(claim_event(OTHER, OWNER)), Admitted)
@@ -242,7 +242,7 @@ def test_the_number_of_claims_is_limited(state_dir: Path, monkeypatch: pytest.Mo
 
 
 class LedgerModel(RuleBasedStateMachine):
-    """Claims and hooks step at random; the daemon dies between and inside records; nothing promised is lost."""
+    """Random steps of claims and hooks, with restarts between records and torn records. No durable record is lost."""
 
     claims = Bundle("claims")
 
@@ -260,7 +260,7 @@ class LedgerModel(RuleBasedStateMachine):
         self._temporary.cleanup()
 
     def _try(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        """An illegal step raises and changes nothing, in memory or on disk."""
+        """Call a method of the ledger. An illegal step raises and changes nothing, in memory or on disk."""
         size = self._size()
         try:
             return getattr(self.ledger, verb)(*args, **kwargs)
@@ -344,7 +344,7 @@ class LedgerModel(RuleBasedStateMachine):
     @precondition(lambda self: self._size() > 0)
     @rule(data=st.data(), claim=claims)
     def tear_the_last_record(self, data: st.DataObject, claim: str) -> None:
-        """The record that was being written is not promised yet; every other one is."""
+        """Tear the last record, as a crash during its write does. The records before it are durable."""
         before = scan((self.directory / LEDGER_NAME).read_bytes()).sound_bytes
         if self._try("retry", claim) is None and self._try("plan_hooks", claim, ["10-a"]) is None:
             return

@@ -1,4 +1,4 @@
-"""The ledger's file under tears, flips, full disks, newer formats and other people's fingers."""
+"""The ledger file: torn records, flipped bytes, full disks, other formats, a file removed while open."""
 
 import errno
 import json
@@ -31,8 +31,8 @@ def opened(directory: Path, **options: Any) -> Ledger:
     return ledger
 
 
-def a_life(directory: Path) -> list[int]:
-    """One claim with two hooks, done; the file's size after each record."""
+def write_done_claim(directory: Path) -> list[int]:
+    """Write one done claim with two hooks; return the size of the file after each record."""
     sizes = []
     ledger = opened(directory)
 
@@ -59,14 +59,14 @@ def states(directory: Path) -> list[tuple[ClaimState, list[HookState]]]:
 
 
 def test_records_survive_a_restart(state_dir: Path) -> None:
-    a_life(state_dir)
+    write_done_claim(state_dir)
     ledger = opened(state_dir)
     assert isinstance(ledger.admit(EVENT), Replay)
     assert states(state_dir) == [(ClaimState.DONE, [HookState.SUCCEEDED] * 2)]
 
 
 def test_the_file_is_private_and_each_line_is_json(state_dir: Path) -> None:
-    a_life(state_dir)
+    write_done_claim(state_dir)
     path = state_dir / LEDGER_NAME
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     records = [json.loads(line) for line in path.read_text().splitlines()]
@@ -75,7 +75,7 @@ def test_the_file_is_private_and_each_line_is_json(state_dir: Path) -> None:
 
 
 def test_a_tear_at_any_byte_keeps_the_records_before_it_and_is_not_damage(state_dir: Path) -> None:
-    sizes = a_life(state_dir)
+    sizes = write_done_claim(state_dir)
     path = state_dir / LEDGER_NAME
     whole = path.read_bytes()
     expected: list[LedgerState] = [LedgerState()]
@@ -86,7 +86,7 @@ def test_a_tear_at_any_byte_keeps_the_records_before_it_and_is_not_damage(state_
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
         kept = sum(size <= cut for size in sizes)
-        # A record that lacks nothing but its newline is whole.
+        # A record that lacks only its newline is whole.
         kept += cut + 1 in sizes
         ledger = opened(state_dir)
         assert not ledger.damage, cut
@@ -95,7 +95,7 @@ def test_a_tear_at_any_byte_keeps_the_records_before_it_and_is_not_damage(state_
 
 
 def test_the_next_record_replaces_a_torn_one(state_dir: Path) -> None:
-    sizes = a_life(state_dir)
+    sizes = write_done_claim(state_dir)
     path = state_dir / LEDGER_NAME
     for torn in (b"", b"\0" * 700, b"garbage without an end"):
         path.write_bytes(path.read_bytes()[: sizes[0]] + b'{"crc":"' + torn)
@@ -107,30 +107,28 @@ def test_the_next_record_replaces_a_torn_one(state_dir: Path) -> None:
 
 
 def test_any_flipped_byte_is_detected_and_no_successful_hook_runs_again(state_dir: Path) -> None:
-    a_life(state_dir)
+    write_done_claim(state_dir)
     path = state_dir / LEDGER_NAME
     whole = path.read_bytes()
     for at in range(0, len(whole), 3):
-        for flip in (0x01, 0x80, whole[at]):  # the last makes it NUL
+        for flip in (0x01, 0x80, whole[at]):  # the last one gives NUL
             path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
             state = Ledger.read(state_dir)
             damaged = bool(state.damage)
             for claim in state.claims.values():
                 assert claim.state in (ClaimState.DONE, ClaimState.HELD), (at, flip)
                 assert claim.state is ClaimState.DONE or damaged
-            # Unless the flip fell on the last newline, it is damage, and a new admission would be held.
+            # A flip of the last newline is not damage, because the record before it is whole.
             assert damaged or at == len(whole) - 1, (at, flip)
 
 
 def test_a_damaged_file_is_quarantined_and_claims_not_provably_done_are_held_until_retried(
     state_dir: Path,
 ) -> None:
-    sizes = a_life(state_dir)
+    sizes = write_done_claim(state_dir)
     path = state_dir / LEDGER_NAME
     lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(
-        b"".join(lines[:4] + lines[5:6])
-    )  # the second start is lost, its success and the end are not
+    path.write_bytes(b"".join(lines[:4] + lines[5:6]))  # without the second start, but with its success
     damaged = path.read_bytes()
     assert sizes
     ledger = opened(state_dir)
@@ -148,16 +146,16 @@ def test_a_damaged_file_is_quarantined_and_claims_not_provably_done_are_held_unt
     ledger.close()
 
     ledger = opened(state_dir)
-    assert len(list(state_dir.glob("ledger.corrupt-*"))) == 1, "a second start finds nothing to repair"
+    assert len(list(state_dir.glob("ledger.corrupt-*"))) == 1, "the second start repairs nothing"
     ledger.retry(claim.id)
-    assert ledger.damage, "one claim is still held for it"
+    assert ledger.damage, "the other claim is still held for the damage"
     ledger.forget(other.claim.id)
     assert not ledger.damage
     assert isinstance(ledger.admit(ClaimEvent(W, W, "prebuild_claimed")), Admitted)
 
 
 def test_a_lost_admission_does_not_lose_recorded_successes(state_dir: Path) -> None:
-    a_life(state_dir)
+    write_done_claim(state_dir)
     path = state_dir / LEDGER_NAME
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[1:]))
@@ -179,7 +177,7 @@ def test_a_file_of_garbage_is_quarantined_and_new_claims_are_held(state_dir: Pat
 
 
 def test_an_invalid_record_with_a_good_checksum_is_damage(state_dir: Path) -> None:
-    a_life(state_dir)
+    write_done_claim(state_dir)
     path = state_dir / LEDGER_NAME
     claim_id = next(iter(Ledger.read(state_dir).claims))
     with path.open("ab") as file:
@@ -191,7 +189,7 @@ def test_an_invalid_record_with_a_good_checksum_is_damage(state_dir: Path) -> No
 
 def test_a_newer_format_is_refused_and_not_changed(state_dir: Path) -> None:
     path = state_dir / LEDGER_NAME
-    a_life(state_dir)
+    write_done_claim(state_dir)
     body = json.dumps({"v": 9, "seq": 8, "kind": "wonder"}).encode()
     newer = path.read_bytes() + b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body[1:])
     path.write_bytes(newer)
@@ -296,7 +294,7 @@ def test_compaction_keeps_the_state_and_bounds_the_file(
 
 
 def test_the_names_in_a_claim_record_are_fixed(state_dir: Path) -> None:
-    a_life(state_dir)
+    write_done_claim(state_dir)
     [claim] = Ledger.read(state_dir).claims.values()
     record = claim.to_record()
     assert set(record) == {
@@ -319,7 +317,7 @@ def test_the_names_in_a_claim_record_are_fixed(state_dir: Path) -> None:
 
 
 def test_a_claim_record_gives_the_same_claim(state_dir: Path) -> None:
-    a_life(state_dir)
+    write_done_claim(state_dir)
     for claim in Ledger.read(state_dir).claims.values():
         record = decode(encode(claim.to_record(), 1).rstrip(b"\n"))
         assert record is not None
@@ -362,7 +360,7 @@ def test_without_disk_space_a_repair_waits_and_claims_are_held(
         assert ledger.damage
         with pytest.raises(LedgerWriteError):
             ledger.admit(EVENT)
-        assert path.read_bytes() == b"garbage\n", "the damaged file is what a next start must find"
+        assert path.read_bytes() == b"garbage\n", "the next start must find the damaged file"
     assert ledger.admit(EVENT).claim.state is ClaimState.HELD
     ledger.close()
     assert Ledger.read(state_dir).damage

@@ -1,4 +1,4 @@
-"""The tables, looked at as tables."""
+"""Properties of the two transition tables."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The claim side against the simulated coderd: every era, every row of its state table, every answer, every fault."""
+"""The claim side against the simulated coderd: every era, every row of the state table, every answer and fault."""
 
 import asyncio
 import gc
@@ -43,7 +43,7 @@ def descriptors_open() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
-# One claim, once.
+# A claim, its replays and its resumption.
 
 
 @pytest.mark.parametrize("era", ["E1", "E2", "E3", "E4", "E5"])
@@ -54,7 +54,7 @@ async def test_a_claim_runs_its_hooks_once_in_every_era_and_replays_run_nothing(
     hooks.add("20-b")
     async with coderd_of(era) as coderd:
         ws = coderd.add_prebuild()
-        for _ in range(2):  # and once more with another agentd on the same state directory
+        for _ in range(2):  # the second time with a new agentd on the same state directory
             async with start_side(coderd.url, ws.token) as side:
                 await coderd.until(lambda: coderd.open_streams(ws) == 1)
                 if not hooks.runs():
@@ -93,7 +93,7 @@ async def test_a_claim_that_an_old_server_does_not_repeat_is_found_by_its_owner(
 
         async with start_side(coderd.url, ws.token, find_missed=agents_manifest) as side:
             await side.until("settled")
-            # The owner becomes known by a later event; that is the same claim.
+            # A later event adds the owner to the same claim.
             await coderd.publish(
                 ws, {"workspace_id": ws.id, "owner_id": coderd.user_id, "reason": "prebuild_claimed"}
             )
@@ -131,7 +131,7 @@ async def test_ten_thousand_replays_run_hooks_once_with_constant_memory_and_desc
                 >= 10_000
             )
     assert hooks.runs() == ["10-a 1"]
-    assert capsys.readouterr().err.count("claim.replayed") <= 2, "said once per connection"
+    assert capsys.readouterr().err.count("claim.replayed") <= 2, "logged once per connection"
 
 
 @pytest.mark.parametrize("reconnects", [100, pytest.param(950, marks=pytest.mark.long)])
@@ -196,7 +196,7 @@ async def test_the_stream_is_read_while_hooks_run(hooks: Any, start_side: Any, t
             await side.until("settled")
 
 
-# The rows of the state table, and what each answer looks like from outside.
+# The rows of the state table and the answers of coderd.
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ async def test_an_unclaimed_workspace(era: str, make: Any, state: str, hooks: An
             if state == "not_a_prebuild":
                 for _ in range(50):
                     await asyncio.sleep(0.002)
-                assert len(coderd.calls("reinit")) == 1, "a terminal answer is asked for once"
+                assert len(coderd.calls("reinit")) == 1, "there is no reconnect after a terminal answer"
                 assert side.listener.view().next_attempt_at is None
     assert hooks.runs() == []
 
@@ -233,7 +233,7 @@ async def test_401_is_retried_while_the_claim_job_runs(hooks: Any, start_side: A
             view = await side.until("unauthorized")
             assert "normal while a claim" in view.reason
             await soon(lambda: len(coderd.calls("reinit")) >= 5)
-            assert "listening" not in side.words(), "the word does not flicker between refusals"
+            assert "listening" not in side.states(), "the state does not alternate between refusals"
             await coderd.claim_finish(ws)
             await side.until("settled")
     assert hooks.runs() == ["10-a 1"]
@@ -271,7 +271,7 @@ async def test_a_failed_claim_build(
 async def test_a_later_build_of_a_claimed_workspace(
     era: str, state: str, hooks: Any, start_side: Any
 ) -> None:
-    """E3 says that the claim was handled. E2 repeats it; for a ledger that never saw it, it is new, once."""
+    """E3 answers that the claim was handled. E2 repeats the event; a ledger without the claim admits it once."""
     hooks.add("10-a")
     async with coderd_of(era) as coderd:
         ws = coderd.add_prebuild()
@@ -363,14 +363,14 @@ async def test_a_rate_limited_connection_waits_for_retry_after(
 async def test_reconnects_to_a_server_that_accepts_and_closes_use_backoff(
     start_side: Any, fake_clock: FakeClock
 ) -> None:
-    """A real client was seen to make 1,633 connections in a second against this, resetting its backoff on connect."""
+    """A client that reset its backoff on connect made 1,633 connections in a second to such a server."""
     async with coderd_of(flush="eager") as coderd:
         ws = coderd.add_prebuild()
         coderd.fault("reinit", "eof", times=10_000)
         async with start_side(coderd.url, ws.token, clock=fake_clock.as_clock()):
             for second in range(600):
                 await fake_clock.advance(1)
-                # Let real bytes arrive before more of the other time passes.
+                # Let bytes arrive over the real socket before the fake clock advances.
                 await asyncio.sleep(0.003 if second < 60 else 0)
             assert 5 < len(coderd.calls("reinit")) < 80
 
@@ -406,7 +406,7 @@ async def test_each_change_is_logged_once_and_never_with_the_token(
     assert ws.token not in text
 
 
-# Events that are no claims, disks that are full, people who intervene.
+# Invalid events, full disks, and actions of the operator.
 
 
 async def test_invalid_events_are_counted_and_end_nothing(hooks: Any, start_side: Any) -> None:
@@ -428,8 +428,9 @@ async def test_invalid_events_are_counted_and_end_nothing(hooks: Any, start_side
 
 
 async def test_an_event_that_comes_once_survives_a_full_disk(
-    hooks: Any, start_side: Any, monkeypatch: pytest.MonkeyPatch
+    hooks: Any, start_side: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    log.configure(fmt="json")
     hooks.add("10-a")
     refused: list[int] = []
 
@@ -448,6 +449,12 @@ async def test_an_event_that_comes_once_survives_a_full_disk(
                 assert hooks.runs() == []
             await side.until("settled")
     assert hooks.runs() == ["10-a 1"]
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    retries = [line for line in lines if line["event"] == "claim.retry_scheduled"]
+    assert len(retries) >= 3
+    assert all(
+        "No space left on device" in line["reason"] and 0.5 <= line["retry_in_s"] <= 30 for line in retries
+    )
 
 
 async def test_a_failed_claim_is_shown_and_retry_runs_it_at_once(
@@ -472,6 +479,20 @@ async def test_a_failed_claim_is_shown_and_retry_runs_it_at_once(
             assert side.ledger.all_claims() == ()
 
 
+async def test_a_held_claim_is_shown_as_held_with_the_command_to_retry(hooks: Any, start_side: Any) -> None:
+    hooks.add("10-a")
+    hooks.directory.chmod(0o777)
+    async with coderd_of() as coderd:
+        ws = coderd.add_prebuild()
+        await claimed(coderd, ws)
+        async with start_side(coderd.url, ws.token) as side:
+            view = await side.until("claim_failed")
+            [claim] = side.ledger.all_claims()
+            assert claim.state is ClaimState.HELD
+            assert view.reason == f"held: {claim.why}; `agentd claims retry {claim.id}`"
+            assert "may be written by other users" in claim.why
+
+
 async def test_a_token_file_replaced_after_401_is_used_at_once(
     hooks: Any, start_side: Any, tmp_path: Path
 ) -> None:
@@ -485,13 +506,19 @@ async def test_a_token_file_replaced_after_401_is_used_at_once(
             await side.until("listening")
 
 
-async def test_reconnect_connects_again_after_a_terminal_answer(start_side: Any) -> None:
+async def test_reconnect_connects_again_after_a_terminal_answer(
+    start_side: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.configure(fmt="json")
     async with coderd_of() as coderd:
         ws = coderd.add_workspace()
         async with start_side(coderd.url, ws.token) as side:
             await side.until("not_a_prebuild")
             side.listener.reconnect()
             await soon(lambda: len(coderd.calls("reinit")) == 2)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    parked = [line for line in lines if line["event"] == "stream.parked"]
+    assert [line["state"] for line in parked] == ["not_a_prebuild"]
 
 
 async def test_a_cancellation_ends_the_stream_and_records_the_running_hook_as_interrupted(
@@ -529,7 +556,7 @@ async def test_a_host_that_never_answers_is_disconnected_after_three_ping_interv
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         clock = fake_clock.as_clock()
-        async with start_side(url, "token-of-nobody", clock=clock, stream_clock=clock) as side:
+        async with start_side(url, "unknown-token", clock=clock, stream_clock=clock) as side:
             await fake_clock.next_sleep()
             while not side.listener.view().failures:
                 await asyncio.sleep(0.005)

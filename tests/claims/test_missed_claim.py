@@ -1,4 +1,4 @@
-"""A claim that an old server published while nobody listened, found by its owner."""
+"""Finding a claim that an old server published while agentd was not connected."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,8 +21,8 @@ W = "11111111-1111-4111-8111-111111111111"
 OTHER = "33333333-3333-4333-8333-333333333333"
 
 
-class Says:
-    """A second owner source, as a transport of its own would be."""
+class FakeManifest:
+    """A manifest that the test sets."""
 
     def __init__(self, workspace_id: str, owner_name: str) -> None:
         self.manifest = Manifest(workspace_id, owner_name)
@@ -41,7 +41,7 @@ def ledger(state_dir: Path) -> Ledger:
 async def test_a_recorded_unclaimed_workspace_with_an_owner_was_claimed(
     ledger: Ledger, state_dir: Path
 ) -> None:
-    source = Says(W, "prebuilds")
+    source = FakeManifest(W, "prebuilds")
     change = MissedClaimFinder(manifest=source, ledger=ledger)
     assert await change.find() is None
     source.manifest = Manifest(W, "ada")
@@ -51,28 +51,28 @@ async def test_a_recorded_unclaimed_workspace_with_an_owner_was_claimed(
 
 
 async def test_a_regular_workspace_has_no_missed_claim(ledger: Ledger) -> None:
-    assert await MissedClaimFinder(manifest=Says(W, "ada"), ledger=ledger).find() is None
+    assert await MissedClaimFinder(manifest=FakeManifest(W, "ada"), ledger=ledger).find() is None
 
 
 async def test_a_clone_of_an_unclaimed_prebuild_has_no_missed_claim(ledger: Ledger) -> None:
     ledger.note_unclaimed(W)
-    assert await MissedClaimFinder(manifest=Says(OTHER, "ada"), ledger=ledger).find() is None
+    assert await MissedClaimFinder(manifest=FakeManifest(OTHER, "ada"), ledger=ledger).find() is None
 
 
 async def test_the_manifest_of_another_workspace_is_an_error(ledger: Ledger) -> None:
     with pytest.raises(PeerError, match="this is"):
-        await MissedClaimFinder(manifest=Says(OTHER, "ada"), ledger=ledger, workspace_id=W).find()
+        await MissedClaimFinder(manifest=FakeManifest(OTHER, "ada"), ledger=ledger, workspace_id=W).find()
 
 
 async def test_an_unclaimed_workspace_is_recorded_once_and_survives_compaction(
     ledger: Ledger, state_dir: Path
 ) -> None:
-    change = MissedClaimFinder(manifest=Says(W, "prebuilds"), ledger=ledger)
+    change = MissedClaimFinder(manifest=FakeManifest(W, "prebuilds"), ledger=ledger)
     for _ in range(3):
         await change.find()
     assert len((state_dir / "claims.jsonl").read_bytes().splitlines()) == 1
     (state_dir / "claims.jsonl").unlink()
-    ledger.admit(ClaimEvent(W, None, "prebuild_claimed"))  # writes the book anew
+    ledger.admit(ClaimEvent(W, None, "prebuild_claimed"))  # rewrites the file
     assert Ledger.read(state_dir).unclaimed_workspace == W
 
 

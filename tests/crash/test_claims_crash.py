@@ -1,4 +1,4 @@
-"""kill -9 at every ledger write, hook start and hook exit. The driver is a script of its own, so that it starts fast."""
+"""SIGKILL at every ledger write, hook start and hook exit. The driver is a separate script, so that it starts fast."""
 
 import json
 import subprocess

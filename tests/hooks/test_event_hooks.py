@@ -1,4 +1,4 @@
-"""Hooks that are told that something is so: coalesced, in order, and in nobody's way."""
+"""Hooks of events: order, coalesced triggers, environment, failures and the stop."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ STABLE, BUSY, STOP = HookEvent
 
 
 class Hooks:
-    """A hooks directory whose hooks note their runs, and the runner."""
+    """A hooks directory whose hooks write their runs to a trace, and the runner."""
 
     def __init__(self, root):
         self.root = root
@@ -31,8 +31,8 @@ class Hooks:
             environ={"PATH": "/usr/bin:/bin", "CODER_AGENT_TOKEN": "secret"},
         )
 
-    def add(self, occasion, name, body=""):
-        folder = self.root / "hooks" / f"on-{occasion}.d"
+    def add(self, event, name, body=""):
+        folder = self.root / "hooks" / f"on-{event}.d"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / name
         path.write_text(f'#!/bin/sh\necho "$AGENTD_REASON $AGENTD_HOOK" >> {self.trace}\n{body}\n')
@@ -42,9 +42,9 @@ class Hooks:
     def runs(self):
         return self.trace.read_text().splitlines() if self.trace.exists() else []
 
-    def count(self, occasion, outcome):
+    def count(self, event, outcome):
         counter = self.metrics.counter("agentd_occasion_hook_runs_total", "", "occasion", "outcome")
-        return counter.value(occasion=occasion.value, outcome=outcome)
+        return counter.value(occasion=event.value, outcome=outcome)
 
     async def until(self, satisfied):
         async with asyncio.timeout(20):
@@ -53,7 +53,7 @@ class Hooks:
 
     @asynccontextmanager
     async def running(self):
-        task = asyncio.create_task(self.runner.run(), name="occasion hooks")
+        task = asyncio.create_task(self.runner.run(), name="event hooks")
         try:
             yield
         finally:
@@ -97,18 +97,18 @@ async def test_a_repeated_event_triggers_no_run(hooks):
     hooks.add(BUSY, "10-a")
     hooks.add(STABLE, "10-b")
     async with hooks.running():
-        for occasion in (BUSY, BUSY, BUSY, STABLE):
-            hooks.runner.trigger(occasion)
+        for event in (BUSY, BUSY, BUSY, STABLE):
+            hooks.runner.trigger(event)
             await hooks.until(lambda: not hooks.runner._queued)
         await hooks.until(lambda: len(hooks.runs()) == 2)
     assert hooks.runs() == ["busy 10-a", "stable 10-b"]
 
 
 async def test_the_environment_of_a_hook_names_the_event_and_has_no_token(hooks):
-    told = hooks.root / "told"
-    hooks.add(STOP, "10-a", f"env > {told}")
+    environment = hooks.root / "environment"
+    hooks.add(STOP, "10-a", f"env > {environment}")
     await hooks.runner.run_stop_hooks(10.0)
-    env = dict(line.split("=", 1) for line in told.read_text().splitlines())
+    env = dict(line.split("=", 1) for line in environment.read_text().splitlines())
     assert (env["AGENTD_HOOK"], env["AGENTD_REASON"], env["AGENTD_WORKSPACE_ID"]) == ("10-a", "stop", "w-1")
     assert env["AGENTD_STATE_DIR"] == str(hooks.root / "state")
     assert "CODER_AGENT_TOKEN" not in env

@@ -1,4 +1,4 @@
-"""Hooks as real processes: their environment, their output, their end and the end of all their children."""
+"""Hooks as real processes: environment, output, result, and the end of all their processes."""
 
 import asyncio
 import os
@@ -33,16 +33,16 @@ def hook_run(path: Path, *, run_id: str = RUN, clock: Clock | None = None, **opt
     return HookRun(path, env=env, run_id=run_id, clock=clock or Clock(), **times)
 
 
-async def not_recorded(_process: ProcessIdentity | None) -> None:
+async def record_nothing(_process: ProcessIdentity | None) -> None:
     pass
 
 
 async def run(path: Path, **options: float) -> tuple[HookResult, str]:
     one = hook_run(path, **options)
-    return await one.execute(not_recorded), one.tail
+    return await one.execute(record_nothing), one.tail
 
 
-async def there(path: Path) -> str:
+async def written(path: Path) -> str:
     """Wait until a hook has written `path` to its end (a line)."""
     while not (path.exists() and path.read_text().endswith("\n")):
         await asyncio.sleep(0.005)
@@ -157,7 +157,7 @@ async def test_a_large_output_is_read_in_bounded_memory_and_logged_in_part(
 ) -> None:
     log.configure(fmt="json")
     one = hook_run(script(tmp_path / "hook", "yes agentd | head -c 50000000; echo; echo last"))
-    ended = await one.execute(not_recorded)
+    ended = await one.execute(record_nothing)
     assert ended.succeeded
     assert one.tail.endswith("last\n")
     lines = capsys.readouterr().err.splitlines()
@@ -172,8 +172,8 @@ async def test_the_token_is_redacted_in_the_tail(tmp_path: Path) -> None:
 
 
 async def ended_by_timeout(path: Path, fake_clock: FakeClock, *, ready: Path) -> HookResult:
-    task = asyncio.create_task(hook_run(path, clock=fake_clock.as_clock()).execute(not_recorded))
-    await there(ready)
+    task = asyncio.create_task(hook_run(path, clock=fake_clock.as_clock()).execute(record_nothing))
+    await written(ready)
     await fake_clock.advance(29)
     assert not task.done()
     while not task.done():
@@ -197,7 +197,7 @@ async def test_a_hook_that_ends_at_sigterm_is_not_killed(tmp_path: Path, fake_cl
     body = f'trap "echo cleaned > {tmp_path}/cleaned; exit 0" TERM; echo x > {tmp_path}/ready; while :; do sleep 0.02; done'
     ended = await ended_by_timeout(script(tmp_path / "hook", body), fake_clock, ready=tmp_path / "ready")
     assert ended.outcome == "timed_out"
-    assert await there(tmp_path / "cleaned") == "cleaned"
+    assert await written(tmp_path / "cleaned") == "cleaned"
 
 
 async def test_the_processes_of_a_failed_hook_are_ended(tmp_path: Path) -> None:
@@ -223,9 +223,9 @@ async def test_a_pipe_that_a_child_keeps_open_delays_the_result_only_briefly(
 ) -> None:
     body = f"sleep 600 & echo $! > {tmp_path}/child"
     task = asyncio.create_task(
-        hook_run(script(tmp_path / "hook", body), clock=fake_clock.as_clock()).execute(not_recorded)
+        hook_run(script(tmp_path / "hook", body), clock=fake_clock.as_clock()).execute(record_nothing)
     )
-    child = int(await there(tmp_path / "child"))
+    child = int(await written(tmp_path / "child"))
     try:
         while not task.done():
             await asyncio.sleep(0.005)
@@ -239,8 +239,8 @@ async def test_a_pipe_that_a_child_keeps_open_delays_the_result_only_briefly(
 async def test_a_cancellation_ends_the_hook_and_is_passed_on(tmp_path: Path) -> None:
     body = f"echo started; echo $$ > {tmp_path}/pid; exec sleep 600"
     one = hook_run(script(tmp_path / "hook", body))
-    task = asyncio.create_task(one.execute(not_recorded))
-    pid = int(await there(tmp_path / "pid"))
+    task = asyncio.create_task(one.execute(record_nothing))
+    pid = int(await written(tmp_path / "pid"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -251,11 +251,11 @@ async def test_a_cancellation_ends_the_hook_and_is_passed_on(tmp_path: Path) -> 
 async def test_a_second_cancellation_kills_the_hook_at_once(tmp_path: Path) -> None:
     body = f'trap "echo term >> {tmp_path}/term" TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.01; done'
     task = asyncio.create_task(
-        hook_run(script(tmp_path / "hook", body), stop_grace_s=3600.0).execute(not_recorded)
+        hook_run(script(tmp_path / "hook", body), stop_grace_s=3600.0).execute(record_nothing)
     )
-    pid = int(await there(tmp_path / "pid"))
+    pid = int(await written(tmp_path / "pid"))
     task.cancel()
-    await there(tmp_path / "term")
+    await written(tmp_path / "term")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
