@@ -1,4 +1,4 @@
-// What both pages share. Whatever is shown was said by hooks and agents: it becomes text, never markup.
+// Functions of both pages. Output of hooks and agents is shown as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 const SHOWN_CHARACTERS = 2000;
@@ -29,31 +29,31 @@ function fill(node, attributes, children) {
 
 export const pill = (word, tone = "") => el("span", { class: "pill", "data-tone": tone }, word);
 
-/** One message of a conversation; of a long one its end, because laying out megabytes twice a second stops a page. */
-export function said({ role, content, time }) {
+/** One message of a conversation. A long one is truncated at its start: the layout of megabytes would block the page. */
+export function messageItem({ role, content, time }) {
   const cut = content.length - SHOWN_CHARACTERS;
   const text = cut > 0 ? `… ${content.slice(cut)}` : content || "(empty)";
-  const head = [role, clock(time), cut > 0 && `the last ${count(SHOWN_CHARACTERS)} of ${count(content.length)} characters`];
+  const head = [role, formatTime(time), cut > 0 && `the last ${count(SHOWN_CHARACTERS)} of ${count(content.length)} characters`];
   return el("li", { "data-role": role }, el("div", { class: "soft small" }, head.filter(Boolean).join(" · ")), el("div", { class: "text" }, text));
 }
 
-/** Change text only where it changed, so that live regions speak once. */
-export function say(node, text) {
+/** Set a text only if it changed, so that a screen reader announces it once. */
+export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 export function setPill(node, word, tone = "") {
-  say(node, word);
+  setText(node, word);
   node.dataset.tone = tone;
 }
 
 /** The time of day of an RFC 3339 string, of Unix milliseconds, or of now. */
-export function clock(moment = Date.now()) {
+export function formatTime(moment = Date.now()) {
   const date = new Date(moment);
   return Number.isNaN(date.getTime()) ? "–" : date.toLocaleTimeString("en-GB");
 }
 
-export function lasting(milliseconds) {
+export function formatDuration(milliseconds) {
   const seconds = Math.max(0, milliseconds / 1000);
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 60) return `${Math.floor(seconds)} s`;
@@ -61,7 +61,7 @@ export function lasting(milliseconds) {
   return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
 }
 
-/** Replace those children of `parent` whose item changed; what is open or has the focus stays so. */
+/** Replace the children of `parent` whose item changed. Open details and the focus are kept. */
 export function reconcile(parent, items, keyOf, build) {
   const before = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   const wanted = items.map((item) => {
@@ -91,36 +91,36 @@ function keepOpen(old, fresh) {
   if (focused >= 0) queueMicrotask(() => fresh.querySelectorAll(selector)[focused]?.focus());
 }
 
-/** Ask the server; relative, so that a proxy's path in front does not matter. Throws an Error that can be shown. */
-export async function ask(path, { method = "GET", body } = {}) {
-  const answer = await fetch(path, {
+/** Send a request to the server and return its JSON. `path` is relative, because a proxy may add a prefix. Throws an Error with a message to show. */
+export async function requestJson(path, { method = "GET", body } = {}) {
+  const response = await fetch(path, {
     method,
     headers: { "X-Agentd": "page", ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
     body: body === undefined ? undefined : JSON.stringify(body),
     cache: "no-store",
   });
-  const text = await answer.text();
+  const text = await response.text();
   let value = null;
   try {
     value = JSON.parse(text);
   } catch {
-    throw new Error(`${answer.status}: not JSON`);
+    throw new Error(`${response.status}: not JSON`);
   }
-  if (!answer.ok) throw new Error([value.message, value.detail].filter(Boolean).join(" ") || `HTTP ${answer.status}`);
+  if (!response.ok) throw new Error([value.message, value.detail].filter(Boolean).join(" ") || `HTTP ${response.status}`);
   return value;
 }
 
-/** The exact bytes of an answer, with their SHA-256 in hex; null when there are none. */
-export async function bytes(path) {
-  const answer = await fetch(path, { headers: { "X-Agentd": "page" }, cache: "no-store" });
-  if (!answer.ok) return null;
-  const buffer = await answer.arrayBuffer();
+/** The size, SHA-256 (hex) and text of a response; null if it is an error. */
+export async function requestBytes(path) {
+  const response = await fetch(path, { headers: { "X-Agentd": "page" }, cache: "no-store" });
+  if (!response.ok) return null;
+  const buffer = await response.arrayBuffer();
   const digest = crypto.subtle ? new Uint8Array(await crypto.subtle.digest("SHA-256", buffer)) : null;
   const sha256 = digest ? [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("") : "";
   return { length: buffer.byteLength, sha256, text: new TextDecoder().decode(buffer) };
 }
 
-/** How much of the budget is used: a meter that says its value to those who cannot see it. */
+/** Show the used part of the budget, also for screen readers. */
 export function setBudget(node, used, budget) {
   node.setAttribute("aria-valuenow", used);
   node.setAttribute("aria-valuemax", budget);
@@ -129,13 +129,13 @@ export function setBudget(node, used, budget) {
   node.firstElementChild.style.width = `${Math.min(100, (used / budget) * 100)}%`;
 }
 
-/** One line more in a list of what happened, newest first; old ones go. */
-export function note(list, text, tone = "", at = Date.now()) {
-  list.prepend(el("li", {}, el("time", {}, clock(at)), el("span", { class: "grow" }, text), tone ? pill(tone[0], tone[1]) : null));
+/** Add an entry at the top of a log. The log keeps 200 entries. */
+export function addLogEntry(list, text, tone = "", at = Date.now()) {
+  list.prepend(el("li", {}, el("time", {}, formatTime(at)), el("span", { class: "grow" }, text), tone ? pill(tone[0], tone[1]) : null));
   while (list.children.length > 200) list.lastElementChild.remove();
 }
 
-/** States over the last minutes, a lane each. */
+/** A chart of states over the last minutes, with one lane for each state. */
 export class Strip {
   constructor(node, lanes) {
     this.node = node;
@@ -144,13 +144,13 @@ export class Strip {
     node.style.height = `${lanes.length * 20 + 28}px`;
   }
 
-  /** As much time as there is something to show of, from one minute to ten. */
+  /** The length of the chart: one to ten minutes, as long as the recorded states need. */
   get windowMs() {
     const shown = this.spans.length ? this.spans.at(-1).to - this.spans[0].from : 0;
     return WINDOWS_MS.find((window) => window >= shown) ?? WINDOWS_MS.at(-1);
   }
 
-  /** `state` holds at `now`, and since `since` if that is known to be earlier. */
+  /** Record `state` at `now`, and from `since` on if that is earlier. */
   observe(state, now, since = now) {
     const last = this.spans.at(-1);
     if (last?.state === state && !(since > last.to + 1500)) last.to = now;
@@ -176,7 +176,7 @@ export class Strip {
         y: this.lanes.indexOf(span.state) * laneHeight + 8,
         height: 13,
         rx: 3,
-      }, svg("title", {}, `${span.state}, ${clock(span.from)} to ${clock(span.to)}`)),
+      }, svg("title", {}, `${span.state}, ${formatTime(span.from)} to ${formatTime(span.to)}`)),
     );
     const bottom = this.lanes.length * laneHeight + 20;
     const ticks = [0, 1, 2, 3, 4].map((step) => {
@@ -185,7 +185,7 @@ export class Strip {
       return svg("text", { x: x(now - ago), y: bottom, "text-anchor": step === 0 ? "end" : "middle" }, step === 0 ? "now" : label);
     });
     this.node.replaceChildren(...parts.flat(), ...bars, ...ticks);
-    const told = this.spans.slice(-5).map((span) => `${span.state} since ${clock(span.from)}`).join(", then ");
-    this.node.setAttribute("aria-label", `States over time: ${told || "nothing seen yet"}`);
+    const recent = this.spans.slice(-5).map((span) => `${span.state} since ${formatTime(span.from)}`).join(", then ");
+    this.node.setAttribute("aria-label", `States over time: ${recent || "no status yet"}`);
   }
 }

@@ -1,6 +1,8 @@
-// The simulator's page: what the simulated peers know, twice a second, and a button for each step and each fault.
+// The simulator's page: the state of the simulated peers, read twice a second, and a button for each step and fault.
 
-import { ask, byId, bytes, clock, count, el, note, pill, plural, reconcile, said, say, setBudget, setPill, Strip } from "./base.js";
+import {
+  addLogEntry, byId, count, el, formatTime, messageItem, pill, plural, reconcile, requestBytes, requestJson, setBudget, setPill, setText, Strip,
+} from "./base.js";
 
 const BUDGET = 65_536;
 const POLL_MS = 500;
@@ -20,21 +22,21 @@ function changed(name, value) {
   return known;
 }
 
-async function look() {
+async function refresh() {
   try {
-    state = await ask("state");
+    state = await requestJson("state");
     failures = 0;
   } catch (error) {
     failures += 1;
-    if (failures === 1) note(byId("log"), `The simulator does not answer (${error.message}).`, ["gone", "bad"]);
-    setPill(byId("link"), "the simulator is gone", "bad");
+    if (failures === 1) addLogEntry(byId("log"), `The simulator does not answer (${error.message}).`, ["gone", "bad"]);
+    setPill(byId("link"), "the simulator does not answer", "bad");
     return;
   }
   setPill(byId("link"), "live", "good");
   showStory(state.story);
   const { coderd, agentapi } = state.peers;
   for (const section of document.querySelectorAll("[data-peer]")) section.hidden = !(section.dataset.peer in state.peers);
-  say(byId("facts"), [coderd && `coderd ${coderd.era} on ${coderd.url}`, agentapi && `AgentAPI ${agentapi.version} (${agentapi.mode}) on ${agentapi.url}`].filter(Boolean).join("  ·  "));
+  setText(byId("facts"), [coderd && `coderd ${coderd.era} on ${coderd.url}`, agentapi && `AgentAPI ${agentapi.version} (${agentapi.mode}) on ${agentapi.url}`].filter(Boolean).join("  ·  "));
   reconcile(byId("links"), Object.entries(state.links), ([name]) => name, ([name, url]) => el("a", { href: url, target: "_blank", rel: "noopener" }, name));
   if (agentapi) showAgent(agentapi);
   if (coderd) showCoderd(coderd);
@@ -45,39 +47,39 @@ function showStory(story) {
   byId("story-card").hidden = story.length === 0;
   if (story.length === 0) return;
   const last = story.at(-1);
-  setPill(byId("step"), last.tone === "good" ? "as it should be" : last.tone === "bad" ? "not as it should be" : "now", last.tone || "busy");
-  say(byId("sentence"), last.text);
-  reconcile(byId("story"), [...story].reverse(), (told) => told.at + told.text, (told) =>
-    el("li", {}, el("time", {}, clock(told.at * 1000)), el("span", { class: "grow" }, told.text), told.tone ? pill(told.tone === "good" ? "✓" : "✗", told.tone) : null));
+  setPill(byId("step"), last.tone === "good" ? "as expected" : last.tone === "bad" ? "not as expected" : "now", last.tone || "busy");
+  setText(byId("sentence"), last.text);
+  reconcile(byId("story"), [...story].reverse(), (entry) => entry.at + entry.text, (entry) =>
+    el("li", {}, el("time", {}, formatTime(entry.at * 1000)), el("span", { class: "grow" }, entry.text), entry.tone ? pill(entry.tone === "good" ? "✓" : "✗", entry.tone) : null));
 }
 
-function there(name, peer) {
-  setPill(byId(`${name === "agentapi" ? "agent" : name}-there`), peer.listening ? "listening" : "away", peer.listening ? "good" : "bad");
+function showPeer(name, peer) {
+  setPill(byId(`${name === "agentapi" ? "agent" : name}-there`), peer.listening ? "listening" : "stopped", peer.listening ? "good" : "bad");
   const waiting = Object.entries(peer.waiting_faults).map(([route, kinds]) => `${route}: ${kinds.join(", ")}`);
-  say(byId(`${name}-waiting`), waiting.length ? `waiting for the next request: ${waiting.join("; ")}` : "");
-  if (changed(`${name} there`, peer.listening)) note(byId("log"), `${name} ${peer.listening ? "is back" : "has gone away"}.`, peer.listening ? ["back", "good"] : ["away", "bad"]);
+  setText(byId(`${name}-waiting`), waiting.length ? `waiting for the next request: ${waiting.join("; ")}` : "");
+  if (changed(`${name} listening`, peer.listening)) addLogEntry(byId("log"), `${name} ${peer.listening ? "is back" : "has stopped"}.`, peer.listening ? ["back", "good"] : ["stopped", "bad"]);
 }
 
 function showAgent(agent) {
-  there("agentapi", agent);
+  showPeer("agentapi", agent);
   const word = agent.listening ? agent.status : "unreachable";
-  say(byId("agent"), word);
+  setText(byId("agent"), word);
   strip.observe(word, Date.now());
-  if (changed("agent", agent.status)) note(byId("log"), `The agent is ${agent.status}.`, [agent.status, agent.status === "running" ? "busy" : "good"]);
-  say(byId("talk-size"), `${plural(agent.messages, "message")}, ${plural(agent.followers, "follower")} of /events`);
+  if (changed("agent", agent.status)) addLogEntry(byId("log"), `The agent is ${agent.status}.`, [agent.status, agent.status === "running" ? "busy" : "good"]);
+  setText(byId("talk-size"), `${plural(agent.messages, "message")}, ${plural(agent.followers, "follower")} of /events`);
   const list = byId("talk");
   const atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
-  reconcile(list, agent.newest, (message) => `${message.id} ${message.time}`, said);
+  reconcile(list, agent.newest, (message) => `${message.id} ${message.time}`, messageItem);
   if (atEnd) list.scrollTop = list.scrollHeight;
 }
 
 function showCoderd(coderd) {
-  there("coderd", coderd);
+  showPeer("coderd", coderd);
   const open = coderd.workspaces.reduce((sum, workspace) => sum + workspace.open_streams, 0);
   setPill(byId("streams"), plural(open, "open claim stream"), open ? "good" : "warn");
-  if (changed("streams", open)) note(byId("log"), `${plural(open, "claim stream is", "claim streams are")} open.`, open ? ["stream", "good"] : ["stream", "warn"]);
+  if (changed("streams", open)) addLogEntry(byId("log"), `${plural(open, "claim stream is", "claim streams are")} open.`, open ? ["stream", "good"] : ["stream", "warn"]);
   const builds = coderd.workspaces.flatMap((workspace) => workspace.builds.map((text) => ({ workspace: workspace.name, owner: workspace.owner_id, text })));
-  if (changed("builds", builds)) note(byId("log"), `Build ${builds.at(-1)?.text}.`, ["build", "busy"]);
+  if (changed("builds", builds)) addLogEntry(byId("log"), `Build ${builds.at(-1)?.text}.`, ["build", "busy"]);
   reconcile(byId("builds"), builds, (build) => `${build.workspace} ${build.text.split(" ")[0]}`, showBuild);
   showStored(coderd);
   showDeliveries(coderd);
@@ -94,17 +96,17 @@ function showStored(coderd) {
   task = coderd.tasks.findLast((one) => !one.deleted)?.id ?? null;
   const stored = coderd.snapshots[task];
   const size = stored?.bytes ?? 0;
-  say(byId("size"), count(size));
+  setText(byId("size"), count(size));
   setBudget(byId("budget"), size, BUDGET);
   byId("show").disabled = !stored;
-  if (changed("stored", [size, stored?.created_at]) && stored) note(byId("log"), `coderd stored a snapshot of ${count(size)} bytes.`, ["stored", "good"]);
+  if (changed("stored", [size, stored?.created_at]) && stored) addLogEntry(byId("log"), `coderd stored a snapshot of ${count(size)} bytes.`, ["stored", "good"]);
   const facts = JSON.stringify([task, size, stored?.created_at]);
   if (byId("stored-facts").dataset.of === facts) return;
   byId("stored-facts").dataset.of = facts;
   const messages = stored?.envelope?.data?.messages?.length ?? 0;
   byId("stored-facts").replaceChildren(
     el("dt", {}, "Messages"), el("dd", {}, count(messages)),
-    el("dt", {}, "Stored"), el("dd", {}, stored ? clock(stored.created_at * 1000) : "not yet"),
+    el("dt", {}, "Stored"), el("dd", {}, stored ? formatTime(stored.created_at * 1000) : "not yet"),
     el("dt", {}, "Task"), el("dd", { class: "mono" }, task ?? "–"));
 }
 
@@ -114,46 +116,46 @@ function showDeliveries(coderd) {
     const good = one.status === 204;
     const tone = one.status === null ? "warn" : good ? "good" : "bad";
     return el("li", { "data-tone": tone },
-      el("div", { class: "head" }, pill(one.status === null ? "no answer" : good ? "204 stored" : `${one.status} refused`, tone), `${count(one.bytes)} bytes`, el("span", { class: "soft small" }, clock(one.at * 1000))));
+      el("div", { class: "head" }, pill(one.status === null ? "no answer" : good ? "204 stored" : `${one.status} refused`, tone), `${count(one.bytes)} bytes`, el("span", { class: "soft small" }, formatTime(one.at * 1000))));
   });
   const reports = coderd.workspaces.flatMap((workspace) => workspace.app_statuses.map((row) => ({ at: row.created_at, text: `${row.app_slug}: ${row.message || "(no message)"}`, word: row.state })));
   const sent = coderd.notifications.map((one) => ({ at: one.minute * 60, text: `Notification: ${one.template} for ${one.workspace}`, word: "sent" }));
   const all = [...reports, ...sent].sort((a, b) => b.at - a.at).slice(0, 50);
   byId("no-statuses").hidden = all.length > 0;
   reconcile(byId("statuses"), all.map((one, index) => ({ ...one, index: all.length - index })), (one) => one.index, (one) =>
-    el("li", {}, el("time", {}, clock(one.at * 1000)), el("span", { class: "grow" }, one.text), pill(one.word)));
+    el("li", {}, el("time", {}, formatTime(one.at * 1000)), el("span", { class: "grow" }, one.text), pill(one.word)));
 }
 
 function showRequests() {
   const all = Object.entries(state.peers).flatMap(([name, peer]) => peer.recent.map((one) => ({ ...one, of: name })));
   const newest = all.sort((a, b) => b.at - a.at).slice(0, 40);
-  // Twice a second the same poll once more: only the count of the newest row changes.
+  // A repeated poll only changes the count of its row.
   reconcile(byId("asked"), newest, (one) => `${one.of} ${one.route} ${one.status} ${one.at}`, (one) =>
-    el("tr", {}, el("td", { class: "thin" }, el("time", {}, clock(one.at * 1000))), el("td", { class: "thin" }, one.of),
+    el("tr", {}, el("td", { class: "thin" }, el("time", {}, formatTime(one.at * 1000))), el("td", { class: "thin" }, one.of),
       el("td", {}, el("code", {}, `${one.method} ${one.path}`), one.times > 1 ? el("span", { class: "soft" }, ` × ${one.times}`) : null),
       el("td", { class: "num" }, String(one.status ?? "…"))));
 }
 
-async function press(group, button, inputs) {
+async function sendCommand(group, button, inputs) {
   const fields = { ...button.fields };
   for (const [name, input] of inputs) fields[name] = input.type === "number" ? input.valueAsNumber : input.value;
   const label = `${group.peer}, ${group.title}: ${button.label}`;
   try {
-    const { result } = await ask(`do/${group.peer}/${button.command}`, { method: "POST", body: fields });
-    note(byId("log"), result ? `${label} (${JSON.stringify(result)})` : label, ["pressed", "busy"]);
+    const { result } = await requestJson(`do/${group.peer}/${button.command}`, { method: "POST", body: fields });
+    addLogEntry(byId("log"), result ? `${label} (${JSON.stringify(result)})` : label, ["pressed", "busy"]);
   } catch (error) {
-    note(byId("log"), `${label}: ${error.message}`, ["refused", "bad"]);
+    addLogEntry(byId("log"), `${label}: ${error.message}`, ["refused", "bad"]);
   }
-  await look();
+  await refresh();
 }
 
 function showGroup(group, index) {
-  const made = group.inputs.map((input) => ({ ...input, node: inputFor(input, `${group.peer}-${index}-${input.name}`) }));
-  const inputs = made.map(({ name, node }) => [name, node]);
-  // One choice is no choice: it is sent, and not shown.
-  const labels = made.filter(({ choices }) => choices.length !== 1)
+  const controls = group.inputs.map((input) => ({ ...input, node: inputFor(input, `${group.peer}-${index}-${input.name}`) }));
+  const inputs = controls.map(({ name, node }) => [name, node]);
+  // A single choice is sent without being shown.
+  const labels = controls.filter(({ choices }) => choices.length !== 1)
     .map(({ label, node }) => el("label", { for: node.id, class: node.type === "text" ? "grow" : "" }, label, node));
-  const buttons = group.buttons.map((button) => el("button", { type: "button", click: () => press(group, button, inputs) }, button.label));
+  const buttons = group.buttons.map((button) => el("button", { type: "button", click: () => sendCommand(group, button, inputs) }, button.label));
   return el("fieldset", {}, el("legend", {}, group.title), labels.length ? el("div", { class: "row inputs" }, labels) : null, el("div", { class: "row" }, buttons));
 }
 
@@ -166,10 +168,10 @@ function inputFor(input, id) {
 }
 
 byId("show").addEventListener("click", async () => {
-  const stored = await bytes(`snapshot/${encodeURIComponent(task)}`);
+  const stored = await requestBytes(`snapshot/${encodeURIComponent(task)}`);
   byId("payload-card").hidden = false;
-  say(byId("payload-facts"), stored ? `${count(stored.length)} of ${count(BUDGET)} bytes, SHA-256 ${stored.sha256}` : "Nothing is stored.");
-  say(byId("payload"), stored?.text ?? "");
+  setText(byId("payload-facts"), stored ? `${count(stored.length)} of ${count(BUDGET)} bytes, SHA-256 ${stored.sha256}` : "Nothing is stored.");
+  setText(byId("payload"), stored?.text ?? "");
   byId("payload").focus();
 });
 byId("hide").addEventListener("click", () => {
@@ -178,11 +180,11 @@ byId("hide").addEventListener("click", () => {
 });
 
 async function tick() {
-  if (!document.hidden) await look();
+  if (!document.hidden) await refresh();
   setTimeout(tick, POLL_MS);
 }
 
-const groups = await ask("controls");
+const groups = await requestJson("controls");
 groups.forEach((group, index) => byId(`${group.peer}-controls`).append(showGroup(group, index)));
 tick();
 addEventListener("resize", () => strip.draw(Date.now()));

@@ -10,7 +10,7 @@ SEEN = {
     "two hooks ran": ("#claims", "20-dotfiles", "#builds", "the claim"),
     "the agent works": ("#log", "The agent is running", "#log", "The agent is running"),
     "the agent is quiet": ("#log", "The agent is stable", "#log", "The agent is stable"),
-    "kill -9": ("#log", "agentd does not answer", "#log", "agentapi has gone away"),
+    "kill -9": ("#log", "agentd does not answer", "#log", "agentapi has stopped"),
     "the claim replayed after the restart": ("#log", "agentd answers again", "#log", "claim stream is open"),
     "the conversation was delivered from the spool": (
         "#deliveries",
@@ -19,7 +19,7 @@ SEEN = {
         "204 stored",
     ),
     "SIGTERM: exit 0": ("#log", "agentd does not answer", "#log", "snapshot of 65,"),
-    "SIGTERM while coderd is down": ("#log", "agentd does not answer", "#log", "coderd has gone away"),
+    "SIGTERM while coderd is down": ("#log", "agentd does not answer", "#log", "coderd has stopped"),
     "delivered what the last run had kept": ("#claims", "20-dotfiles", "#talk", "thanks, that is all"),
 }
 

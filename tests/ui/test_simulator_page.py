@@ -36,7 +36,7 @@ async def test_a_story_is_pressed_and_seen(page, stage, shots):
     await press(page, "500", "#coderd-controls")
     await page.shows("log-snapshot: respond", "#coderd-waiting")
     await press(page, "Outage begins", "#coderd-controls")
-    await page.shows("away", "#coderd-there")
+    await page.shows("stopped", "#coderd-there")
     await page.tall_screenshot(shots / "2-outage.png")
     await press(page, "Outage ends", "#coderd-controls")
     await page.shows("listening", "#coderd-there")
