@@ -1,0 +1,1 @@
+"""Observes coding agents: the protocol `Agent`, and one package for each kind of agent."""

@@ -1,0 +1,1 @@
+"""Makes each claim of the workspace act once: event stream, ledger, hooks."""

@@ -1,0 +1,1 @@
+"""Talks to coderd: the claim stream, the HTTP client, the session token, and their errors."""

@@ -1,0 +1,1 @@
+"""Finds hook programs, runs them, and ends what they leave running."""

@@ -1,0 +1,1 @@
+"""Serves the local API on a unix socket and, if configured, on a loopback TCP port."""

@@ -1,0 +1,1 @@
+"""Keeps the conversation on disk while the agent runs, and delivers it."""

@@ -1,0 +1,1 @@
+"""Agents behind an AgentAPI server, as a kind of agent."""
