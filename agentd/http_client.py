@@ -17,8 +17,8 @@ _FAILURE_MAX_CHARS: Final = 300
 def client_session(*, trust_env: bool = False) -> aiohttp.ClientSession:
     """A session that the caller closes. Each call sets its own deadline and TLS context.
 
-    The session keeps no cookies. It ignores the proxy variables of the environment unless `trust_env` is set, because
-    they would send requests for loopback to a corporate proxy.
+    The session keeps no cookies. It ignores the proxy variables of the environment unless `trust_env` is set,
+    because they would send requests for loopback to a corporate proxy.
     """
     return aiohttp.ClientSession(
         headers={"User-Agent": USER_AGENT},
@@ -57,12 +57,17 @@ def one_line(text: str, max_chars: int) -> str:
 
 
 def failure(exc: BaseException, *, mask: Callable[[str], str] = log.masked) -> str:
-    """The text of a transport's error on one line. It may quote bytes that the server sent, so `mask` removes secrets."""
+    """The text of a transport's error on one line, without the secrets that `mask` knows.
+
+    aiohttp and h11 quote the bytes of the server in their errors, up to the whole body.
+    """
     return one_line(mask(str(exc)), _FAILURE_MAX_CHARS) or type(exc).__name__
 
 
 def retry_after_s(headers: Mapping[str, str], *, now_unix_s: float) -> float | None:
-    """Seconds of the `Retry-After` header (RFC 9110, section 10.2.3), 0 to `RETRY_AFTER_MAX_S`. None without a valid one.
+    """Seconds of the `Retry-After` header (RFC 9110, section 10.2.3), None without a valid one.
+
+    The result is 0 to `RETRY_AFTER_MAX_S`.
 
     A date is compared with the `Date` of the same response, because the local clock may be wrong, and with
     `now_unix_s` if there is none. `headers` looks up names without regard to case.

@@ -1,9 +1,10 @@
 """Decodes server-sent events by the WHATWG rules, independent of the chunking, in bounded memory.
 
-The field decoder is that of httpx-sse: it handles fields, NUL in ids, the space after the colon and the state between
-events by the rules. This module adds what the library does not do:
+The field decoder is that of httpx-sse: it handles fields, NUL in ids, the space after the colon and the state
+between events by the rules. This module adds what the library does not do:
 
-- A line ends at CR at once. The library waits for the next byte, so the last event of a CR stream would be late.
+- A line ends at CR at once. The library waits for the next byte, so the last event of a CR stream would be
+  late.
 - One BOM is removed, and the text is UTF-8 for any charset of the response.
 - `retry` accepts digits only. The library's `int()` also accepts "-5" and "1_000".
 - An event without data is not an event. The last event id is committed at the blank line.
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 LINE_MAX_BYTES: Final = 64 * 1024
 EVENT_MAX_BYTES: Final = 64 * 1024
 NOISE_MAX_BYTES: Final = 1024 * 1024
-"""Limit of bytes without an event: comments and unknown fields. A comment every second takes days to reach it."""
+"""Limit of bytes without an event. A keepalive comment every second takes days to reach it."""
 RETRY_MIN_S: Final = 0.1
 RETRY_MAX_S: Final = 60.0
 
@@ -31,7 +32,10 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class StreamTooLargeError(PeerError):
-    """The stream exceeds a size limit. It cannot be read any further, because the start of its next event is unknown."""
+    """The stream exceeds a size limit.
+
+    It cannot be read any further, because the start of its next event is unknown.
+    """
 
     label: ClassVar[str]
     """Stable name of the class: a value of the label `end` of the metric `agentd_claim_connections_total`."""
@@ -67,9 +71,9 @@ StreamItem: TypeAlias = "ServerSentEvent | Heartbeat"
 class EventDecoder:
     """Push decoder for one connection: `feed` takes bytes and returns events.
 
-    `last_event_id` is the id that the last blank line committed; it is sent at the next connection. `retry_s` is the
-    reconnection time that the server asked for, clamped to `RETRY_MIN_S`..`RETRY_MAX_S`, or None. An event that is
-    unfinished at the end of the stream is dropped, including its id.
+    `last_event_id` is the id that the last blank line committed; it is sent at the next connection. `retry_s`
+    is the reconnection time that the server asked for, clamped to `RETRY_MIN_S`..`RETRY_MAX_S`, or None. An
+    event that is unfinished at the end of the stream is dropped, including its id.
 
     `event_max_bytes` allows larger events than those of the claim stream, and lines of the same size.
     """
@@ -82,15 +86,15 @@ class EventDecoder:
         event_max_bytes: int = EVENT_MAX_BYTES,
     ) -> None:
         # Not exported by the package, hence the upper bound on its version in pyproject.toml.
-        from httpx_sse._decoders import SSEDecoder  # noqa: PLC0415 - brings httpx, which the daemon loads late
+        from httpx_sse._decoders import SSEDecoder  # noqa: PLC0415 - imports httpx, which loads late
 
         self.last_event_id = last_event_id
         self.retry_s = retry_s
         self._event_max_bytes = event_max_bytes
         self._line_max_bytes = max(LINE_MAX_BYTES, event_max_bytes)
         self._fields = SSEDecoder()
-        # The standard starts each connection with an empty id buffer. Browsers and this decoder keep the last id:
-        # otherwise the first event without an id after a reconnection would clear it.
+        # The standard starts each connection with an empty id buffer. Browsers and this decoder keep the last
+        # id: otherwise the first event without an id after a reconnection would clear it.
         self._fields.decode(f"id: {last_event_id}")
         self._line = bytearray()
         self._at_start = True
@@ -109,7 +113,8 @@ class EventDecoder:
     def feed(self, chunk: bytes) -> Iterator[StreamItem]:
         """Yield the events that `chunk` completes. Consume them all before the next call.
 
-        Raises `LineTooLongError`, `EventTooLargeError` or `NoiseFloodError`, after the events before the excess.
+        Raises `LineTooLongError`, `EventTooLargeError` or `NoiseFloodError`, after the events before the
+        excess.
         """
         for line in self._lines(chunk):
             self._block_bytes += len(line) + 1

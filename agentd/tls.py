@@ -1,8 +1,8 @@
 """Creates TLS contexts, only for peers that need one, and provides aiohttp without its own TLS contexts.
 
-Loading the system's CA bundle takes 40 % of the startup time and some megabytes. aiohttp loads it at import, httpx when
-a client is created. Most agents talk to AgentAPI by plain http on loopback, and many to coderd through a local proxy.
-So all modules import aiohttp from here, and each client gets its own context.
+Loading the system's CA bundle takes 40 % of the startup time and some megabytes. aiohttp loads it at import,
+httpx when a client is created. Most agents talk to AgentAPI by plain http on loopback, and many to coderd
+through a local proxy. So all modules import aiohttp from here, and each client gets its own context.
 """
 
 import ssl
@@ -20,7 +20,8 @@ else:
 
 
 def client_context(url: str, ca_file: Path | None = None) -> ssl.SSLContext | None:
-    """A context that verifies the server of an `https` URL by the system's CAs and `ca_file`. None for plain http.
+    """A context that verifies the server of an `https` URL by the system's CAs and `ca_file`. None for plain
+    http.
 
     Raises `ConfigError` if `ca_file` cannot be read as PEM.
     """

@@ -9,9 +9,12 @@ from agentd.tls import aiohttp, client_context
 
 
 def token_source(config: Config, session: aiohttp.ClientSession) -> TokenSource | None:
-    """The configured source of the token, None without one. Raises `ConfigError` for an unreadable token or CA file."""
+    """The configured source of the token, None without one.
+
+    Raises `ConfigError` for an unreadable token file or CA file.
+    """
     if config.coder.auth != "token":
-        from agentd.coderd.identity import InstanceIdentityToken  # noqa: PLC0415 - few workspaces run on a bare instance
+        from agentd.coderd.identity import InstanceIdentityToken  # noqa: PLC0415 - few workspaces use it
 
         return InstanceIdentityToken(
             config.coder.auth,

@@ -1,7 +1,7 @@
 """Chooses the error for an HTTP answer of coderd, or of a proxy in front of it. No I/O.
 
-Sources: coderd `coderd/aitasks.go` (postWorkspaceAgentTaskLogSnapshot), `coderd/workspaceagents.go` (app-status, reinit),
-`coderd/httpapi` (error bodies), `coderd/httpmw/workspaceagent.go` (401).
+Sources: coderd `coderd/aitasks.go` (postWorkspaceAgentTaskLogSnapshot), `coderd/workspaceagents.go`
+(app-status, reinit), `coderd/httpapi` (error bodies), `coderd/httpmw/workspaceagent.go` (401).
 
     answer                                      of a call               of the claim stream
     401                                         UnauthorizedError       UnauthorizedError
@@ -17,8 +17,9 @@ Sources: coderd `coderd/aitasks.go` (postWorkspaceAgentTaskLogSnapshot), `coderd
     any other 4xx with coderd's error body      InvalidRequestError     UnexpectedStatusError
     any other status                            NotCoderdError          UnexpectedStatusError
     204                                         success of a snapshot   NoContentError
-    200                                         success of app-status,  the stream, HtmlPageError,
-                                                if it is JSON           WrongContentTypeError, ContentEncodedError
+    200                                         success of app-status,  the stream, HtmlPageError, or
+                                                if it is JSON           WrongContentTypeError or
+                                                                        ContentEncodedError
 """
 
 from collections.abc import Mapping
@@ -31,7 +32,7 @@ from agentd.coderd.errors import CoderdError
 from agentd.http_client import json_object, one_line, retry_after_s
 
 ERROR_BODY_MAX_BYTES: Final = 4096
-"""As much of an error body is read. coderd's are far smaller."""
+"""Limit of the part of an error body that is read. coderd's error bodies are far smaller."""
 _EXCERPT_MAX_CHARS: Final = 300
 _MESSAGE_MAX_CHARS: Final = 500
 _DETAIL_MAX_CHARS: Final = 1000

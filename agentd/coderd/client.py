@@ -1,7 +1,7 @@
 """The calls that agentd makes to coderd. It makes one attempt per call; the caller decides about retries.
 
-`answers` has the table of coderd's answers and their errors. A call without an answer (connection refused or reset,
-timeout, TLS failure) raises `UnreachableError`.
+`answers` has the table of coderd's answers and their errors. A call without an answer (connection refused or
+reset, timeout, TLS failure) raises `UnreachableError`.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ _LACKS_MESSAGES: Final = "Invalid agentapi payload structure."
 class Coderd:
     """coderd's API for one workspace agent.
 
-    `url` is the deployment's address. `headers` are sent with every request, for proxies. `tls` is the context for https.
-    `timeout_s` of a call limits all of it, including a second attempt with a renewed token after a 401. Each call raises
-    a `CoderdError`, or `ConfigError` if there is no token.
+    `url` is the deployment's address. `headers` are sent with every request, for proxies. `tls` is the
+    context for https. `timeout_s` of a call limits all of it, including a second attempt with a renewed token
+    after a 401. Each call raises a `CoderdError`, or `ConfigError` if there is no token.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Coderd:
         """`Date` of the last answer, also of a proxy's; "" before the first."""
 
     async def put_log_snapshot(self, task_id: str, payload: bytes, *, timeout_s: float) -> None:
-        """Store `payload` as the task's log snapshot. It replaces the previous one; the call is idempotent."""
+        """Store `payload` as the task's log snapshot in place of the previous one. The call is idempotent."""
         await self._call("POST", _log_snapshot(task_id), payload, expect=204, timeout_s=timeout_s)
 
     async def rehearse_log_snapshot(self, task_id: str, *, size_bytes: int, timeout_s: float) -> None:
         """Send a log snapshot of `size_bytes` that coderd does not store. Raises as `put_log_snapshot` would.
 
-        coderd checks token, route, task, size and JSON in this order, and then rejects this body because it has no
-        `messages`. That rejection means that coderd would have stored a real snapshot.
+        coderd checks token, route, task, size and JSON in this order, and then rejects this body because it
+        has no `messages`. That rejection means that coderd would have stored a real snapshot.
         """
         padding = b"-" * max(0, size_bytes - len(b'{"rehearsal":""}'))
         body = b'{"rehearsal":"%b"}' % padding
@@ -77,7 +77,8 @@ class Coderd:
     ) -> None:
         """Report `state` (working, idle, complete, failure) for an app of this agent.
 
-        coderd accepts at most 160 bytes of message. It inserts a row for every call, so callers send changes only.
+        coderd accepts at most 160 bytes of message. It inserts a row for every call, so callers send changes
+        only.
         """
         report = {"app_slug": app_slug, "state": state, "message": message, "uri": uri}
         body = json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")

@@ -1,8 +1,8 @@
 """Reads the manifest of the Coder agent from the agent's debug server on loopback.
 
-`GET http://127.0.0.1:2113/debug/manifest` (`CODER_AGENT_DEBUG_ADDRESS`) returns the manifest that the agent fetched last,
-as JSON without a content type of its own. The agent fetches it each time it connects to coderd, so the manifest may be
-older than the claim.
+`GET http://127.0.0.1:2113/debug/manifest` (`CODER_AGENT_DEBUG_ADDRESS`) returns the manifest that the agent
+fetched last, as JSON without a content type of its own. The agent fetches it each time it connects to coderd,
+so the manifest may be older than the claim.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Errors of the calls to coderd, of the claim stream and of the instance identity exchange.
 
-Each case has its own class, because callers handle each case differently. `answers` chooses the class for an HTTP
-answer. The callers decide about retries: of a call by `retryable`, of the claim stream by `claims.answers`.
+Each case has its own class, because callers handle each case differently. `answers` chooses the class for an
+HTTP answer. The callers decide about retries: of a call by `retryable`, of the claim stream by
+`claims.answers`.
 """
 
 from typing import ClassVar
@@ -12,9 +13,9 @@ from agentd.errors import PeerError
 class CoderdError(PeerError):
     """A call to coderd or a connection of the claim stream failed.
 
-    `status` is the HTTP status, None without an answer. `body_message` and `detail` are those of coderd's error body,
-    "" without one. `retry_after_s` is the wait that the server asks for, None if it asks for none. `request_id` is
-    coderd's `X-Coder-Request-Id`, "" without one.
+    `status` is the HTTP status, None without an answer. `body_message` and `detail` are those of coderd's
+    error body, "" without one. `retry_after_s` is the wait that the server asks for, None if it asks for
+    none. `request_id` is coderd's `X-Coder-Request-Id`, "" without one.
     """
 
     label: ClassVar[str]
@@ -45,7 +46,10 @@ class CoderdError(PeerError):
 
 
 class UnauthorizedError(CoderdError):
-    """401: coderd does not accept the token now. Normal between a claim and the end of its job (seconds to minutes)."""
+    """401: coderd does not accept the token now.
+
+    This is normal between a claim and the end of its job (seconds to minutes).
+    """
 
     label = "Unauthorized"
 
@@ -63,7 +67,10 @@ class ServerFaultError(CoderdError):
 
 
 class ConflictError(CoderdError):
-    """409 of the claim stream: no claim will come. `body_message` and `detail` tell its three meanings apart."""
+    """409 of the claim stream: no claim will come.
+
+    It has three meanings, which differ in `body_message` and `detail`.
+    """
 
     label = "Conflict"
     retryable = False
@@ -77,7 +84,11 @@ class RouteNotFoundError(CoderdError):
 
 
 class NotFoundError(CoderdError):
-    """404 of a call: the object does not exist or belongs to another workspace. 404 of the claim stream: any other."""
+    """Any other 404.
+
+    Of a call: the object does not exist or belongs to another workspace; coderd does not say which. Of the
+    claim stream: also the 404 of a proxy.
+    """
 
     label = "NotFound"
     retryable = False
@@ -131,7 +142,7 @@ class WrongContentTypeError(NotCoderdError):
 
 
 class HtmlPageError(WrongContentTypeError):
-    """200 of the claim stream with a web page: of a proxy, a login portal, or the dashboard in place of the API."""
+    """200 of the claim stream with a web page: of a proxy, of a login portal or of coderd's dashboard."""
 
     label = "HtmlPage"
 
@@ -146,7 +157,10 @@ class ContentEncodedError(NotCoderdError):
 
 
 class UnreachableError(CoderdError):
-    """No complete answer: connection refused or reset, a timeout, a TLS failure. coderd may have executed the call."""
+    """No complete answer: connection refused or reset, a timeout, a TLS failure.
+
+    coderd may have executed the call.
+    """
 
     label = "Unreachable"
 
@@ -176,7 +190,7 @@ class ConnectError(UnreachableError):
 
 
 class HeadersTimeoutError(UnreachableError):
-    """No response headers within the deadline. coderd normally takes up to 15 s for those of the claim stream."""
+    """No response headers within the deadline. Those of the claim stream normally take up to 15 s."""
 
     label = "HeadersLate"
 

@@ -1,8 +1,9 @@
 """Gets the agent's session token from coderd in exchange for the cloud's signed identity of this instance.
 
-The metadata server of AWS, Azure or Google returns the signed proof, and coderd returns the token for it (coderd
-`workspaceresourceauth.go`, codersdk `agentsdk/{aws,azure,google}.go`). A new build has a new token, so agentd repeats the
-exchange after each 401. While a claim job runs, the exchange fails or returns the same token; both are normal.
+The metadata server of AWS, Azure or Google returns the signed proof, and coderd returns the token for it
+(coderd `workspaceresourceauth.go`, codersdk `agentsdk/{aws,azure,google}.go`). A new build has a new token,
+so agentd repeats the exchange after each 401. While a claim job runs, the exchange fails or returns the same
+token; both are normal.
 """
 
 import asyncio
@@ -34,8 +35,8 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 class InstanceIdentityToken:
     """A `TokenSource` that gets the token at its first use and again after each 401.
 
-    `agent_name` chooses one of several agents on this instance. `headers` and `tls` are for requests to coderd. Raises
-    `MetadataError` or `IdentityError`.
+    `agent_name` chooses one of several agents on this instance. `headers` and `tls` are for requests to
+    coderd. Raises `MetadataError` or `IdentityError`.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class InstanceIdentityToken:
                 raise MetadataError(
                     f"metadata server: {response.status} to {method} {url.path}",
                     status=response.status,
-                    hint="coder.auth must name this cloud, and the instance must allow access to its metadata",
+                    hint="coder.auth must name this cloud, and the instance must allow metadata access",
                 )
             # coderd checks the proof, so it also rejects one that is cut off.
             body = await read_start(response.content.iter_any(), _ANSWER_MAX_BYTES)
@@ -159,7 +160,7 @@ class InstanceIdentityToken:
 
 
 async def _in_time(step: Callable[[], Awaitable[T]], peer: str, kind: type[IdentityError], hint: str) -> T:
-    """The result of `step`. Raises `kind`, named after `peer`, if there is no answer within `STEP_TIMEOUT_S`."""
+    """The result of `step`. Raises `kind` if `peer` does not answer within `STEP_TIMEOUT_S`."""
     try:
         async with asyncio.timeout(STEP_TIMEOUT_S):
             return await step()

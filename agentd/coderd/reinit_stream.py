@@ -1,13 +1,13 @@
 """`GET /api/v2/workspaceagents/me/reinit?wait=true`: one connection to coderd's claim stream.
 
-coderd sends no byte, not even the status line, before its first event or its first ping, which is 15 s after the
-request. So the deadline for headers is 45 s, and a connection without a byte is healthy until then. After that, every
-byte shows that the connection is alive: a ping is 13 bytes and no event. The connection ends after 45 s (three pings)
-without a byte, and after 45 s in which a line or an event started and did not end (a byte every other second is not
-enough).
+coderd sends no byte, not even the status line, before its first event or its first ping, which is 15 s after
+the request. So the deadline for headers is 45 s, and a connection without a byte is healthy until then. After
+that, every byte shows that the connection is alive: a ping is 13 bytes and no event. The connection ends
+after 45 s (three pings) without a byte, and after 45 s in which a line or an event started and did not end (a
+byte every other second is not enough).
 
-One watchdog task per connection enforces these deadlines. A timer per read would wake the daemon for every ping, and a
-timeout per read does not detect a line that arrives byte by byte.
+One watchdog task per connection enforces these deadlines. A timer per read would wake the daemon for every
+ping, and a timeout per read does not detect a line that arrives byte by byte.
 """
 
 import asyncio
@@ -41,8 +41,8 @@ SILENCE_S: Final = 45.0
 class ReinitStream:
     """The claim stream of one workspace. `last_event_id` and `retry_s` are kept for the next connection.
 
-    `url` is coderd's access URL, `context` its TLS context (None for plain http), `headers` are extra headers for proxies.
-    `silence_s` limits the wait for the headers, for the next byte and for the end of an event.
+    `url` is coderd's access URL, `context` its TLS context (None for plain http), `headers` are extra headers
+    for proxies. `silence_s` limits the wait for the headers, for the next byte and for the end of an event.
     """
 
     def __init__(
@@ -73,15 +73,15 @@ class ReinitStream:
     ) -> AsyncGenerator[StreamItem, None]:
         """Connect once and yield each item until the connection fails. It always ends with an error.
 
-        `on_sent` is called after the request was sent, `on_open` after the server answered 200 with a stream. Close the
-        generator (`contextlib.aclosing`) to close the connection. Raises a `CoderdError` or a `StreamTooLargeError`;
-        `StreamEndedError` if the server ends the stream regularly.
+        `on_sent` is called after the request was sent, `on_open` after the server answered 200 with a stream.
+        Close the generator (`contextlib.aclosing`) to close the connection. Raises a `CoderdError` or a
+        `StreamTooLargeError`; `StreamEndedError` if the server ends the stream regularly.
         """
         import httpx  # noqa: PLC0415 - the daemon loads it late
 
         from agentd.coderd.stream_transport import StreamTransport  # noqa: PLC0415 - as above
 
-        # Without httpx's client: it also parses redirects and cookies, and raises its own errors for bad ones.
+        # Without httpx's client, which also parses redirects and raises its own errors for invalid ones.
         transport = StreamTransport(context=self._context, connect_s=self._connect_s, on_sent=on_sent)
         request = httpx.Request(
             "GET",
@@ -107,7 +107,7 @@ class ReinitStream:
         """Raise the error of an answer that is not the stream."""
         body = bytearray()
         if response.status_code != 200:
-            # The part of an error body that has arrived is enough: a body that hangs or breaks off must not hide the status.
+            # An error body that hangs or breaks off must not hide the status.
             with contextlib.suppress(UnreachableError):
                 async with watchdog.deadline(HeadersTimeoutError, "no end of the error body"):
                     await read_start(response.aiter_raw(), ERROR_BODY_MAX_BYTES, into=body)
@@ -146,7 +146,7 @@ class ReinitStream:
         # An id that cannot be sent in a header must not prevent all later connections.
         if last_id and last_id.isprintable() and last_id == last_id.strip():
             wanted.append(("Last-Event-ID", last_id))
-        # A configured header replaces ours in any spelling, and the other way round for those of the protocol.
+        # The last one of a name wins, in any spelling: a configured header replaces the default user agent.
         return list({name.lower(): (name, value) for name, value in wanted}.values())
 
 
@@ -177,7 +177,10 @@ class _Watchdog:
     async def deadline(
         self, error: type[UnreachableError], what: str, *, unfinished: bool = False
     ) -> AsyncIterator[None]:
-        """Raise `error` if the block takes `silence_s`, `EventTimeoutError` if reads stay `unfinished` for that long."""
+        """Raise `error` if the block takes `silence_s`.
+
+        Raise `EventTimeoutError` if the blocks are `unfinished` for that long.
+        """
         self._read_at = self._clock.monotonic()
         if not unfinished:
             self._begun_at = None

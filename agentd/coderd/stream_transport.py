@@ -1,8 +1,9 @@
 """An httpx transport for the claim stream: HTTP/1.1 by h11 over one asyncio connection.
 
-httpx's own transport loads a connection pool and support for other event loops (httpcore, anyio), which a connection
-for one request does not need. They cost 2 MB of private memory in every workspace and a tenth of the startup time. The
-bytes on the wire are the same, and httpcore also uses h11. Each failure is raised as a class of `errors`.
+httpx's own transport loads a connection pool and support for other event loops (httpcore, anyio), which a
+connection for one request does not need. They cost 2 MB of private memory in every workspace and a tenth of
+the startup time. The bytes on the wire are the same, and httpcore also uses h11. Each failure is raised as a
+class of `errors`.
 """
 
 import asyncio
@@ -45,8 +46,8 @@ _KEEPALIVE: Final = (
 class StreamTransport(httpx.AsyncBaseTransport):
     """Opens a connection for each request and closes it with the response. No proxy, no redirect, no retry.
 
-    `context` is the TLS context (None for plain http). `connect_s` limits name resolution, connection and handshake
-    together. `on_sent` is called after the request was sent.
+    `context` is the TLS context (None for plain http). `connect_s` limits name resolution, connection and
+    handshake together. `on_sent` is called after the request was sent.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
         self._on_sent = on_sent
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request`, which has no body, and wait for the response's headers. Raises an `UnreachableError`."""
+        """Send `request` without a body and wait for the response's headers. Raises an `UnreachableError`."""
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_MAX_BYTES)
         try:
             head = http.send(
@@ -98,7 +99,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
 
 
 class _Connection(httpx.AsyncByteStream):
-    """The one request and response of a connection. As a stream it yields the chunks of the response's body."""
+    """The one request and response of a connection. The stream yields the chunks of the response's body."""
 
     def __init__(
         self, http: h11.Connection, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -18,15 +18,16 @@ class TokenSource(Protocol):
     async def current(self) -> str:
         """The token for the next request.
 
-        Raises `ConfigError` if there is none, and a `CoderdError` if the token must be fetched and cannot be. Its
-        `retryable` says whether a later call can succeed.
+        Raises `ConfigError` if there is none, and a `CoderdError` if the token must be fetched and cannot be.
+        Its `retryable` says whether a later call can succeed.
         """
         ...
 
     async def renew(self, rejected: str) -> bool:
         """Read or fetch the token again after a 401 for `rejected`. True if the token is a different one now.
 
-        A 401 is normal while a claim job runs (coderd accepts the same token again afterwards), so False is not an error.
+        A 401 is normal while a claim job runs (coderd accepts the same token again afterwards), so False is
+        not an error.
         """
         ...
 
@@ -48,8 +49,8 @@ class StaticToken:
 class FileToken:
     """A token in a file, which a credential manager or a new build can replace while agentd runs.
 
-    The constructor raises `ConfigError` for a file that cannot be read as a token. Later an unreadable file is logged,
-    and the last valid token stays.
+    The constructor raises `ConfigError` for a file that cannot be read as a token. Later an unreadable file
+    is logged, and the last valid token stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,8 +98,8 @@ def _read(path: Path) -> str:
 
 
 def _content(path: Path) -> bytes:
-    # Non-blocking: opening a FIFO without a writer would block the daemon. A FIFO or a device is rejected, because the
-    # file is read again after each 401.
+    # Non-blocking: opening a FIFO without a writer would block the daemon. A FIFO or a device is rejected,
+    # because the file is read again after each 401.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

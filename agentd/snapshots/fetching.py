@@ -1,4 +1,4 @@
-"""Fetches a stored snapshot from a destination: a path, `file://`, `http(s)://`, `s3://`, `gs://`, `az://`."""
+"""Fetches a stored snapshot: from a path, `file://`, `http(s)://`, `s3://`, `gs://` or `az://`."""
 
 import asyncio
 import http.client

@@ -19,8 +19,8 @@ from agentd.tls import aiohttp, client_context
 class DestinationContext:
     """What destinations need in addition to their URL.
 
-    `folder` is for temporary files. `workspace_id` is called at each delivery, because agentd may learn the id late.
-    `method`, `headers_file` and `ca_file` are for https destinations.
+    `folder` is for temporary files. `workspace_id` is called at each delivery, because agentd may learn the
+    id late. `method`, `headers_file` and `ca_file` are for https destinations.
     """
 
     session: aiohttp.ClientSession

@@ -22,8 +22,8 @@ _NEVER_TOO_LARGE_BYTES: Final = 2048
 class CoderDestination:
     """The log snapshot of a Coder task, which coderd shows while the workspace is paused.
 
-    coderd accepts 65,536 bytes, a proxy possibly less. A payload that is too large is shrunk until it is accepted. Later
-    payloads are shrunk to the accepted size at once, until agentd exits.
+    coderd accepts 65,536 bytes, a proxy possibly less. A payload that is too large is shrunk until it is
+    accepted. Later payloads are shrunk to the accepted size at once, until agentd exits.
     """
 
     name = "coder"

@@ -16,7 +16,7 @@ from agentd.snapshots.entry import SpoolEntry
 from agentd.worker_thread import WorkerThread
 
 EX_DATAERR: Final = 65
-"""sysexits.h: the input is wrong. After this exit code agentd does not run the program for the same snapshot again."""
+"""sysexits.h: the input is wrong. The program is not run again for the same snapshot."""
 
 _TAIL_MAX_BYTES: Final = 2048
 _REMOVE_TIMEOUT_S: Final = 0.5
@@ -25,9 +25,10 @@ _REMOVE_TIMEOUT_S: Final = 0.5
 class CommandDestination:
     """Runs `program FILE`. Exit code 0: accepted; 65: rejected; any other: agentd retries.
 
-    The file contains exactly the payload and is deleted afterwards. Standard input is closed. The receipt contains the end
-    of the output. Environment: `environ` without agent tokens, and `AGENTD_TASK_ID`, `AGENTD_CAPTURED_AT`,
-    `AGENTD_MESSAGES` and `AGENTD_SHA256`. At the timeout the process group of the program is killed.
+    The file contains exactly the payload and is deleted afterwards. Standard input is closed. The receipt
+    contains the end of the output. Environment: `environ` without agent tokens, and `AGENTD_TASK_ID`,
+    `AGENTD_CAPTURED_AT`, `AGENTD_MESSAGES` and `AGENTD_SHA256`. At the timeout the process group of the
+    program is killed.
     """
 
     needs_task = False

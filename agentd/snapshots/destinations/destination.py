@@ -10,7 +10,10 @@ from agentd.snapshots.entry import SpoolEntry
 
 
 class DeliveryError(AgentdError):
-    """A destination did not accept a snapshot. `status` is the HTTP status or the exit code, None without one."""
+    """A destination did not accept a snapshot.
+
+    `status` is the HTTP status or the exit code, None without one.
+    """
 
     def __init__(
         self, message: str, *, status: int | None = None, retry_after_s: float | None = None, hint: str = ""

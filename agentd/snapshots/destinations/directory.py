@@ -19,8 +19,8 @@ class DirectoryDestination:
     def __init__(self, template: UrlTemplate) -> None:
         self._template = template
         self.name = template.name
-        # Not the spool's thread: a network file system that hangs must not block the spool. One thread: a write that
-        # hung cannot replace a newer file later.
+        # Not the spool's thread: a network file system that hangs must not block the spool. One thread: a
+        # write that hung cannot replace a newer file later.
         self._thread = WorkerThread("agentd-file")
 
     async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:

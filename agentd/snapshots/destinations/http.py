@@ -1,4 +1,4 @@
-"""`https://…`: a server that accepts a PUT or POST of JSON. A file provides headers, usually an authorization."""
+"""`https://…`: a server that accepts a PUT or POST of JSON, with headers from a file."""
 
 import asyncio
 import contextlib
@@ -29,8 +29,9 @@ _SECRET_MIN_CHARS: Final = 6
 class HttpDestination:
     """Sends the payload to a URL. 2xx: accepted; most 4xx: rejected; any other status: agentd retries.
 
-    `headers_file` has one `Name: value` per line. It is read at each attempt, so that credentials can be renewed while
-    agentd runs. Redirects are not followed, because the headers are for the configured address only.
+    `headers_file` has one `Name: value` per line. It is read at each attempt, so that credentials can be
+    renewed while agentd runs. Redirects are not followed, because the headers are for the configured address
+    only.
     """
 
     needs_task = False

@@ -1,7 +1,7 @@
 """`s3://`, `gs://`, `az://`: object storage through the library obstore of the extra `agentd[objects]`.
 
-obstore takes the credentials where the clouds' own tools do: from the environment (`AWS_*`, `GOOGLE_*`, `AZURE_*`) or from
-the identity of the instance. `AWS_ENDPOINT` sets another S3 server.
+obstore takes the credentials where the clouds' own tools do: from the environment (`AWS_*`, `GOOGLE_*`,
+`AZURE_*`) or from the identity of the instance. `AWS_ENDPOINT` sets another S3 server.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ _REASON_MAX_CHARS: Final = 300
 class ObjectStoreDestination:
     """Stores the payload as an object and replaces the previous one.
 
-    The constructor raises `ConfigError` if the library is missing. The library (16 MB of code) is loaded with the first
-    snapshot.
+    The constructor raises `ConfigError` if the library is missing. The library (16 MB of code) is loaded with
+    the first snapshot.
     """
 
     needs_task = False
@@ -66,8 +66,8 @@ class ObjectStoreDestination:
 async def get(url: str, *, max_bytes: int) -> bytes:
     """The first `max_bytes` of the object at `url`.
 
-    Raises `ConfigError` if the library is missing, `FileNotFoundError` if there is no such object, `OSError` for any other
-    failure.
+    Raises `ConfigError` if the library is missing, `FileNotFoundError` if there is no such object, `OSError`
+    for any other failure.
     """
     _require_library(url)
     import obstore  # noqa: PLC0415 - an optional extra, loaded where it is used

@@ -1,4 +1,4 @@
-"""The URL of each task's snapshot at a destination that stores many. The newest snapshot replaces the previous one."""
+"""The URL of each task's snapshot at a destination that stores many snapshots."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 class UrlTemplate:
     """A URL that may contain `{task_id}` and `{workspace_id}`. A URL that ends in "/" is a folder.
 
-    In a folder the file is `<task id>.json`, without a task `workspace-<workspace id>.json`, and without either
-    `snapshot.json`. Both ids are percent-encoded, so that neither can name another folder.
+    In a folder the file is `<task id>.json`, without a task `workspace-<workspace id>.json`, and without
+    either `snapshot.json`. Both ids are percent-encoded, so that neither can name another folder.
     """
 
     url: str
@@ -18,7 +18,7 @@ class UrlTemplate:
 
     @property
     def name(self) -> str:
-        """The URL for receipts, logs and metrics: without user info, query and fragment, which may hold secrets."""
+        """The URL for receipts, logs and metrics, without user info, query and fragment (secrets)."""
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
