@@ -1,4 +1,4 @@
-"""A stage for the real daemon: simulated peers on loopback, a home of its own, and the commands an operator types."""
+"""A testbed for the real daemon: simulated peers on loopback, a state directory of its own, and command runs."""
 
 import asyncio
 import os
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.e2e
 
 
 @dataclass
-class Typed:
-    """What a command printed and how it ended."""
+class CommandResult:
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -27,7 +27,7 @@ class Typed:
 
 
 @dataclass
-class Stage:
+class Testbed:
     coderd: SimulatedCoderd
     agent: SimulatedAgentApi
     workspace: Workspace
@@ -41,7 +41,7 @@ class Stage:
 
     @property
     def environ(self) -> dict[str, str]:
-        """Quick settings: what takes seconds in production takes tenths here, in the same order."""
+        """Short times: a tenth of the defaults or less, in the same order."""
         return {
             "CODER_AGENT_URL": self.coderd.url,
             "CODER_AGENT_TOKEN": self.workspace.token,
@@ -62,13 +62,13 @@ class Stage:
         return daemon
 
     async def launch(self, *arguments: str, **environ: str) -> DaemonProcess:
-        """Start without waiting for anything."""
+        """Start the daemon without waiting for a log line."""
         daemon = DaemonProcess(self.environ | environ, state_dir=self.state_dir, arguments=arguments)
         self.daemons.append(daemon)
         return await daemon.start()
 
-    async def type(self, *words: str, without: tuple[str, ...] = (), **environ: str) -> Typed:
-        """Type a command with the daemon's environment."""
+    async def run(self, *words: str, without: tuple[str, ...] = (), **environ: str) -> CommandResult:
+        """Run a command with the daemon's environment."""
         env = {**os.environ, **self.environ, **environ}
         for name in without:
             env.pop(name, None)
@@ -78,7 +78,7 @@ class Stage:
         )  # fmt: skip
         out, err = await process.communicate()
         assert process.returncode is not None
-        return Typed(process.returncode, out.decode(), err.decode())
+        return CommandResult(process.returncode, out.decode(), err.decode())
 
     def hook(self, name: str, script: str) -> None:
         folder = self.home / "hooks" / "on-claim.d"
@@ -88,21 +88,21 @@ class Stage:
         path.chmod(0o755)
 
     def counting_hook(self, name: str) -> None:
-        """A hook that leaves a line in `runs` each time it runs."""
+        """A hook that adds a line to `runs` each time it runs."""
         self.hook(name, f'echo "$AGENTD_HOOK $AGENTD_ATTEMPT" >> {self.home}/runs')
 
     def runs(self) -> list[str]:
-        """The lines the hooks left."""
+        """The lines that the hooks added."""
         record = self.home / "runs"
         return record.read_text().splitlines() if record.exists() else []
 
     def stored(self) -> list[dict[str, object]]:
-        """The messages coderd holds for the task."""
+        """The messages that coderd stores for the task."""
         snapshot = self.coderd.snapshots.get(self.task_id)
         return snapshot.envelope["data"]["messages"] if snapshot else []
 
     async def claim(self, daemon: DaemonProcess) -> None:
-        """Claim the workspace and see it through."""
+        """Claim the workspace and wait until its hooks have run."""
         await daemon.status_until(lambda s: s["claims"]["state"] == "listening", what="listening")
         self.coderd.claim_start(self.workspace)
         await self.coderd.claim_finish(self.workspace)
@@ -110,10 +110,10 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+async def testbed(tmp_path: Path) -> AsyncIterator[Testbed]:
     async with SimulatedCoderd(ping_s=0.5) as coderd, SimulatedAgentApi() as agent:
         workspace = coderd.add_prebuild()
-        set_up = Stage(coderd, agent, workspace, coderd.add_task(workspace), tmp_path)
-        yield set_up
-        for daemon in set_up.daemons:
+        bed = Testbed(coderd, agent, workspace, coderd.add_task(workspace), tmp_path)
+        yield bed
+        for daemon in bed.daemons:
             await daemon.__aexit__(None, None, None)

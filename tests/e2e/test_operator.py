@@ -1,4 +1,4 @@
-"""What an operator meets: refusals, secrets, reload, the demo."""
+"""What an operator sees: start errors, secrets, reload, status, metrics, the demo."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-UNSET = {
+WRONG_STARTS = {
     "no URL": ({"CODER_AGENT_URL": ""}, 78, "coder.url: missing"),
     "no token": ({"CODER_AGENT_TOKEN": ""}, 78, "coder.token: missing"),
     "an unknown key": ({"AGENTD_SNAPSHOTS_TASKID": "x"}, 78, "did you mean AGENTD_SNAPSHOTS_TASK_ID?"),
@@ -24,55 +24,55 @@ UNSET = {
 }
 
 
-@pytest.mark.parametrize(("environ", "code", "says"), UNSET.values(), ids=UNSET)
-async def test_a_wrong_start_is_refused_with_one_clear_line(stage, environ, code, says):
-    typed = await stage.type("run", **environ)
-    assert typed.code == code, typed
-    assert says in typed.err
-    assert typed.err.count("\n") == 1
-    assert stage.workspace.token not in typed.err
+@pytest.mark.parametrize(("environ", "code", "says"), WRONG_STARTS.values(), ids=WRONG_STARTS)
+async def test_a_wrong_start_exits_with_one_line_that_names_the_cause(testbed, environ, code, says):
+    result = await testbed.run("run", **environ)
+    assert result.code == code, result
+    assert says in result.err
+    assert result.err.count("\n") == 1
+    assert testbed.workspace.token not in result.err
 
 
-async def test_a_second_daemon_on_one_state_directory_is_refused_and_told_by_whom(stage):
-    daemon = await stage.start()
-    typed = await stage.type("run", AGENTD_LOCAL_API_SOCKET=str(stage.home / "other.sock"))
-    assert typed.code == 73
-    assert f"pid {daemon.pid}" in typed.err
+async def test_a_second_daemon_on_one_state_directory_is_refused_with_the_pid_of_the_first(testbed):
+    daemon = await testbed.start()
+    result = await testbed.run("run", AGENTD_LOCAL_API_SOCKET=str(testbed.home / "other.sock"))
+    assert result.code == 73
+    assert f"pid {daemon.pid}" in result.err
     assert (await daemon.ask("/healthz"))["ok"] is True
 
 
-async def test_the_token_is_nowhere_to_be_seen(stage):
-    stage.hook("10-prints-environment", "env")
-    daemon = await stage.start()
-    await stage.claim(daemon)
-    stage.agent.add_message("agent", "some words")
+async def test_the_token_is_in_no_log_answer_output_or_file(testbed):
+    testbed.hook("10-prints-environment", "env")
+    daemon = await testbed.start()
+    await testbed.claim(daemon)
+    testbed.agent.add_message("agent", "some words")
     await daemon.status_until(lambda s: s["agent"]["status"] == "stable", what="stable")
-    said = [str(line) for line in daemon.lines]
-    said += [str(await daemon.ask(route)) for route in ("/v1/status", "/v1/claims", "/readyz")]
-    said.append((await stage.type("config", "show")).out)
-    said.append(Path(f"/proc/{daemon.pid}/cmdline").read_text())
+    texts = [str(line) for line in daemon.lines]
+    texts += [str(await daemon.ask(route)) for route in ("/v1/status", "/v1/claims", "/readyz")]
+    texts.append((await testbed.run("config", "show")).out)
+    texts.append(Path(f"/proc/{daemon.pid}/cmdline").read_text())
     assert await daemon.stop() == 0
-    said += [
-        path.read_bytes().decode(errors="replace") for path in stage.state_dir.rglob("*") if path.is_file()
+    texts += [
+        path.read_bytes().decode(errors="replace") for path in testbed.state_dir.rglob("*") if path.is_file()
     ]
-    assert not [text for text in said if stage.workspace.token in text]
+    assert not [text for text in texts if testbed.workspace.token in text]
 
 
-async def test_what_is_kept_is_private(stage):
-    daemon = await stage.start()
-    await stage.claim(daemon)
+async def test_the_state_directory_is_readable_by_its_owner_only(testbed):
+    daemon = await testbed.start()
+    await testbed.claim(daemon)
     await daemon.status_until(lambda s: s["agent"]["status"] == "stable", what="stable")
     modes = {
-        path.name: path.stat().st_mode & 0o777 for path in [stage.state_dir, *stage.state_dir.rglob("*")]
+        path.name: path.stat().st_mode & 0o777 for path in [testbed.state_dir, *testbed.state_dir.rglob("*")]
     }
     assert {name: oct(mode) for name, mode in modes.items() if mode & 0o077} == {}
 
 
-async def test_hup_takes_up_a_new_token_and_refuses_a_wrong_configuration(stage):
-    token_file, config = stage.home / "token", stage.home / "agentd.toml"
-    token_file.write_text(stage.workspace.token)
+async def test_hup_reads_a_new_token_and_rejects_a_wrong_configuration(testbed):
+    token_file, config = testbed.home / "token", testbed.home / "agentd.toml"
+    token_file.write_text(testbed.workspace.token)
     config.write_text("[log]\nlevel = 'debug'\n")
-    daemon = await stage.start(
+    daemon = await testbed.start(
         "--config", str(config), CODER_AGENT_TOKEN="", CODER_AGENT_TOKEN_FILE=str(token_file)
     )
     await daemon.status_until(lambda s: s["claims"]["state"] == "listening", what="listening")
@@ -81,30 +81,30 @@ async def test_hup_takes_up_a_new_token_and_refuses_a_wrong_configuration(stage)
     rejected = await daemon.log("config.rejected")
     assert "nonsense" in rejected["error"]
     config.write_text("[claims]\nmax_attempts = 7\n")
-    token_file.write_text(stage.coderd.start_build(stage.workspace))
+    token_file.write_text(testbed.coderd.start_build(testbed.workspace))
     daemon.signal(signal.SIGHUP)
     reloaded = await daemon.log("config.reloaded")
     assert reloaded["needs_restart"] == ["claims.max_attempts"]
     assert await daemon.stop() == 0
 
 
-async def test_status_tells_a_person_and_a_script(stage):
-    assert (await stage.type("status")).code == 69
-    daemon = await stage.start()
+async def test_status_prints_text_and_one_line(testbed):
+    assert (await testbed.run("status")).code == 69
+    daemon = await testbed.start()
     await daemon.status_until(lambda s: s["agent"]["status"] == "stable", what="stable")
-    words = await stage.type("status")
-    assert words.code == 0
-    assert "listening" in words.out
-    assert "stable for" in words.out
-    line = await stage.type("status", "--oneline")
+    text = await testbed.run("status")
+    assert text.code == 0
+    assert "listening" in text.out
+    assert "stable for" in text.out
+    line = await testbed.run("status", "--oneline")
     assert line.out.count("\n") == 1
     assert line.out.startswith("claims listening · agent stable")
 
 
-async def test_metrics_tell_the_version_and_the_hooks(stage):
-    stage.counting_hook("10-once")
-    daemon = await stage.start()
-    await stage.claim(daemon)
+async def test_metrics_have_the_version_and_the_hook_runs(testbed):
+    testbed.counting_hook("10-once")
+    daemon = await testbed.start()
+    await testbed.claim(daemon)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -119,20 +119,22 @@ async def test_metrics_tell_the_version_and_the_hooks(stage):
     assert 'agentd_info{version="' in out.decode()
 
 
-async def test_the_demo_succeeds(stage):
-    typed = await stage.type("demo")
-    assert typed.code == 0, typed
-    assert "Nothing ran twice, nothing was lost." in typed.out
+async def test_the_demo_succeeds(testbed):
+    result = await testbed.run("demo")
+    assert result.code == 0, result
+    assert "Nothing ran twice, nothing was lost." in result.out
 
 
-async def test_what_no_answer_needs_is_loaded_after_the_daemon_listens_and_before_its_first_task(stage):
-    daemon = await stage.start(PYTHONPROFILEIMPORTTIME="1")
+async def test_modules_that_no_answer_needs_are_imported_after_the_daemon_listens_and_before_its_first_task(
+    testbed,
+):
+    daemon = await testbed.start(PYTHONPROFILEIMPORTTIME="1")
     await daemon.log("stream.open")
-    said = [str(line.get("text", line["event"])) for line in daemon.lines]
+    lines = [str(line.get("text", line["event"])) for line in daemon.lines]
     loaded_at = {
-        text.rpartition("|")[2].strip(): at for at, text in enumerate(said) if "import time:" in text
+        text.rpartition("|")[2].strip(): at for at, text in enumerate(lines) if "import time:" in text
     }
-    started = said.index("agentd.started")
+    started = lines.index("agentd.started")
     for name in ("httpx", "h11", "tenacity"):
-        assert started < loaded_at[name] < said.index("stream.open"), name
+        assert started < loaded_at[name] < lines.index("stream.open"), name
     assert loaded_at["aiohttp"] < started

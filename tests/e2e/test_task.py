@@ -1,4 +1,4 @@
-"""What people and scripts are told about the task by the real daemon, and what they can tell it."""
+"""Status reports, input and hooks of a task, with the real daemon."""
 
 import asyncio
 import sys
@@ -12,13 +12,13 @@ from agentd.simulator.agentapi import SimulatedAgentApi
 APP = {"AGENTD_STATUS_APP_SLUG": "agentapi"}
 
 
-def told(stage):
-    """The states coderd was told, in order."""
-    return [row.state for row in stage.coderd.app_statuses.get(stage.workspace.id, [])]
+def states(testbed):
+    """The states that coderd received, in order."""
+    return [row.state for row in testbed.coderd.app_statuses.get(testbed.workspace.id, [])]
 
 
-def rows(stage):
-    return [(row.state, row.message) for row in stage.coderd.app_statuses.get(stage.workspace.id, [])]
+def rows(testbed):
+    return [(row.state, row.message) for row in testbed.coderd.app_statuses.get(testbed.workspace.id, [])]
 
 
 async def post(daemon, route, body):
@@ -33,68 +33,70 @@ async def agent_is(daemon, status):
     await daemon.status_until(lambda s: s["agent"]["status"] == status, what=status)
 
 
-async def turn(stage, daemon, prompt):
-    stage.agent.add_message("user", prompt)
-    stage.agent.set_status("running")
+async def turn(testbed, daemon, prompt):
+    testbed.agent.add_message("user", prompt)
+    testbed.agent.set_status("running")
     await agent_is(daemon, "running")
-    stage.agent.add_message("agent", f"done: {prompt}")
-    stage.agent.set_status("stable")
+    testbed.agent.add_message("agent", f"done: {prompt}")
+    testbed.agent.set_status("stable")
     await agent_is(daemon, "stable")
 
 
-async def test_a_turn_is_told_as_working_and_then_as_idle_with_what_the_agent_says_of_it(stage):
-    daemon = await stage.start(**APP)
+async def test_a_turn_is_reported_as_working_and_then_as_idle_with_the_agents_message(testbed):
+    daemon = await testbed.start(**APP)
     await agent_is(daemon, "stable")
-    await stage.coderd.until(lambda: told(stage) == ["idle"])
+    await testbed.coderd.until(lambda: states(testbed) == ["idle"])
     for number in (1, 2):
-        stage.agent.add_message("user", f"prompt {number}")
-        stage.agent.set_status("running")
+        testbed.agent.add_message("user", f"prompt {number}")
+        testbed.agent.set_status("running")
         await agent_is(daemon, "running")
-        # What says the same is not repeated within a minute, which a test has no time for.
+        # A different message each time: the same report is not repeated within a minute.
         await post(daemon, "/v1/events", {"state": "working", "message": f"step {number}"})
-        await stage.coderd.until(lambda number=number: rows(stage)[-1] == ("working", f"step {number}"))
-        stage.agent.set_status("stable")
-        await stage.coderd.until(lambda number=number: rows(stage)[-1] == ("idle", f"step {number}"))
+        await testbed.coderd.until(lambda number=number: rows(testbed)[-1] == ("working", f"step {number}"))
+        testbed.agent.set_status("stable")
+        await testbed.coderd.until(lambda number=number: rows(testbed)[-1] == ("idle", f"step {number}"))
     assert await daemon.stop() == 0
     changes = [
-        state for state, before in zip(told(stage), ["", *told(stage)], strict=False) if state != before
+        state
+        for state, before in zip(states(testbed), ["", *states(testbed)], strict=False)
+        if state != before
     ]
     assert changes == ["idle", "working", "idle", "working", "idle"]
 
 
-async def test_without_a_slug_coderd_is_told_nothing(stage):
-    daemon = await stage.start()
+async def test_without_a_slug_coderd_gets_no_report(testbed):
+    daemon = await testbed.start()
     await agent_is(daemon, "stable")
-    await turn(stage, daemon, "prompt")
+    await turn(testbed, daemon, "prompt")
     assert await daemon.stop() == 0
-    assert told(stage) == []
+    assert states(testbed) == []
 
 
-async def test_a_stop_in_the_middle_of_a_turn_leaves_no_spinner(stage):
-    daemon = await stage.start(**APP)
+async def test_a_stop_during_a_turn_reports_idle(testbed):
+    daemon = await testbed.start(**APP)
     await agent_is(daemon, "stable")
-    await stage.coderd.until(lambda: told(stage) == ["idle"])
-    stage.agent.set_status("running")
-    await stage.coderd.until(lambda: told(stage) == ["idle", "working"])
+    await testbed.coderd.until(lambda: states(testbed) == ["idle"])
+    testbed.agent.set_status("running")
+    await testbed.coderd.until(lambda: states(testbed) == ["idle", "working"])
     assert await daemon.stop() == 0
-    assert told(stage) == ["idle", "working", "idle"]
-    assert stage.coderd.app_statuses[stage.workspace.id][-1].message == "The workspace is stopping"
+    assert states(testbed) == ["idle", "working", "idle"]
+    assert testbed.coderd.app_statuses[testbed.workspace.id][-1].message == "The workspace is stopping"
 
 
-async def test_what_was_said_to_be_complete_stays_so_through_replays_stop_and_restart(stage):
-    daemon = await stage.start(**APP)
-    stage.agent.add_message("user", "do it")
+async def test_a_complete_task_stays_complete_through_replays_stop_and_restart(testbed):
+    daemon = await testbed.start(**APP)
+    testbed.agent.add_message("user", "do it")
     await agent_is(daemon, "stable")
     assert (
-        await stage.type("report", "complete", "that was it", "--uri", "https://example.com/pr/1")
+        await testbed.run("report", "complete", "that was it", "--uri", "https://example.com/pr/1")
     ).code == 0
-    await stage.coderd.until(lambda: told(stage)[-1:] == ["complete"])
+    await testbed.coderd.until(lambda: states(testbed)[-1:] == ["complete"])
 
     async def replay(daemon):
         status, answer = await post(daemon, "/v1/events", {"state": "working"})
         assert (status, answer["taken"]) == (200, False)
         assert "complete already" in answer["message"]
-        refused = await stage.type("report", "working", "again")
+        refused = await testbed.run("report", "working", "again")
         assert refused.code == 1
         assert "the task is already complete; working would reopen it" in refused.err
         status, answer = await post(daemon, "/v1/reports", {"state": "idle"})
@@ -105,82 +107,82 @@ async def test_what_was_said_to_be_complete_stays_so_through_replays_stop_and_re
 
     await replay(daemon)
     await daemon.kill()
-    again = await stage.start(**APP)
-    stage.agent.set_status("running")
+    again = await testbed.start(**APP)
+    testbed.agent.set_status("running")
     await agent_is(again, "running")
     await replay(again)
     assert await again.stop() == 0
-    assert told(stage)[-1] == "complete"
-    assert told(stage).count("complete") == 1
-    row = stage.coderd.app_statuses[stage.workspace.id][-1]
+    assert states(testbed)[-1] == "complete"
+    assert states(testbed).count("complete") == 1
+    row = testbed.coderd.app_statuses[testbed.workspace.id][-1]
     assert (row.message, row.uri) == ("that was it", "https://example.com/pr/1")
 
 
-async def test_a_new_message_of_the_user_lifts_the_guard(stage):
-    daemon = await stage.start()
-    stage.agent.add_message("user", "do it")
+async def test_a_new_user_message_permits_reports_after_failure(testbed):
+    daemon = await testbed.start()
+    testbed.agent.add_message("user", "do it")
     await agent_is(daemon, "stable")
-    assert (await stage.type("report", "failure", "no")).code == 0
-    stage.agent.add_message("user", "try again")
-    # At once: the report is quicker than the next look.
-    typed = await stage.type("report", "working", "on it")
-    assert typed.code == 0, typed
+    assert (await testbed.run("report", "failure", "no")).code == 0
+    testbed.agent.add_message("user", "try again")
+    # The report arrives before the next poll of the agent.
+    result = await testbed.run("report", "working", "on it")
+    assert result.code == 0, result
     assert (await daemon.ask("/v1/status"))["task"]["message"] == "on it"
 
 
-async def test_input_is_taken_when_the_agent_is_stable_and_refused_with_the_state_before(stage):
-    stage.agent.set_status("running")
-    daemon = await stage.start()
+async def test_input_is_accepted_when_the_agent_is_stable_and_refused_with_its_status_before(testbed):
+    testbed.agent.set_status("running")
+    daemon = await testbed.start()
     await agent_is(daemon, "running")
     assert await post(daemon, "/v1/messages", {"content": "go"}) == (
         409, {"message": "Task app is not ready to accept input.", "detail": "Status: running"},
     )  # fmt: skip
     waiting = asyncio.create_task(post(daemon, "/v1/messages?wait=30", {"content": "go"}))
-    stage.agent.set_status("stable")
+    testbed.agent.set_status("stable")
     assert await waiting == (204, None)
-    assert stage.agent.received == [{"content": "go", "type": "user"}]
+    assert testbed.agent.received == [{"content": "go", "type": "user"}]
     status, answer = await post(daemon, "/v1/messages", {"content": "and more"})
     assert (status, answer["detail"]) == (409, "Status: running"), "a send counts as work at once"
 
 
 @pytest.mark.parametrize("body", [{}, {"content": ""}, {"content": " \n"}, {"content": 7}])
-async def test_without_content_there_is_nothing_to_send(stage, body):
-    daemon = await stage.start()
+async def test_a_message_without_content_is_400_and_is_not_sent(testbed, body):
+    daemon = await testbed.start()
     await agent_is(daemon, "stable")
     status, answer = await post(daemon, "/v1/messages", body)
     assert status == 400
     assert "Status: stable" in answer["detail"]
-    assert stage.agent.received == []
+    assert testbed.agent.received == []
 
 
-async def test_an_agent_that_refuses_or_fails_is_502_and_is_not_asked_again(stage):
-    daemon = await stage.start()
+async def test_an_agent_that_refuses_a_message_is_502_and_is_not_asked_again(testbed):
+    daemon = await testbed.start()
     await agent_is(daemon, "stable")
-    stage.agent.fault("html_502", route="message")
+    testbed.agent.fault("html_502", route="message")
     status, answer = await post(daemon, "/v1/messages?wait=5", {"content": "go"})
     assert (status, answer["message"]) == (502, "Task app rejected the message.")
     assert "Status: " in answer["detail"]
-    assert len(stage.agent.calls("message")) == 1
+    assert len(testbed.agent.calls("message")) == 1
 
 
-async def test_an_agent_that_is_not_there_yet_and_one_that_is_gone_are_worth_waiting_for(stage):
-    await stage.agent.stop()
-    daemon = await stage.start()
+async def test_while_the_agent_is_unreachable_input_is_409_with_the_tasks_status(testbed):
+    await testbed.agent.stop()
+    daemon = await testbed.start()
     await agent_is(daemon, "unreachable")
     status, answer = await post(daemon, "/v1/messages", {"content": "go"})
     assert status == 409
     assert answer["message"] in ("Task is pending.", "Task is initializing.")
-    await stage.agent.start()
+    await testbed.agent.start()
     await agent_is(daemon, "stable")
-    await stage.agent.stop()
+    await testbed.agent.stop()
     await agent_is(daemon, "unreachable")
     status, answer = await post(daemon, "/v1/messages", {"content": "go"})
     assert (status, answer["message"]) == (409, "Task is paused.")
 
 
-async def test_an_acp_agent_has_taken_its_prompt_before_its_turn_is_over(stage):
+async def test_an_acp_agent_accepts_a_prompt_before_its_turn_ends(testbed):
     async with SimulatedAgentApi(mode="acp") as agent:
-        daemon = await stage.start(AGENTD_AGENTAPI_URL=agent.url)
+        daemon = await testbed.start(AGENTD_AGENTAPI_URL=agent.url)
         await agent_is(daemon, "stable")
         assert await post(daemon, "/v1/messages", {"content": "go"}) == (204, None)
         await agent_is(daemon, "running")
@@ -188,43 +190,43 @@ async def test_an_acp_agent_has_taken_its_prompt_before_its_turn_is_over(stage):
         assert (status, answer["detail"]) == (409, "Status: running")
 
 
-def occasion_hook(stage, occasion, body=""):
-    folder = stage.home / "hooks" / f"on-{occasion}.d"
+def event_hook(testbed, event, body=""):
+    folder = testbed.home / "hooks" / f"on-{event}.d"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "10-note"
-    path.write_text(f'#!/bin/sh\necho "$AGENTD_REASON" >> {stage.home}/runs\n{body}\n')
+    path.write_text(f'#!/bin/sh\necho "$AGENTD_REASON" >> {testbed.home}/runs\n{body}\n')
     path.chmod(0o755)
 
 
-async def test_hooks_are_told_idle_busy_and_stop(stage):
-    for occasion in ("stable", "busy", "stop"):
-        occasion_hook(stage, occasion)
-    daemon = await stage.start()
+async def test_hooks_run_at_idle_busy_and_stop(testbed):
+    for event in ("stable", "busy", "stop"):
+        event_hook(testbed, event)
+    daemon = await testbed.start()
     await agent_is(daemon, "stable")
-    await turn(stage, daemon, "prompt")
+    await turn(testbed, daemon, "prompt")
     await daemon.log("hook.succeeded", where=lambda line: line["occasion"] == "busy")
-    while stage.runs().count("stable") < 2:
+    while testbed.runs().count("stable") < 2:
         await asyncio.sleep(0.02)
     assert await daemon.stop() == 0
-    assert stage.runs() == ["stable", "busy", "stable", "stop"]
+    assert testbed.runs() == ["stable", "busy", "stable", "stop"]
 
 
-async def test_a_hook_of_the_stop_that_hangs_does_not_outlast_the_budget_nor_hold_the_snapshot(stage):
-    occasion_hook(stage, "stop", "trap '' TERM; sleep 60")
-    daemon = await stage.start(AGENTD_SHUTDOWN_BUDGET_S="4")
-    stage.agent.add_message("agent", "words")
+async def test_a_stop_hook_that_hangs_exceeds_no_budget_and_delays_no_snapshot(testbed):
+    event_hook(testbed, "stop", "trap '' TERM; sleep 60")
+    daemon = await testbed.start(AGENTD_SHUTDOWN_BUDGET_S="4")
+    testbed.agent.add_message("agent", "words")
     await agent_is(daemon, "stable")
     began = time.monotonic()
     assert await daemon.stop() == 0
     assert time.monotonic() - began < 9
-    assert [message["content"] for message in stage.stored()][-1] == "words"
+    assert [message["content"] for message in testbed.stored()][-1] == "words"
 
 
-async def test_the_stream_of_changes_tells_what_a_person_watches(stage):
-    daemon = await stage.start()
+async def test_status_watch_prints_each_change(testbed):
+    daemon = await testbed.start()
     await agent_is(daemon, "stable")
     watching = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "agentd", "status", "--watch", env=stage.environ | {"PATH": "/usr/bin:/bin"},
+        sys.executable, "-m", "agentd", "status", "--watch", env=testbed.environ | {"PATH": "/usr/bin:/bin"},
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
@@ -234,7 +236,7 @@ async def test_the_stream_of_changes_tells_what_a_person_watches(stage):
                 assert line, await watching.stderr.read()
 
     await line_with("task      active, idle")
-    stage.agent.set_status("running")
+    testbed.agent.set_status("running")
     await line_with("task      active, working")
     assert await daemon.stop() == 0
     assert await asyncio.wait_for(watching.wait(), 20) == 69
