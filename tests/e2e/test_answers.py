@@ -1,8 +1,12 @@
 """What the real daemon reports: the last stop, a drill of the next one, and the doctor's findings."""
 
+import asyncio
 import json
 
 import pytest
+
+from agentd.daemon import last_stop
+from agentd.daemon.last_stop import RunState
 
 pytestmark = pytest.mark.e2e
 
@@ -46,6 +50,8 @@ async def test_the_next_start_reports_a_stop_that_was_killed(testbed):
     daemon.signal(15)
     # The upload hangs, so that the stop lasts until its budget ends.
     await testbed.coderd.until(lambda: bool(testbed.coderd.calls("log-snapshot")))
+    while last_stop.read(testbed.state_dir).state is not RunState.STOPPING:
+        await asyncio.sleep(0.01)
     await daemon.kill()
     testbed.coderd.clear_faults()
     second = await testbed.start()

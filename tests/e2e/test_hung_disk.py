@@ -36,27 +36,27 @@ class Disk:
 
 
 @pytest.fixture
-def disk(stage, library, tmp_path):
+def disk(testbed, library, tmp_path):
     mark = tmp_path / "hung"
     return Disk(
         mark,
         {
             "LD_PRELOAD": str(library),
             "HUNG_DISK": str(mark),
-            "STATE_DIR": str(stage.state_dir),
+            "STATE_DIR": str(testbed.state_dir),
             "AGENTD_SHUTDOWN_BUDGET_S": str(BUDGET_S),
             "AGENTD_SNAPSHOTS_UPLOAD": "stop",
         },
     )
 
 
-async def talked(stage, disk):
+async def talked(testbed, disk):
     """A daemon that has stored a conversation, whose disk then hangs while the agent says more."""
-    daemon = await stage.start(**disk.environ)
-    stage.agent.add_message("user", "hello")
+    daemon = await testbed.start(**disk.environ)
+    testbed.agent.add_message("user", "hello")
     await daemon.log("snapshot.spooled", where=lambda line: line["messages"] >= 2)
     disk.hang()
-    stage.agent.add_message("agent", "my last words")
+    testbed.agent.add_message("agent", "my last words")
     return daemon
 
 
@@ -68,10 +68,10 @@ async def stopped(daemon):
     return code, time.monotonic() - began
 
 
-async def test_the_last_message_is_delivered_within_the_budget(stage, disk):
-    daemon = await talked(stage, disk)
+async def test_the_last_message_is_delivered_within_the_budget(testbed, disk):
+    daemon = await talked(testbed, disk)
     code, took_s = await stopped(daemon)
-    assert stage.stored()[-1]["content"] == "my last words"
+    assert testbed.stored()[-1]["content"] == "my last words"
     assert code == 0
     assert took_s <= BUDGET_S + 1
     forced = await daemon.log("agentd.exit_forced")
@@ -79,20 +79,20 @@ async def test_the_last_message_is_delivered_within_the_budget(stage, disk):
     assert [line["event"] for line in daemon.lines].count("agentd.exit_forced") == 1
 
 
-async def test_with_coderd_down_as_well_the_exit_code_says_that_something_is_undelivered(stage, disk):
-    daemon = await talked(stage, disk)
-    await stage.coderd.stop()
+async def test_with_coderd_down_as_well_the_exit_code_says_that_something_is_undelivered(testbed, disk):
+    daemon = await talked(testbed, disk)
+    await testbed.coderd.stop()
     code, took_s = await stopped(daemon)
     assert code == 75
     assert took_s <= BUDGET_S + 1
 
 
-async def test_the_local_api_answers_while_the_disk_hangs_and_during_the_stop(stage, disk):
-    daemon = await talked(stage, disk)
+async def test_the_local_api_answers_while_the_disk_hangs_and_during_the_stop(testbed, disk):
+    daemon = await talked(testbed, disk)
     await asyncio.sleep(0.3)
     async with asyncio.timeout(2):
         assert (await daemon.ask("/v1/status"))["agent"]["status"] in ("settling", "stable")
-    stage.coderd.fault("log-snapshot", "no_headers", times=100)
+    testbed.coderd.fault("log-snapshot", "no_headers", times=100)
     daemon.signal(signal.SIGTERM)
     async with asyncio.timeout(1):
         while (await daemon.ask("/v1/status"))["phase"] == "running":
@@ -100,9 +100,9 @@ async def test_the_local_api_answers_while_the_disk_hangs_and_during_the_stop(st
     await daemon.exit_code()
 
 
-async def test_a_second_signal_ends_a_stop_that_waits_for_the_disk(stage, disk):
-    daemon = await talked(stage, disk)
-    stage.coderd.fault("log-snapshot", "no_headers", times=100)
+async def test_a_second_signal_ends_a_stop_that_waits_for_the_disk(testbed, disk):
+    daemon = await talked(testbed, disk)
+    testbed.coderd.fault("log-snapshot", "no_headers", times=100)
     began = time.monotonic()
     daemon.signal(signal.SIGTERM)
     await daemon.log("agentd.stopping")
@@ -112,23 +112,23 @@ async def test_a_second_signal_ends_a_stop_that_waits_for_the_disk(stage, disk):
     await daemon.log("agentd.shutdown_skipped")
 
 
-async def test_a_disk_that_hangs_from_the_start_delays_neither_the_api_nor_the_stop(stage, disk):
-    stage.state_dir.mkdir(mode=0o700)
+async def test_a_disk_that_hangs_from_the_start_delays_neither_the_api_nor_the_stop(testbed, disk):
+    testbed.state_dir.mkdir(mode=0o700)
     disk.hang()
-    daemon = await stage.launch(**disk.environ)
+    daemon = await testbed.launch(**disk.environ)
     async with asyncio.timeout(10):
         await daemon.log("agentd.started")
-    stage.agent.add_message("agent", "my last words")
+    testbed.agent.add_message("agent", "my last words")
     await daemon.log("agent.status")
     code, took_s = await stopped(daemon)
-    assert stage.stored()[-1]["content"] == "my last words"
+    assert testbed.stored()[-1]["content"] == "my last words"
     assert (code, took_s <= BUDGET_S + 1) == (0, True)
 
 
-async def test_after_a_hung_disk_the_next_start_finds_a_whole_state(stage, disk):
-    daemon = await talked(stage, disk)
+async def test_after_a_hung_disk_the_next_start_finds_a_whole_state(testbed, disk):
+    daemon = await talked(testbed, disk)
     await stopped(daemon)
     disk.mark.unlink()
-    daemon = await stage.start()
+    daemon = await testbed.start()
     assert (await daemon.ask("/v1/status"))["snapshot"]["messages"] >= 2
     assert await daemon.stop() == 0
