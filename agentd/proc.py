@@ -1,4 +1,4 @@
-"""Reads `/proc/PID/stat`: state, parent, session and start time of a process; and identifies a process across pid reuse."""
+"""Reads `/proc/PID/stat`, and identifies a process so that a reused pid is not mistaken for it."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -9,7 +9,8 @@ PROC: Final = Path("/proc")
 class ProcessStat(NamedTuple):
     """One line of `/proc/PID/stat` (proc(5)).
 
-    `state` is one letter (`R`, `S`, `Z` for a zombie, …); `start_ticks` is the start time in clock ticks since boot.
+    `state` is one letter (`R`, `S`, `Z` for a zombie, …); `start_ticks` is the start time in clock ticks
+    since boot.
     """
 
     pid: int
@@ -34,8 +35,9 @@ def read_stat(pid: int, *, proc: Path = PROC) -> ProcessStat | None:
     """The process that has `pid` now; None if there is none or the kernel does not let this user read it."""
     try:
         line = (proc / str(pid) / "stat").read_bytes()
-        # The second field is the name in parentheses. It can contain spaces and parentheses, so the fields are counted
-        # from its end: proc(5) numbers the state 3, the parent 4, the session 6 and the start time 22.
+        # The second field is the name in parentheses. It can contain spaces and parentheses, so the fields
+        # are counted from its end: proc(5) numbers the state 3, the parent 4, the session 6 and the start
+        # time 22.
         fields = line.rpartition(b")")[2].split()
         return ProcessStat(pid, fields[0].decode("ascii"), int(fields[1]), int(fields[3]), int(fields[19]))
     except (OSError, ValueError, IndexError):
@@ -55,7 +57,7 @@ def identify(pid: int) -> ProcessIdentity | None:
 
 
 def boot_id() -> str:
-    """The kernel's id of this boot; "" in a sandbox that hides it, where pid and start time must be enough."""
+    """The kernel's id of this boot; "" in a sandbox that hides it."""
     try:
         return (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:

@@ -6,7 +6,8 @@ import pytest
 
 from agentd.proc import ProcessIdentity, ProcessStat, all_stats, boot_id, identify, read_stat
 
-# The fields of proc(5) after the name: state, ppid, pgrp, session, …, starttime as the 22nd field of the line.
+# The fields of proc(5) after the name: state, ppid, pgrp, session, …, starttime as the 22nd field of the
+# line.
 FIELDS = "S 7 8 9 " + " ".join(["0"] * 15) + " 12345 0 0"
 
 

@@ -1,8 +1,8 @@
 """Classifies the answers and failures of the claim stream, and schedules the next connection. No I/O.
 
-409 is terminal. It has three meanings, which differ only in the texts of coderd (`workspaceAgentReinit`); an unknown
-text is terminal too. 401 is normal while a claim job runs: the agents of the new build exist only after the job, so
-coderd refuses the old token for seconds to minutes and then accepts it again.
+409 is terminal. It has three meanings, which differ only in the texts of coderd (`workspaceAgentReinit`); an
+unknown text is terminal too. 401 is normal while a claim job runs: the agents of the new build exist only
+after the job, so coderd refuses the old token for seconds to minutes and then accepts it again.
 """
 
 import enum
@@ -103,7 +103,7 @@ def classify(error: AgentdError) -> AnswerClass:
 
 
 def end_label(error: AgentdError) -> str:
-    """The value of the label `end` of `agentd_claim_connections_total` for a connection that ended with `error`."""
+    """The label `end` of `agentd_claim_connections_total` for a connection that ended with `error`."""
     return (
         error.label if isinstance(error, errors.CoderdError | StreamTooLargeError) else type(error).__name__
     )
@@ -122,7 +122,7 @@ def _classify_conflict(error: errors.ConflictError) -> AnswerClass:
 
 
 class RetrySchedule:
-    """The wait before the next connection: backoff with full jitter between a floor and a cap for each `RetryClass`."""
+    """The wait before the next connection: backoff with full jitter, floor and cap per `RetryClass`."""
 
     def __init__(self) -> None:
         self._backoffs = {
@@ -130,8 +130,9 @@ class RetrySchedule:
             RetryClass.SLOW: Backoff(first_s=4.0, cap_s=30.0, floor_s=1.0),
             RetryClass.EVERY_TEN_MINUTES: Backoff(first_s=720.0, cap_s=720.0, floor_s=480.0),
         }
-        # After the claim no other event is expected, and some servers repeat the claim on every connection. The first
-        # connection after a good one still comes soon; only connections that bring nothing but replays become rare.
+        # After the claim no other event is expected, and some servers repeat the claim on every connection.
+        # The first connection after a good one still comes soon; only connections that bring nothing but
+        # replays become rare.
         self._after_claim = Backoff(first_s=2.0, cap_s=300.0, floor_s=0.5)
 
     def reset(self) -> None:
@@ -144,8 +145,8 @@ class RetrySchedule:
     ) -> float | None:
         """Seconds to wait; None: do not reconnect.
 
-        `retry_after_s` is the answer's `Retry-After`, to which the jitter is added. `stream_retry_s` is the `retry`
-        field of the stream, a minimum.
+        `retry_after_s` is the answer's `Retry-After`, to which the jitter is added. `stream_retry_s` is the
+        `retry` field of the stream, a minimum.
         """
         if retry is RetryClass.NEVER:
             return None

@@ -16,9 +16,9 @@ from agentd.proc import ProcessIdentity
 class Hook(NamedTuple):
     """One hook of one claim. Times are Unix seconds.
 
-    `attempt` counts all starts (the hook gets it as `AGENTD_ATTEMPT`). `failures` and `interruptions` count since the
-    claim was admitted or last retried. `run_id` and `process` identify the last start. `exit_code` is negative for a
-    signal. `why` explains a failure or interruption; `tail` is the end of the output.
+    `attempt` counts all starts (the hook gets it as `AGENTD_ATTEMPT`). `failures` and `interruptions` count
+    since the claim was admitted or last retried. `run_id` and `process` identify the last start. `exit_code`
+    is negative for a signal. `why` explains a failure or interruption; `tail` is the end of the output.
     """
 
     name: str
@@ -38,7 +38,8 @@ class Hook(NamedTuple):
 class Claim(NamedTuple):
     """One claim of a prebuild. Times are Unix seconds; `why` explains `held` and `failed`.
 
-    `token_fingerprint` is the one-way fingerprint of the agent token that agentd used when it received the event.
+    `token_fingerprint` is the one-way fingerprint of the agent token that agentd used when it received the
+    event.
     """
 
     id: str
@@ -89,7 +90,10 @@ class Claim(NamedTuple):
 
 
 def claim_from_record(record: Mapping[str, Any]) -> Claim:
-    """The claim of a `claim` record. Raises `KeyError`, `TypeError` or `ValueError` if the record is malformed."""
+    """The claim of a `claim` record.
+
+    Raises `KeyError`, `TypeError` or `ValueError` if the record is malformed.
+    """
     hooks = tuple(
         Hook(**{**hook, "state": HookState(hook["state"]), "process": _process(hook["process"])})
         for hook in record["hooks"]

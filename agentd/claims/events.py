@@ -1,8 +1,8 @@
 """Parses a server-sent event of coderd's claim stream to a `ClaimEvent` or to `Ignored` with a reason. Pure.
 
 Payloads (coderd `agentsdk.ReinitializationEvent`): `{"workspace_id", "reason", "owner_id"?}` since v2.32, and
-`{"WorkspaceID", "reason"}` up to v2.31, whose struct has no JSON tags and no owner. During a rolling upgrade to v2.32
-the workspace can be the zero UUID and the owner can be missing.
+`{"WorkspaceID", "reason"}` up to v2.31, whose struct has no JSON tags and no owner. During a rolling upgrade
+to v2.32 the workspace can be the zero UUID and the owner can be missing.
 """
 
 import json
@@ -29,7 +29,10 @@ class ClaimEvent(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """An event that needs no action. `reason` is for the log; `fault` is true if the server violated the protocol."""
+    """An event that needs no action.
+
+    `reason` is for the log; `fault` is true if the server violated the protocol.
+    """
 
     reason: str
     fault: bool = False
@@ -40,7 +43,10 @@ class _FieldError(Exception):
 
 
 def parse(event: str, data: str, *, workspace_id: str | None = None) -> ClaimEvent | Ignored:
-    """Parse one event with type `event` and payload `data`; `workspace_id` is the configured one, if any. Never raises."""
+    """Parse one event with type `event` and payload `data`. Never raises.
+
+    `workspace_id` is the configured one, if any.
+    """
     if event == "error":
         return Ignored(f"the server reports an error: {_short(data)}", fault=True)
     if event != "data":

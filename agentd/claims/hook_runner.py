@@ -1,14 +1,17 @@
 """Runs the hooks of one claim in name order until the claim is done, failed or held.
 
-The promise is at-least-once: a hook starts at least once and never again after its success is recorded. If the machine
-dies after a hook exits and before that exit is recorded, the hook runs again, so hooks should be idempotent.
+The promise is at-least-once: a hook starts at least once and never again after its success is recorded. If
+the machine dies after a hook exits and before that exit is recorded, the hook runs again, so hooks should be
+idempotent.
 
-The same function serves a new claim, a claim that a stopped or killed agentd left unfinished, and a claim that an
-operator retries. Coder restarts its scripts at a claim, so a stop in the middle of a hook is a normal case.
+The same function serves a new claim, a claim that a stopped or killed agentd left unfinished, and a claim
+that an operator retries. Coder restarts its scripts at a claim, so a stop in the middle of a hook is a normal
+case.
 
-Failures (exit code, signal, timeout, cannot be started) are limited by `max_attempts`. A run that ends because agentd
-ends is an interruption and does not count as a failure. Interruptions are limited by `MAX_INTERRUPTIONS`, because a
-hook that takes the workspace down would otherwise start again at each boot. `timeout_s` limits the time of a run.
+Failures (exit code, signal, timeout, cannot be started) are limited by `max_attempts`. A run that ends
+because agentd ends is an interruption and does not count as a failure. Interruptions are limited by
+`MAX_INTERRUPTIONS`, because a hook that takes the workspace down would otherwise start again at each boot.
+`timeout_s` limits the time of a run.
 """
 
 import asyncio
@@ -41,8 +44,8 @@ _P = ParamSpec("_P")
 class HookPolicy(NamedTuple):
     """How hooks run; times in seconds.
 
-    `on_interrupted`: whether a hook that was running when agentd ended runs again or holds the claim. `grace_s` and
-    `stop_grace_s` as in `HookRun`.
+    `on_interrupted`: whether a hook that was running when agentd ended runs again or holds the claim.
+    `grace_s` and `stop_grace_s` as in `HookRun`.
     """
 
     hooks_dir: Path
@@ -84,15 +87,15 @@ class HookRunner:
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change of `activity`."""
         self.activity = ""
-        """What runs now, in words for `/v1/status`; "" between claims."""
+        """What runs now, as text for `/v1/status`; "" between claims."""
         self.next_attempt_at: float | None = None
         """When a failed hook runs again (Unix seconds); None unless one waits."""
 
     async def run_claim(self, claim_id: str) -> Claim:
         """Run the hooks that have not succeeded and return the claim: done, failed or held.
 
-        Each ledger transition is durable before the next action. When cancelled, ends the running hook and records an
-        interruption. Raises `UnknownClaimError`.
+        Each ledger transition is durable before the next action. When cancelled, ends the running hook and
+        records an interruption. Raises `UnknownClaimError`.
         """
         ledger, record = self._ledger, self._record
         claim = ledger.claim(claim_id)
@@ -150,7 +153,8 @@ class HookRunner:
         directory = self._policy.hooks_dir / ON_CLAIM
         found = await asyncio.to_thread(list_hooks, directory)
         if not found.exists and claim.next_hook is not None:
-            # A volume that is not mounted yet looks the same. To skip the remaining hooks would lose them silently.
+            # A volume that is not mounted yet looks the same. To skip the remaining hooks would lose them
+            # silently.
             raise _HoldError(
                 f"hooks directory {directory} does not exist any more, and claim {claim.id} still has hooks to run"
             )
@@ -181,7 +185,8 @@ class HookRunner:
             try:
                 await _finish_write(lambda: self._ledger.spawned(claim.id, hook.name, hook.run_id, process))
             except LedgerWriteError as exc:
-                # The run id is in the ledger. The pid is needed only if the hook removes the run id from its environment.
+                # The run id is in the ledger. The pid is needed only if the hook removes the run id from its
+                # environment.
                 self._log.warning("hook.pid_not_recorded", claim=claim.id, hook=hook.name, error=str(exc))
 
         try:
@@ -247,7 +252,7 @@ class HookRunner:
         )
 
     async def _record(self, write: Callable[_P, Claim], *args: _P.args, **kwargs: _P.kwargs) -> Claim:
-        """Write one ledger record. Retries with backoff while the disk refuses it, because the next action must wait."""
+        """Write one ledger record; retry with backoff while the disk refuses it."""
         backoff = _new_backoff()
         while True:
             try:
@@ -283,7 +288,10 @@ def _new_backoff() -> Backoff:
 
 
 async def _finish_write(write: Callable[[], Claim]) -> Claim:
-    """Run `write` in a thread and wait for its end, also when cancelled: the caller must know whether it happened."""
+    """Run `write` in a thread and wait for its end, also when cancelled.
+
+    The caller must know whether the write happened.
+    """
     writing = asyncio.ensure_future(asyncio.to_thread(write))
     try:
         return await asyncio.shield(writing)

@@ -1,13 +1,15 @@
 """The claim ledger of one state directory: the claims this workspace has seen and the state of each.
 
-The ledger deduplicates events: an event that matches a known claim is a replay and admits nothing. Each writing method
-appends one durable record. When it returns, the record is fsynced; when it raises, nothing has changed. The methods
-block for one fsync (50 µs, at worst 20 ms), so a caller on an event loop runs them in a thread.
+The ledger deduplicates events: an event that matches a known claim is a replay and admits nothing. Each
+writing method appends one durable record. When it returns, the record is fsynced; when it raises, nothing has
+changed. The methods block for one fsync (50 µs, at worst 20 ms), so a caller on an event loop runs them in a
+thread.
 
-A state directory may be part of an image or of a cloned volume. Therefore the records carry the workspace id and a
-one-way fingerprint of the agent token: a claim of another workspace does not suppress a claim of this workspace, and
-its unfinished hooks do not run here. Without a configured workspace id the fingerprint identifies the workspace. It
-stays the same across a claim, because coderd gives the token of build 1 to the claim build.
+A state directory may be part of an image or of a cloned volume. Therefore the records carry the workspace id
+and a one-way fingerprint of the agent token: a claim of another workspace does not suppress a claim of this
+workspace, and its unfinished hooks do not run here. Without a configured workspace id the fingerprint
+identifies the workspace. It stays the same across a claim, because coderd gives the token of build 1 to the
+claim build.
 """
 
 import hashlib
@@ -40,7 +42,7 @@ class Admitted(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """The result of `admit` for an event of a known claim. The claim's state says whether hooks still have to run."""
+    """The result of `admit` for an event of a known claim, which may still have hooks to run."""
 
     claim: Claim
 
@@ -64,8 +66,8 @@ def claim_id_of(event: ClaimEvent, *, token_fingerprint: str | None) -> str:
 class Ledger:
     """The durable claims of one state directory. The caller holds the directory's lock.
 
-    `workspace_id` is the configured one, if any. The owner of the ledger sets `token_fingerprint` as soon as it has a
-    token and whenever the token changes.
+    `workspace_id` is the configured one, if any. The owner of the ledger sets `token_fingerprint` as soon as
+    it has a token and whenever the token changes.
     """
 
     def __init__(
@@ -120,7 +122,7 @@ class Ledger:
         return self._file.state.claim(claim_id)
 
     def is_own(self, claim: Claim) -> bool:
-        """True if the claim is known to belong to this workspace. False may mean that this is not known yet."""
+        """True if the claim belongs to this workspace. False can mean that this is not known yet."""
         if self._workspace_id is not None and claim.workspace_id is not None:
             return claim.workspace_id == self._workspace_id
         return claim.token_fingerprint == self.token_fingerprint
@@ -153,7 +155,7 @@ class Ledger:
             return self._admit_or_bind(self._completed(event), self.token_fingerprint or "")
 
     def plan_hooks(self, claim_id: str, hooks: Sequence[str]) -> Claim:
-        """Record the hooks to run. A planned hook that is not in `hooks` is skipped, unless it has succeeded."""
+        """Record the hooks to run. A planned hook outside `hooks` is skipped, unless it has succeeded."""
         return self._append("act", claim_id, hooks=list(hooks))
 
     def start(self, claim_id: str, hook: str, run_id: str) -> Claim:
@@ -161,7 +163,7 @@ class Ledger:
         return self._append("start", claim_id, hook=hook, run=run_id)
 
     def spawned(self, claim_id: str, hook: str, run_id: str, process: ProcessIdentity) -> Claim:
-        """Record the process. A later agentd finds it by this if the hook removed the run id from its environment."""
+        """Record the process, for a later agentd: the hook may remove the run id from its environment."""
         return self._append("spawned", claim_id, hook=hook, run=run_id, **process._asdict())
 
     def end(
@@ -203,7 +205,8 @@ class Ledger:
     def forget(self, claim_id: str) -> None:
         """Remove a claim. If its event comes again, all its hooks run again.
 
-        Raises `UnknownClaimError`, `IllegalClaimStepError` while one of its hooks may run, and `LedgerWriteError`.
+        Raises `UnknownClaimError`, `IllegalClaimStepError` while one of its hooks may run, and
+        `LedgerWriteError`.
         """
         self._file.append("forget", claim=claim_id)
         self._clear_damage_when_handled()
@@ -243,7 +246,7 @@ class Ledger:
             held=self.damage,
         )
 
-    def _append(self, kind: str, claim_id: str, **fields: Any) -> Claim:  # noqa: ANN401 - as `LedgerFile.append`
+    def _append(self, kind: str, claim_id: str, **fields: Any) -> Claim:  # noqa: ANN401 - JSON of any shape
         return self._file.append(kind, claim=claim_id, **fields).claim(claim_id)
 
     def _clear_damage_when_handled(self) -> None:
@@ -274,7 +277,7 @@ class Ledger:
 
 
 def claim_as_json(claim: Claim, *, tails: bool = False) -> dict[str, Any]:
-    """For `--json` and the local API: times in RFC 3339, no token fingerprint, hook output only with `tails`."""
+    """For `--json` and the local API: times in RFC 3339, no fingerprint, hook output only with `tails`."""
     return {
         "id": claim.id,
         "state": claim.state.value,

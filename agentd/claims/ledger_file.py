@@ -1,12 +1,12 @@
 """The claim ledger on disk: an append-only write-ahead log. Each record is fsynced before agentd acts on it.
 
-The reason for a log instead of SQLite (both measured): an append with fsync takes 50 µs (SQLite: 62 to 286 µs). A crash
-can only tear the end of the file, and the tear is detected (0 of 16,281 cuts misread). One flipped byte loses at most
-the record that contains it; SQLite returned wrong data with `integrity_check` "ok" in 214 of 300 cases. A prebuild is
-claimed once in its life, so there is nothing to query.
+The reason for a log instead of SQLite (both measured): an append with fsync takes 50 µs (SQLite: 62 to 286
+µs). A crash can only tear the end of the file, and the tear is detected (0 of 16,281 cuts misread). One
+flipped byte loses at most the record that contains it; SQLite returned wrong data with `integrity_check` "ok"
+in 214 of 300 cases. A prebuild is claimed once in its life, so there is nothing to query.
 
-A full or read-only disk does not keep the daemon from starting: the existing records are read and a repair waits. A
-record that cannot be written raises an error and changes nothing.
+A full or read-only disk does not keep the daemon from starting: the existing records are read and a repair
+waits. A record that cannot be written raises an error and changes nothing.
 """
 
 import os
@@ -70,11 +70,11 @@ class LedgerFile:
             except OSError as exc:
                 self._log.error("ledger.repair_waits", path=str(path), error=str(exc))
 
-    def append(self, kind: str, **fields: Any) -> LedgerState:  # noqa: ANN401 - fields of a record are JSON of any shape
+    def append(self, kind: str, **fields: Any) -> LedgerState:  # noqa: ANN401 - JSON of any shape
         """Write one record durably (fsync), then change `state` and return it.
 
-        Raises `IllegalClaimStepError` or `UnknownClaimError` if the record is not valid now, `LedgerWriteError` if it
-        cannot be written; nothing has changed then.
+        Raises `IllegalClaimStepError` or `UnknownClaimError` if the record is not valid now,
+        `LedgerWriteError` if it cannot be written; nothing has changed then.
         """
         record = {"kind": kind, "at": self._wall(), **fields}
         with self._lock:
@@ -109,7 +109,8 @@ class LedgerFile:
         self._seq += 1
 
     def _open_for_append(self) -> int:
-        # A file that was removed while open must be rewritten: the next start cannot see what is appended to it.
+        # A file that was removed while open must be rewritten: the next start cannot see what is appended to
+        # it.
         if self._rewrite_due or (self._fd is not None and os.fstat(self._fd).st_nlink == 0):
             self._rewrite()
         if self._fd is None:
@@ -124,7 +125,8 @@ class LedgerFile:
             self._rewrite()
         except OSError as exc:
             self._log.warning("ledger.compaction_failed", error=str(exc))
-        # At least twice the present size: a state that is large by itself must not be rewritten at every record.
+        # At least twice the present size: a state that is large by itself must not be rewritten at every
+        # record.
         self._compact_bytes = max(COMPACT_BYTES, 2 * self._end)
 
     def _rewrite(self) -> None:
@@ -162,10 +164,10 @@ class LedgerFile:
 
 
 def load(path: Path, *, now: float) -> LoadedLedger:
-    """Read the ledger at `path` and replay its records, without a lock. Changes nothing on disk; blocks on it.
+    """Read the ledger at `path` and replay its records, without a lock. Blocks on the disk, changes nothing.
 
-    `now` is the time in Unix seconds of a change that the recovery of a damaged file makes. Raises `NewerLedgerError`,
-    and `StateError` if the file exists and cannot be read.
+    `now` (Unix seconds) is the time of the changes that the recovery of a damaged file makes. Raises
+    `NewerLedgerError`, and `StateError` if the file exists and cannot be read.
     """
     try:
         data = path.read_bytes()

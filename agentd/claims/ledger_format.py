@@ -1,11 +1,12 @@
-r"""The format of the ledger file: one JSON object per line, with schema version, sequence number and checksum. Pure.
+r"""The ledger's file format: one JSON object per line, with version, sequence number and checksum. Pure.
 
     {"crc":"1c291ca3","v":1,"seq":7,"kind":"start","at":1772442000.0,...}\n
 
-`crc` is the CRC-32 of the line without the `crc` member, so it covers every other byte. `seq` counts from 1 without
-gaps, so a missing line is detected. An append-only file can fail in two ways, and the reader must tell them apart. A
-crash during an append tears the *last* record: it was not fsynced yet, so no action followed it, and the reader drops
-it silently. Any other defect is damage: a durable record is lost, and it may have been a success.
+`crc` is the CRC-32 of the line without the `crc` member, so it covers every other byte. `seq` counts from 1
+without gaps, so a missing line is detected. An append-only file can fail in two ways, and the reader must
+tell them apart. A crash during an append tears the *last* record: it was not fsynced yet, so no action
+followed it, and the reader drops it silently. Any other defect is damage: a durable record is lost, and it
+may have been a success.
 """
 
 import json
@@ -17,7 +18,8 @@ from agentd.errors import StateError
 
 SCHEMA: Final = 1
 
-# From a version to the function that upgrades a record to the next version. Empty while only one version exists.
+# From a version to the function that upgrades a record to the next version. Empty while only one version
+# exists.
 MIGRATIONS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
 _HEAD: Final = b'{"crc":"'
@@ -31,10 +33,10 @@ class NewerLedgerError(StateError):
 class Scan(NamedTuple):
     """The content of a ledger file.
 
-    `records` are the readable ones in order, upgraded to the current version. `damage` says what is wrong with the
-    file, "" if nothing is. If `rewrite` is true, the file must be rewritten before the next append: it is damaged, has
-    records of an earlier version, or its last record lacks only the newline. Otherwise the next record belongs at
-    offset `sound_bytes`.
+    `records` are the readable ones in order, upgraded to the current version. `damage` says what is wrong
+    with the file, "" if nothing is. If `rewrite` is true, the file must be rewritten before the next append:
+    it is damaged, has records of an earlier version, or its last record lacks only the newline. Otherwise the
+    next record belongs at offset `sound_bytes`.
     """
 
     records: tuple[dict[str, Any], ...]
@@ -44,7 +46,7 @@ class Scan(NamedTuple):
 
 
 def encode(record: Mapping[str, Any], seq: int) -> bytes:
-    """`record` as a line in ASCII, because a file name in it can contain lone surrogates and line separators."""
+    """`record` as a line. ASCII, because file names can contain lone surrogates and line separators."""
     body = json.dumps({"v": SCHEMA, "seq": seq, **record}, separators=(",", ":")).encode("ascii")
     return b'%s%08x",%s\n' % (_HEAD, zlib.crc32(body), body[1:])
 

@@ -1,12 +1,12 @@
 """The content of the claim ledger: all claims, computed by replaying the ledger's records. Pure.
 
-`apply_record(state, record)` returns the next state or raises; it never changes the state that it was given. The ledger
-calls it before it writes a record and again for each record that it reads. Therefore an edited or damaged file cannot
-bring in a claim that violates the tables of `lifecycle`.
+`apply_record(state, record)` returns the next state or raises; it never changes the state that it was given.
+The ledger calls it before it writes a record and again for each record that it reads. Therefore an edited or
+damaged file cannot bring in a claim that violates the tables of `lifecycle`.
 
 Records are JSON objects with `kind` and `at` (Unix seconds):
 
-    admit   claim workspace owner reason token held     a new claim; a non-empty `held` is the reason to hold it
+    admit   claim workspace owner reason token held     a new claim, held for the reason `held` unless ""
     bind    claim workspace owner token                 an event added facts to a known claim
     act     claim hooks                                 the hooks to run, in name order (step `plan_hooks`)
     start   claim hook run                              the process of this hook is about to be created
@@ -17,7 +17,7 @@ Records are JSON objects with `kind` and `at` (Unix seconds):
     forget  claim                                       an operator removed the claim
     claim   (all fields of a claim)                     written by compaction in place of the claim's history
     waiting workspace                                   the workspace was seen as an unclaimed prebuild
-    damage  why / trusted                               records were lost / no claim is held for the damage any more
+    damage  why / trusted                               records were lost / no claim is held for it any more
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -53,8 +53,8 @@ INVALID_RECORD: Final = (AgentdError, KeyError, TypeError, ValueError, Attribute
 class LedgerState(NamedTuple):
     """All claims by id, in order of admission.
 
-    `damage` describes the loss of records, "" if there was none. `unclaimed_workspace` is the id of the workspace last
-    seen as an unclaimed prebuild, else "".
+    `damage` describes the loss of records, "" if there was none. `unclaimed_workspace` is the id of the
+    workspace last seen as an unclaimed prebuild, else "".
     """
 
     claims: Mapping[str, Claim] = MappingProxyType({})
@@ -89,8 +89,8 @@ class LedgerState(NamedTuple):
 def apply_record(state: LedgerState, record: Record) -> LedgerState:
     """The state after `record`.
 
-    Raises `IllegalClaimStepError` for a step that the tables do not have, `UnknownClaimError`, and `KeyError`,
-    `TypeError` or `ValueError` for a malformed record.
+    Raises `IllegalClaimStepError` for a step that the tables do not have, `UnknownClaimError`, and
+    `KeyError`, `TypeError` or `ValueError` for a malformed record.
     """
     kind = record["kind"]
     match kind:
@@ -116,9 +116,9 @@ def apply_record(state: LedgerState, record: Record) -> LedgerState:
 def recover(records: Iterable[Record], *, why: str, at: float) -> LedgerState:
     """The state of a damaged ledger, from its readable `records`. Never raises.
 
-    A lost record may have been a success. Therefore every claim that is not provably done is held for the reason `why`
-    until an operator retries or forgets it. A recorded success stays a success, also if the records before it are lost:
-    that hook never runs again.
+    A lost record may have been a success. Therefore every claim that is not provably done is held for the
+    reason `why` until an operator retries or forgets it. A recorded success stays a success, also if the
+    records before it are lost: that hook never runs again.
     """
     state, done, succeeded = LedgerState(), set[str](), dict[str, set[str]]()
     for record in records:

@@ -1,15 +1,16 @@
 """The states of a claim and of its hooks, and the allowed steps between them: two tables and `advance`. Pure.
 
-The first event that names a claim makes it `admitted`. Every later event of the same claim is a replay and changes no
-state. The claim is `acting` from the moment its hooks are listed until each of them has finished, also across crashes
-and restarts. A claim has no state "interrupted": an interrupted claim is still `acting`. `held` and `failed` wait for
-an operator. Only `retry` leaves them, and it does not change a hook that has succeeded. No step leaves `done`. To run
-a done claim again, an operator must forget it first, so that a mistyped command cannot run it twice.
+The first event that names a claim makes it `admitted`. Every later event of the same claim is a replay and
+changes no state. The claim is `acting` from the moment its hooks are listed until each of them has finished,
+also across crashes and restarts. A claim has no state "interrupted": an interrupted claim is still `acting`.
+`held` and `failed` wait for an operator. Only `retry` leaves them, and it does not change a hook that has
+succeeded. No step leaves `done`. To run a done claim again, an operator must forget it first, so that a
+mistyped command cannot run it twice.
 
-A hook is recorded as `started` before its process exists (write-ahead). A crash between the record and the process
-therefore shows as an interruption, and the hook runs again; no crash makes a hook that ran look like one that did not.
-`succeeded` is final. A hook whose file was removed before it succeeded is `skipped`. If the file comes back while the
-claim is `acting`, the hook is planned again.
+A hook is recorded as `started` before its process exists (write-ahead). A crash between the record and the
+process therefore shows as an interruption, and the hook runs again; no crash makes a hook that ran look like
+one that did not. `succeeded` is final. A hook whose file was removed before it succeeded is `skipped`. If the
+file comes back while the claim is `acting`, the hook is planned again.
 """
 
 import enum

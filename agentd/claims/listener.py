@@ -1,13 +1,13 @@
 """Receives claims and runs their hooks: stream → event → ledger → hooks.
 
-One task holds the stream and always reads it, because coderd's pings must be read. Another task records the received
-events in the ledger, which deduplicates them, and runs the hooks of one claim at a time. Between them is the queue of
-events that are not recorded yet. An event that comes only once (old servers do not repeat it) stays there until the
-disk accepts it.
+One task holds the stream and always reads it, because coderd's pings must be read. Another task records the
+received events in the ledger, which deduplicates them, and runs the hooks of one claim at a time. Between
+them is the queue of events that are not recorded yet. An event that comes only once (old servers do not
+repeat it) stays there until the disk accepts it.
 
-After a claim is done the stream stays open. It costs one connection and shows whether the server repeats the claim.
-When it ends, agentd reconnects with growing pauses, because servers v2.32 to v2.34.3 repeat the event on every
-connection for the life of a workspace.
+After a claim is done the stream stays open. It costs one connection and shows whether the server repeats the
+claim. When it ends, agentd reconnects with growing pauses, because servers v2.32 to v2.34.3 repeat the event
+on every connection for the life of a workspace.
 """
 
 import asyncio
@@ -43,9 +43,9 @@ FIND_MISSED_TIMEOUT_S: Final = 5.0
 FIND_MISSED_EVERY_S: Final = 60.0
 """While listening: the agent learns of its new owner later than the event would have come."""
 
-# The delay before an unanswered request counts as listening, because the server can still refuse it. It is short at the
-# start, whose time to listening is measured, and longer after a failure, so that the state does not alternate at each
-# retry.
+# The delay before an unanswered request counts as listening, because the server can still refuse it. It is
+# short at the start, whose time to listening is measured, and longer after a failure, so that the state does
+# not alternate at each retry.
 LISTENING_AFTER_S: Final = 0.03
 LISTENING_AFTER_FAILURE_S: Final = 1.0
 
@@ -53,9 +53,10 @@ LISTENING_AFTER_FAILURE_S: Final = 1.0
 class ClaimListener:
     """Listens for claims of one workspace and runs their hooks with `hook_runner`.
 
-    `workspace_id` is the configured one. `find_missed` returns a claim whose event did not arrive; it is called at each
-    connection and every minute, for servers that do not repeat a claim. `spread_s` is the window in which a fleet
-    reconnects after a restart of coderd; each workspace has a fixed offset in it. `on_change` gets each new state.
+    `workspace_id` is the configured one. `find_missed` returns a claim whose event did not arrive; it is
+    called at each connection and every minute, for servers that do not repeat a claim. `spread_s` is the
+    window in which a fleet reconnects after a restart of coderd; each workspace has a fixed offset in it.
+    `on_change` gets each new state.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class ClaimListener:
         self._token_renewed = False
 
     async def run(self) -> None:
-        """Listen and run hooks until cancelled. A terminal answer parks the stream, but this function continues."""
+        """Listen and run hooks until cancelled. A terminal answer only parks the stream."""
         self._wake_runner.set()  # for claims that an earlier agentd left unfinished
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._run_claims(), name="claim hooks")
@@ -123,14 +124,14 @@ class ClaimListener:
         self._reconnect_requested.set()
 
     async def retry(self, claim_id: str) -> Claim:
-        """For `agentd claims retry`. Raises `UnknownClaimError`, `IllegalClaimStepError` or `LedgerWriteError`."""
+        """For `agentd claims retry`. Raises as `Ledger.retry`."""
         claim = await asyncio.to_thread(self._ledger.retry, claim_id)
         self._log.info("claim.retried", claim=claim_id)
         self._wake_runner.set()
         return claim
 
     async def forget(self, claim_id: str) -> None:
-        """For `agentd claims forget`. Raises as `retry`."""
+        """For `agentd claims forget`. Raises as `Ledger.forget`."""
         await asyncio.to_thread(self._ledger.forget, claim_id)
         self._log.info("claim.forgotten", claim=claim_id)
         self._status.update()
@@ -145,7 +146,8 @@ class ClaimListener:
                 for claim in self._ledger.unfinished():
                     await self._hook_runner.run_claim(claim.id)
             except (AgentdError, OSError) as exc:
-                # A full disk, no free process, a claim that was forgotten while it ran: no reason to end agentd.
+                # A full disk, no free process, a claim that was forgotten while it ran: no reason to end
+                # agentd.
                 retry_in_s = self._claim_backoff.next()
                 self._log.error("claim.retry_scheduled", reason=str(exc), retry_in_s=round(retry_in_s, 2))
                 await self._clock.sleep(retry_in_s)
@@ -183,8 +185,8 @@ class ClaimListener:
                 await self._connect()
             except AgentdError as exc:
                 error = exc
-            # A connection is good if it delivered something or lasted. To accept it is not enough: a server that
-            # accepts and closes at once would get a thousand connections a second.
+            # A connection is good if it delivered something or lasted. To accept it is not enough: a server
+            # that accepts and closes at once would get a thousand connections a second.
             if self._clock.monotonic() - connected_at >= GOOD_CONNECTION_S:
                 self._connection_is_good = True
             await self._pause(error)
@@ -211,7 +213,10 @@ class ClaimListener:
 
     @contextlib.asynccontextmanager
     async def _listening_after_delay(self) -> AsyncIterator[Callable[[], None]]:
-        """Yield the callback for a sent request. coderd sends nothing until its first ping, so a delay is the answer."""
+        """Yield the callback for a sent request, and count a delay without refusal as listening.
+
+        coderd sends nothing before its first ping.
+        """
         sent = asyncio.Event()
 
         async def wait() -> None:

@@ -1,9 +1,10 @@
 """Finds a claim whose event did not arrive, by a change of the workspace's owner.
 
-Servers up to v2.31 publish a claim once and never repeat it, so an agentd that is not connected at that moment misses
-it. The owner of the workspace stays changed, however. While the agent's manifest names the prebuilds user, the ledger
-records that. If the manifest names another user for a recorded workspace, its claim was missed. A workspace that never
-belonged to the prebuilds user is a regular workspace and has no claim.
+Servers up to v2.31 publish a claim once and never repeat it, so an agentd that is not connected at that
+moment misses it. The owner of the workspace stays changed, however. While the agent's manifest names the
+prebuilds user, the ledger records that. If the manifest names another user for a recorded workspace, its
+claim was missed. A workspace that never belonged to the prebuilds user is a regular workspace and has no
+claim.
 """
 
 import asyncio

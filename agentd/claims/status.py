@@ -1,7 +1,7 @@
-"""The state of the claim side for `/v1/status`: one word, its reason, and since when.
+"""The state of the claim side for `/v1/status`: `ClaimsState`, reason, and since when.
 
-The state is computed from the last result of the stream and from the newest claim of this workspace. A change is logged
-and counted once, however often the same result repeats.
+The state is computed from the last result of the stream and from the newest claim of this workspace. A change
+is logged and counted once, however often the same result repeats.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,10 @@ _CLAIM_PREVAILS: Final = frozenset(
 
 
 class ClaimsView(NamedTuple):
-    """`claims` of `/v1/status`. Times are Unix seconds or None; `failures` counts connections since the last good one."""
+    """`claims` of `/v1/status`. Times are Unix seconds.
+
+    `failures` counts the connections since the last good one.
+    """
 
     state: ClaimsState
     reason: str
@@ -156,5 +159,6 @@ class ClaimsStatus:
             return self._stream, self._stream_reason
         if claim.state is ClaimState.DONE:
             return ClaimsState.SETTLED, f"claim {claim.id} is done; {self._stream_reason}"
-        # The set of states is fixed, so a held claim has the state of a failed one. The reason tells them apart.
+        # The set of states is fixed, so a held claim has the state of a failed one. The reason tells them
+        # apart.
         return ClaimsState.CLAIM_FAILED, f"{claim.state}: {claim.why}; `agentd claims retry {claim.id}`"

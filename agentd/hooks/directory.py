@@ -1,7 +1,7 @@
 """Lists the hooks of a directory and checks that no other user can write them.
 
-Hooks run with agentd's rights and its network identity. Another user who can write a hook, its directory or a parent
-directory would get those rights.
+Hooks run with agentd's rights and its network identity. Another user who can write a hook, its directory or a
+parent directory would get those rights.
 """
 
 import os
@@ -54,8 +54,9 @@ def list_hooks(directory: Path) -> HookListing:
 
 
 def untrusted_reason(path: Path) -> str:
-    """Why another user may be able to replace `path`: the first such part of its path, links followed; "" if none."""
-    parts = {*_prefixes(Path(os.path.abspath(path))), *_prefixes(Path(os.path.realpath(path)))}  # noqa: PTH100 - Path.resolve() has no form that leaves links alone
+    """Why another user could replace `path`: the first such part of its path, links followed; "" if none."""
+    ends = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}  # noqa: PTH100 - resolve() follows links
+    parts = {part for end in ends for part in (end, *end.parents)}
     for part in sorted(parts):
         try:
             info = part.lstat()
@@ -64,10 +65,10 @@ def untrusted_reason(path: Path) -> str:
         if info.st_uid not in (0, os.geteuid()):
             return f"{part} belongs to uid {info.st_uid}; it must belong to root or uid {os.geteuid()}"
         if stat.S_ISLNK(info.st_mode):
-            continue  # the mode of a link has no effect; the rights on its directory decide who can replace it
+            continue  # its mode has no effect; the rights of its directory decide who can replace it
         shared = info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-        # In a sticky directory such as /tmp other users can add entries, but not replace an entry of this user.
-        sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX and part not in _ends(path)
+        # In a sticky directory such as /tmp other users can add entries, but cannot replace this user's.
+        sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX and part not in ends
         if shared and not sticky:
             return (
                 f"{part} may be written by other users (mode {stat.S_IMODE(info.st_mode):04o}); chmod go-w it"
@@ -91,11 +92,3 @@ def _skip_reason(path: Path) -> str:
     except OSError as exc:
         return exc.strerror or str(exc)
     return "" if os.access(path, os.X_OK) else "not executable"
-
-
-def _prefixes(path: Path) -> list[Path]:
-    return [*path.parents, path]
-
-
-def _ends(path: Path) -> set[Path]:
-    return {Path(os.path.abspath(path)), Path(os.path.realpath(path))}  # noqa: PTH100 - as above

@@ -1,7 +1,7 @@
 """Runs the hooks of events other than a claim: the agent is idle, the agent is busy, agentd stops.
 
-These hooks are notifications. No run is recorded; a failed run is logged and not retried; a run that agentd's end
-interrupts is not repeated. Work that must happen at least once belongs in `on-claim.d`.
+These hooks are notifications. No run is recorded; a failed run is logged and not retried; a run that agentd's
+end interrupts is not repeated. Work that must happen at least once belongs in `on-claim.d`.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ class HookEvent(enum.StrEnum):
 class EventHooks:
     """Runs the hooks of one event at a time.
 
-    Triggers that arrive during a run are coalesced: each event is queued at most once, in the order of its last
-    trigger, so the last run is always for the present state. `timeout_s` limits one hook. `stop_grace_s` is the time
-    between SIGTERM and SIGKILL for a hook that agentd's end interrupts.
+    Triggers that arrive during a run are coalesced: each event is queued at most once, in the order of its
+    last trigger, so the last run is always for the present state. `timeout_s` limits one hook. `stop_grace_s`
+    is the time between SIGTERM and SIGKILL for a hook that agentd's end interrupts.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class EventHooks:
         self._triggered.set()
 
     async def run(self) -> None:
-        """Run the hooks of queued events until cancelled; then end the running hook within about `stop_grace_s`."""
+        """Run the hooks of queued events until cancelled, then end the running hook."""
         while True:
             await self._triggered.wait()
             while self._queued:
@@ -84,7 +84,7 @@ class EventHooks:
             self._triggered.clear()
 
     async def run_stop_hooks(self, within_s: float) -> None:
-        """Run the on-stop hooks, after `run` was cancelled; end them if they are not done within `within_s` seconds."""
+        """Run the on-stop hooks, after `run` was cancelled. End them after `within_s` seconds."""
         try:
             async with self._clock.timeout(max(0.0, within_s - self._stop_grace_s)):
                 await self._run_all(HookEvent.STOP)

@@ -1,8 +1,9 @@
 """Finds and ends every process of one hook run, also of a run that a killed agentd left behind.
 
-Each run has a unique `AGENTD_RUN_ID` in its environment. It identifies the processes of the run even if agentd died
-between the start of the hook and the record of its pid. A process that removed the variable is found through the
-session of the recorded leader. The leader is identified by pid, start time and boot, because the kernel reuses pids.
+Each run has a unique `AGENTD_RUN_ID` in its environment. It identifies the processes of the run even if
+agentd died between the start of the hook and the record of its pid. A process that removed the variable is
+found through the session of the recorded leader. The leader is identified by pid, start time and boot,
+because the kernel reuses pids.
 """
 
 import asyncio
@@ -20,10 +21,10 @@ _POLL_S: Final = 0.05
 
 
 def living(run_id: str, leader: ProcessIdentity | None, *, leader_was_child: bool = False) -> list[int]:
-    """The pids of the run that are alive (no zombies). Reads /proc, which takes milliseconds on a busy machine.
+    """The pids of the run that are alive (no zombies). Reads /proc: milliseconds on a busy machine.
 
-    `leader_was_child`: `leader` was a child of this process until now, so its session id cannot have been reused.
-    Otherwise the session counts only while the leader lives.
+    `leader_was_child`: `leader` was a child of this process until now, so its session id cannot have been
+    reused. Otherwise the session counts only while the leader lives.
     """
     marker = f"{RUN_ID}={run_id}".encode()
     stats = [stat for stat in all_stats() if stat.state not in "ZX" and stat.pid != os.getpid()]
@@ -39,7 +40,7 @@ async def end_run(
     grace_s: float,
     leader_was_child: bool = False,
 ) -> bool:
-    """Send SIGTERM to every process of the run, and SIGKILL to those that live after `grace_s`; True if none is left.
+    """Send SIGTERM to every process of the run, SIGKILL to those left after `grace_s`; True if all ended.
 
     False if a process survives SIGKILL for `KILL_S` seconds, because it is stuck in the kernel.
     """
@@ -76,7 +77,8 @@ def _session(
 
 
 def _send(pid: int, number: signal.Signals) -> None:
-    # The process has ended, or a setuid program made it another user's. The next round checks whether it still lives.
+    # The process has ended, or a setuid program made it another user's. The next round checks whether it
+    # still lives.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 

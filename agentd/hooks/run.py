@@ -1,9 +1,9 @@
-"""Runs one hook once: in its own session, without input, with bounded output, and with no process left after a failure.
+"""Runs one hook once, in its own session, without input, with bounded output.
 
-agentd ends the hook's whole session (SIGTERM, grace, SIGKILL) if the hook fails, times out or is interrupted, so that
-the next attempt never runs beside processes of this one. A hook that *succeeds* may leave a process, because a hook may
-start a service. Such a process should redirect its output: agentd reads the pipe for `DRAIN_S` after the hook's exit
-and then closes its end.
+agentd ends the hook's whole session (SIGTERM, grace, SIGKILL) if the hook fails, times out or is interrupted,
+so that the next attempt never runs beside processes of this one. A hook that *succeeds* may leave a process,
+because a hook may start a service. Such a process should redirect its output: agentd reads the pipe for
+`DRAIN_S` after the hook's exit and then closes its end.
 """
 
 import asyncio
@@ -35,11 +35,11 @@ _SYSTEMD_ONLY: Final = (
 
 
 class HookSurvivedError(AgentdError):
-    """A process of the hook survived SIGKILL (it is stuck in the kernel). No other run may start beside it."""
+    """A process of the hook survived SIGKILL, stuck in the kernel. No other run may start beside it."""
 
 
 class HookOutcome(enum.StrEnum):
-    """How a run ended; the values are metric labels. `HookRun` returns the first four, its callers set the others."""
+    """How a run ended; a metric label. `HookRun` returns the first four, its callers set the others."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -78,7 +78,7 @@ def hook_environment(
     run_id: str,
     pass_token: bool = False,
 ) -> dict[str, str]:
-    """The environment of every hook: the daemon's own (`base`) without tokens and systemd's variables, and `AGENTD_*`."""
+    """A hook's environment: the daemon's (`base`) without tokens and systemd variables, and `AGENTD_*`."""
     kept = {
         name: value
         for name, value in base.items()
@@ -97,8 +97,8 @@ def hook_environment(
 class HookRun:
     """One run of the executable `path` with environment `env`, which contains `run_id`.
 
-    `timeout_s` is finite. `grace_s` is the time between SIGTERM and SIGKILL after a failure, `stop_grace_s` after a
-    cancellation.
+    `timeout_s` is finite. `grace_s` is the time between SIGTERM and SIGKILL after a failure, `stop_grace_s`
+    after a cancellation.
     """
 
     def __init__(
@@ -147,7 +147,8 @@ class HookRun:
                 start_new_session=True,
             )
         except OSError as exc:
-            # Text file busy, no such interpreter, no permission, no memory: each counts as a failure of this hook.
+            # Text file busy, no such interpreter, no permission, no memory: each counts as a failure of this
+            # hook.
             self._output.detach()
             return HookResult(HookOutcome.NOT_STARTED, None, f"cannot be started: {exc.strerror or exc}")
         except BaseException:
@@ -190,7 +191,8 @@ class HookRun:
         except HookSurvivedError as exc:
             log.get("hooks").error("hook.survived_kill", error=str(exc))
         except asyncio.CancelledError:
-            # A second signal: no grace. Wait for the exit, or asyncio reports it after the event loop has closed.
+            # A second signal: no grace. Wait for the exit, or asyncio reports it after the event loop has
+            # closed.
             kill_now(self._run_id, leader)
             await self._exit_code(child, DRAIN_S)
             raise

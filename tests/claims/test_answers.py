@@ -71,7 +71,8 @@ STREAM_LABELS = {
     event_stream.EventTooLargeError: "EventTooLarge",
     event_stream.NoiseFloodError: "NoiseFlood",
 }
-# Errors of calls, and classes that only group others. Those of a token source can also end a connection attempt.
+# Errors of calls, and classes that only group others. Those of a token source can also end a connection
+# attempt.
 OTHER_LABELS = {
     errors.IdentityError: "IdentityError",
     errors.MetadataError: "MetadataError",
@@ -127,7 +128,7 @@ def test_the_state_and_retry_class_of_an_answer(
 
 def pause(schedule: RetrySchedule, retry: RetryClass = RetryClass.SOON, **options: object) -> float:
     wanted = {"claim_is_final": False, "retry_after_s": None, "stream_retry_s": 0.0, **options}
-    seconds = schedule.pause_s(retry, **wanted)  # type: ignore[arg-type]  # the defaults above have these types
+    seconds = schedule.pause_s(retry, **wanted)  # type: ignore[arg-type]  # as the defaults above
     assert seconds is not None
     return seconds
 

@@ -1,4 +1,4 @@
-"""Running the hooks of runner claim: attempts, holds, refusals, left processes, a full disk, an interruption."""
+"""Running the hooks of one claim: attempts, holds, refusals, left processes, a full disk, an interruption."""
 
 import asyncio
 import errno
@@ -27,7 +27,7 @@ EVENT = ClaimEvent(
 
 
 class RunnerWithClaim:
-    """A hook runner and a ledger with runner admitted claim. `pauses` are the waits between attempts, shortened."""
+    """A hook runner and a ledger with one admitted claim. `pauses` are the waits between attempts."""
 
     def __init__(self, state_dir: Path, hooks_dir: Path, **policy: Any) -> None:
         self.ledger = Ledger(state_dir)

@@ -242,7 +242,7 @@ def test_the_number_of_claims_is_limited(state_dir: Path, monkeypatch: pytest.Mo
 
 
 class LedgerModel(RuleBasedStateMachine):
-    """Random steps of claims and hooks, with restarts between records and torn records. No durable record is lost."""
+    """Random steps, restarts and torn records. No durable record is lost."""
 
     claims = Bundle("claims")
 

@@ -1,4 +1,4 @@
-"""The claim side against the simulated coderd: every era, every row of the state table, every answer and fault."""
+"""The claim side against the simulated coderd: every era, every state, every answer and fault."""
 
 import asyncio
 import gc
@@ -252,7 +252,10 @@ async def test_a_claim_event_reaches_a_stream_that_was_open_before_the_401(
             await side.until("settled")
 
 
-@pytest.mark.parametrize(("era", "recorded", "state"), [("E3", True, "claim_failed"), ("E2", True, "claim_failed"), ("E3", False, "unauthorized")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("era", "recorded", "state"),
+    [("E3", True, "claim_failed"), ("E2", True, "claim_failed"), ("E3", False, "unauthorized")],
+)
 async def test_a_failed_claim_build(
     era: str, recorded: bool, state: str, hooks: Any, start_side: Any
 ) -> None:
@@ -271,7 +274,7 @@ async def test_a_failed_claim_build(
 async def test_a_later_build_of_a_claimed_workspace(
     era: str, state: str, hooks: Any, start_side: Any
 ) -> None:
-    """E3 answers that the claim was handled. E2 repeats the event; a ledger without the claim admits it once."""
+    """E3 answers that the claim was handled. E2 repeats the event, and a new ledger admits it once."""
     hooks.add("10-a")
     async with coderd_of(era) as coderd:
         ws = coderd.add_prebuild()

@@ -1,8 +1,9 @@
 """Kills the claim side with SIGKILL at every write, hook start and hook exit, and checks what it guarantees.
 
-Run as a script: `claims_driver.py DIRECTORY SEED...` prints one JSON line per seed. Each seed makes one case: a claim with
-three hooks, some processes that SIGKILL ends at a chosen point, and a last process that is not killed. The processes
-are forks of the script, so that a case takes a tenth of a second; asyncio does not run in the script before a fork.
+Run as a script: `claims_driver.py DIRECTORY SEED...` prints one JSON line per seed. Each seed makes one case:
+a claim with three hooks, some processes that SIGKILL ends at a chosen point, and a last process that is not
+killed. The processes are forks of the script, so that a case takes a tenth of a second; asyncio does not run
+in the script before a fork.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ BODIES = {
 
 
 class KillPoints:
-    """Counts the points at which the process can die, and kills it at the chosen one. A write there is torn."""
+    """Counts the points at which the process can die, and kills it at the chosen one. Tears a write there."""
 
     def __init__(self, at: int | None, rng: random.Random) -> None:
         self.passed = 0

@@ -1,4 +1,4 @@
-"""SIGKILL at every ledger write, hook start and hook exit. The driver is a separate script, so that it starts fast."""
+"""SIGKILL at every ledger write, hook start and hook exit. The driver is a script, so that it starts fast."""
 
 import json
 import subprocess
