@@ -21,7 +21,9 @@ from pathlib import Path
 
 import aiohttp
 
-from agentd.agents.agentapi.client import AgentApi
+from agentd.agents.agent import Change
+from agentd.agents.agentapi.agent import AgentApiAgent, AgentApiOptions
+from agentd.agents.agentapi.client import AgentApiClient
 from agentd.clock import Clock
 from agentd.metrics import Registry
 from agentd.simulator.agentapi import SimulatedAgentApi
@@ -73,6 +75,12 @@ async def run_agent(busy: bool) -> None:
             agent.rewrite_last(f"{SCREEN}\n{number:80}")
 
 
+async def never() -> AsyncIterator[Change]:
+    """Announces nothing."""
+    await asyncio.get_running_loop().create_future()
+    yield Change()
+
+
 async def run_watcher(url: str, follow: bool) -> None:
     gc.freeze()  # as the daemon does after its imports
     spool = Spool.open(Path(os.environ["SPOOL"]))
@@ -81,10 +89,14 @@ async def run_watcher(url: str, follow: bool) -> None:
         metrics=Registry(),
     )  # fmt: skip
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+        clock = Clock()
+        agent = AgentApiAgent(AgentApiClient(url, session=session), AgentApiOptions(keep=10), clock=clock)
         watcher = Watcher(
-            agent=AgentApi(url, session=session), tracker=Tracker(5.0), clock=Clock(), poll_interval_s=1.0,
-            checkpoint_s=5, keep_messages=10, on_messages=recorder.record_messages, on_transition=lambda _: None, follow=follow,
+            agent=agent, tracker=Tracker(5.0), clock=clock, poll_interval_s=1.0, checkpoint_s=5, keep_messages=10
         )  # fmt: skip
+        watcher.messages_read.add(recorder.record_messages)
+        if not follow:
+            agent.changes = never  # type: ignore[method-assign]  # polls only
         group.create_task(watcher.run())
         group.create_task(recorder.run())
 

@@ -1,1 +1,1 @@
-"""Builds every room (`assembly`), runs them and owns the one shutdown (`daemon`), and words what they know (`views`)."""
+"""The daemon: `build.py` constructs the components, `wiring.py` connects them, `run.py` runs them, `shutdown.py` stops."""

@@ -1,28 +1,30 @@
-"""Process 1 of a container inherits every process whose parent has died, and has to wait for each of them.
+"""Wait for orphaned processes, which process 1 of a container inherits.
 
-A hook that leaves something running in the background makes such orphans. Left alone they stay as zombies until the
-container's process limit is reached. With tini, or with the kubelet's pause process in front, this has nothing to do.
+A hook that leaves a process in the background makes an orphan. When an orphan ends, it stays as a zombie until process 1
+waits for it, and zombies count towards the container's process limit. Where tini or the kubelet's pause process is
+process 1, there is nothing to do.
 
-Our own children, the hooks, end as zombies too, for the milliseconds until asyncio has waited for them; taking one of
-those would lose its exit code. So only a zombie that was already there one whole round earlier is taken.
+agentd's own children, the hooks, are zombies for some milliseconds as well, until asyncio has waited for them. Waiting
+for one of those would lose its exit code, so only a zombie that was there one round earlier is waited for.
 """
 
 import os
 from pathlib import Path
+from typing import Final
 
 from agentd.clock import Clock
 from agentd.proc import PROC, all_stats
 
-ROUND_S = 10.0
+ROUND_S: Final = 10.0
 
 
 def are_ours() -> bool:
-    """Whether orphans come to us: we are the first process of our PID namespace."""
+    """Whether this process inherits orphans: it is the first one of its PID namespace."""
     return os.getpid() == 1
 
 
 class Reaper:
-    """Waits for orphans that have ended. `proc` is where the kernel tells about processes."""
+    """Waits for orphans that have ended. `proc` is the folder of the proc file system."""
 
     def __init__(self, clock: Clock, *, proc: Path = PROC) -> None:
         self._clock = clock
@@ -30,12 +32,13 @@ class Reaper:
         self._seen: frozenset[int] = frozenset()
 
     async def run(self) -> None:
+        """One round every `ROUND_S`, until cancelled."""
         while True:
             self.reap()
             await self._clock.sleep(ROUND_S)
 
     def reap(self) -> list[int]:
-        """One round; returns the pids it waited for. Some tens of microseconds in a container's handful of processes."""
+        """One round. Returns the pids that were waited for. Takes some tens of microseconds in a container with few processes."""
         zombies = frozenset(_zombie_children(self._proc))
         gone = [pid for pid in zombies & self._seen if _waited_for(pid)]
         self._seen = zombies
@@ -50,4 +53,4 @@ def _waited_for(pid: int) -> bool:
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
-        return False  # somebody else has waited for it
+        return False  # asyncio has waited for it

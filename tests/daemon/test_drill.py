@@ -61,27 +61,27 @@ async def test_the_upload_has_the_size_of_the_snapshot_and_none_of_its_words(pee
     assert b"secret" not in request.body
 
 
-async def test_before_anything_was_said_it_measures_with_the_largest_snapshot(peers, environ):
+async def test_without_messages_it_measures_with_the_largest_snapshot(peers, environ):
     coderd, agent = peers
     await agent.restart()
     await rehearsed(environ)
     assert len(coderd.calls("log-snapshot")[0].body) == 65_536
 
 
-async def test_a_wrong_task_fails_the_rehearsal_as_it_would_fail_the_stop(environ):
+async def test_a_wrong_task_id_fails_the_rehearsal(environ):
     report, parts = await rehearsed(environ | {"AGENTD_SNAPSHOTS_TASK_ID": str(uuid.uuid4())})
     assert (report["fits"], parts["upload"]["outcome"]) == (False, "failed")
     assert "Resource not found" in parts["upload"]["detail"]
 
 
-async def test_without_a_task_only_the_way_to_coderd_is_tried(environ):
+async def test_without_a_task_only_the_connection_to_coderd_is_tried(environ):
     del environ["AGENTD_SNAPSHOTS_TASK_ID"]
     report, parts = await rehearsed(environ)
     assert report["fits"] is True
     assert "task_id is not set" in parts["upload"]["detail"]
 
 
-async def test_an_agent_that_is_gone_and_a_coderd_that_hangs_are_told_within_the_budget(peers, environ):
+async def test_a_stopped_agent_and_a_hanging_coderd_are_reported_within_the_budget(peers, environ):
     coderd, agent = peers
     await agent.stop()
     coderd.fault("log-snapshot", "no_headers")
@@ -92,7 +92,7 @@ async def test_an_agent_that_is_gone_and_a_coderd_that_hangs_are_told_within_the
     assert report["took_s"] < 1.5  # the budget, and a busy machine
 
 
-async def test_other_destinations_are_named_and_left_alone(environ, tmp_path):
+async def test_other_destinations_are_named_and_skipped(environ, tmp_path):
     kept = tmp_path / "kept"
     report, _parts = await rehearsed(environ | {"AGENTD_SNAPSHOTS_DESTINATIONS": f"coder,file://{kept}/"})
     assert [part["outcome"] for part in report["parts"]] == ["done", "done", "done", "done", "skipped"]

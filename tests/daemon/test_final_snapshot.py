@@ -1,4 +1,4 @@
-"""AgentAPI is ended only when what it said is safe. Real components, a real process, a coderd that is away."""
+"""AgentAPI is ended only when its conversation is stored. Real components and a real process."""
 
 import asyncio
 import errno
@@ -60,19 +60,23 @@ async def ended_after(components, process):
     return [line["event"] for line in logs if line["event"].startswith("agent.")]
 
 
-async def test_on_the_disk_is_safe_enough_though_nobody_takes_it(components, process, tmp_path):
+async def test_the_agent_is_ended_when_the_snapshot_is_on_disk_and_not_delivered(
+    components, process, tmp_path
+):
     (tmp_path / "away").touch()  # a file where a folder should be: the destination fails
     assert await ended_after(components, process) == ["agent.ended"]
     assert await process.wait() == -15
 
 
-async def test_delivered_is_safe_enough_though_the_disk_is_full(components, process, monkeypatch):
+async def test_the_agent_is_ended_when_the_snapshot_is_delivered_and_not_on_disk(
+    components, process, monkeypatch
+):
     monkeypatch.setattr("agentd.snapshots.spool_files.replace_file", full_disk)
     assert await ended_after(components, process) == ["agent.ended"]
     assert await process.wait() == -15
 
 
-async def test_neither_on_disk_nor_delivered_the_agent_is_left_running(
+async def test_the_agent_is_left_running_when_the_snapshot_is_in_memory_only(
     components, process, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("agentd.snapshots.spool_files.replace_file", full_disk)

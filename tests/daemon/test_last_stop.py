@@ -11,7 +11,7 @@ from agentd.daemon import last_stop
 from agentd.daemon.last_stop import NAME, LastStop, RunState, read
 
 
-def test_the_first_run_has_nothing_to_complain_about(tmp_path, clock):
+def test_the_first_run_logs_no_warning(tmp_path, clock):
     last = LastStop(tmp_path, clock)
     assert last.previous is None
     with capture_logs() as lines:
@@ -19,7 +19,7 @@ def test_the_first_run_has_nothing_to_complain_about(tmp_path, clock):
     assert lines == []
 
 
-async def test_a_run_that_ended_in_order_is_no_reason_to_complain(tmp_path, clock):
+async def test_a_run_that_ended_in_order_causes_no_warning(tmp_path, clock):
     run = LastStop(tmp_path, clock)
     await run.running()
     await run.stopping("SIGTERM", 8)
@@ -40,7 +40,7 @@ async def test_a_run_that_ended_in_order_is_no_reason_to_complain(tmp_path, cloc
 
 
 @pytest.mark.parametrize(("steps", "verdict"), [(1, "killed"), (2, "cut_off")])
-async def test_a_run_that_was_killed_is_told_by_how_far_it_had_come(tmp_path, clock, steps, verdict):
+async def test_the_warning_says_how_far_a_killed_run_had_come(tmp_path, clock, steps, verdict):
     run = LastStop(tmp_path, clock)
     for step in (run.running, lambda: run.stopping("SIGTERM", 8))[:steps]:
         await step()
@@ -50,18 +50,18 @@ async def test_a_run_that_was_killed_is_told_by_how_far_it_had_come(tmp_path, cl
     assert [(line["event"], line["ended"]) for line in lines] == [("agentd.last_run_not_stopped", verdict)]
 
 
-async def test_the_file_tells_the_present_run_once_it_has_begun(tmp_path, clock):
+async def test_the_file_describes_the_current_run(tmp_path, clock):
     await LastStop(tmp_path, clock).running()
     assert read(tmp_path).state is RunState.RUNNING
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"state":"asleep"}', b'{"state":"running","x":1}', b"\xff"])  # fmt: skip
-def test_a_file_nobody_can_read_counts_as_none(tmp_path, content):
+def test_a_damaged_file_counts_as_none(tmp_path, content):
     (tmp_path / NAME).write_bytes(content)
     assert read(tmp_path) is None
 
 
-async def test_a_disk_that_takes_nothing_costs_the_warning_only(tmp_path, clock, monkeypatch):
+async def test_a_full_disk_is_logged_and_not_raised(tmp_path, clock, monkeypatch):
     def full(*_args):
         raise OSError(28, "No space left on device")
 
@@ -72,7 +72,7 @@ async def test_a_disk_that_takes_nothing_costs_the_warning_only(tmp_path, clock,
     assert [line["event"] for line in lines] == ["last_stop.not_kept"]
 
 
-async def test_a_disk_that_hangs_delays_the_end_by_its_limit_only(tmp_path, clock, monkeypatch):
+async def test_a_hung_disk_delays_the_end_by_its_time_limit_only(tmp_path, clock, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(last_stop, "replace_file", lambda *_args: release.wait(30))
     run = LastStop(tmp_path, clock)

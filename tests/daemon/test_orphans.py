@@ -33,7 +33,7 @@ def test_a_living_child_is_left_alone() -> None:
         assert child.returncode == 0
 
 
-def test_a_zombie_somebody_else_has_waited_for_meanwhile_is_no_fault() -> None:
+def test_a_zombie_that_asyncio_has_waited_for_is_not_an_error() -> None:
     reaper = Reaper(Clock())
     pid = zombie()
     reaper.reap()

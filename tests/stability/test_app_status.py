@@ -1,4 +1,4 @@
-"""What the control plane is told, and how often."""
+"""What is sent to coderd, and how often."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -67,13 +67,13 @@ async def desk(fake_clock):
         yield desk
 
 
-async def test_a_change_is_told_once(desk):
+async def test_a_change_is_sent_once(desk):
     for _ in range(5):
         await desk.say(IDLE, "waiting", then_s=1)
     assert desk.told == [("idle", "waiting")]
 
 
-async def test_the_first_working_is_no_news_and_the_next_one_is(desk):
+async def test_the_first_working_is_not_sent_and_the_next_one_is(desk):
     await desk.say(WORKING, then_s=5)
     assert desk.told == []
     await desk.say(IDLE, then_s=5)
@@ -81,12 +81,12 @@ async def test_the_first_working_is_no_news_and_the_next_one_is(desk):
     assert desk.told == [("idle", ""), ("working", "")]
 
 
-async def test_a_first_working_that_somebody_said_himself_is_told(desk):
+async def test_a_first_working_from_an_explicit_report_is_sent(desk):
     await desk.say(WORKING, "building", explicit=True)
     assert desk.told == [("working", "building")]
 
 
-async def test_nothing_is_told_before_the_agent_is_ready(fake_clock):
+async def test_nothing_is_sent_before_the_workspace_is_ready(fake_clock):
     desk = Desk(fake_clock)
     async with desk.running():
         await desk.say(IDLE, then_s=100)
@@ -96,7 +96,7 @@ async def test_nothing_is_told_before_the_agent_is_ready(fake_clock):
         assert desk.told == [("idle", "")]
 
 
-async def test_the_same_content_is_told_at_most_once_a_minute(desk):
+async def test_the_same_content_is_sent_at_most_once_a_minute(desk):
     for _ in range(30):
         await desk.say(IDLE, then_s=1)
         await desk.say(WORKING, then_s=1)
@@ -105,7 +105,7 @@ async def test_the_same_content_is_told_at_most_once_a_minute(desk):
     assert desk.told == [("idle", ""), ("working", ""), ("idle", "")]
 
 
-async def test_what_holds_is_told_when_the_minute_is_over(desk):
+async def test_the_current_state_is_sent_when_the_minute_is_over(desk):
     await desk.say(IDLE, then_s=1)
     await desk.say(WORKING, then_s=1)
     await desk.say(IDLE, then_s=50)
@@ -114,7 +114,7 @@ async def test_what_holds_is_told_when_the_minute_is_over(desk):
     assert desk.told[-1] == ("idle", "")
 
 
-async def test_while_coderd_is_away_only_the_latest_waits_and_the_rest_is_counted(desk):
+async def test_while_coderd_is_down_only_the_latest_report_is_pending_and_the_others_are_counted(desk):
     desk.failures = [UnreachableError("no answer")] * 3
     await desk.say(IDLE, "one")
     await desk.say(IDLE, "two")
@@ -135,7 +135,7 @@ async def test_an_update_that_comes_while_another_is_being_sent_is_not_lost(desk
     assert [state for state, _ in desk.told] == ["working", "idle", "working"]
 
 
-async def test_after_a_call_that_may_have_been_carried_out_the_truth_is_told_again(desk):
+async def test_after_a_call_with_unknown_result_the_state_is_sent_again(desk):
     await desk.say(WORKING, explicit=True, then_s=61)
     desk.failures = [UnreachableError("timed out")]
     await desk.say(IDLE)
@@ -143,14 +143,14 @@ async def test_after_a_call_that_may_have_been_carried_out_the_truth_is_told_aga
     assert [state for state, _ in desk.told] == ["working", "working"]
 
 
-async def test_what_coderd_refuses_is_dropped_counted_and_not_repeated(desk):
+async def test_a_report_that_coderd_refuses_is_dropped_counted_and_not_repeated(desk):
     desk.failures = [InvalidRequestError('No app found with slug "x"')]
     await desk.say(IDLE, then_s=600)
     assert desk.calls == 1
     assert desk.metrics.counter("agentd_app_status_dropped_total", "", "reason").value(reason="refused") == 1
 
 
-async def test_a_rate_limit_is_waited_for(desk):
+async def test_retry_after_of_a_rate_limit_is_obeyed(desk):
     desk.failures = [RateLimitedError("slow down", retry_after_s=45.0)]
     await desk.say(IDLE, then_s=44)
     assert desk.calls == 1
@@ -158,26 +158,26 @@ async def test_a_rate_limit_is_waited_for(desk):
     assert desk.told == [("idle", "")]
 
 
-async def test_a_long_working_is_repeated_before_the_workspace_is_stopped_for_idling(desk):
+async def test_a_long_working_is_repeated_as_a_heartbeat(desk):
     await desk.say(WORKING, then_s=3 * HEARTBEAT_S + 1)
     assert desk.told == [("working", "")] * 3
     await desk.say(IDLE, then_s=2 * HEARTBEAT_S)
     assert [state for state, _ in desk.told[3:]] == ["idle"]
 
 
-async def test_at_stop_no_spinner_stays(desk):
+async def test_at_stop_working_is_replaced_by_idle(desk):
     await desk.say(WORKING, explicit=True)
     assert await desk.reporter.send_final(timeout_s=1)
     assert desk.told[-1] == ("idle", FINAL_MESSAGE)
 
 
-async def test_at_stop_a_final_state_stays_as_it_is(desk):
+async def test_at_stop_a_final_state_is_not_replaced(desk):
     await desk.say(COMPLETE, "all tests pass", explicit=True)
     assert await desk.reporter.send_final(timeout_s=1)
     assert desk.told == [("complete", "all tests pass")]
 
 
-async def test_at_stop_a_final_state_that_still_waits_goes_out(desk):
+async def test_at_stop_a_pending_final_state_is_sent(desk):
     await desk.say(WORKING, explicit=True)
     desk.failures = [UnreachableError("away")]
     await desk.say(FAILURE, "out of disk", explicit=True)
@@ -185,20 +185,20 @@ async def test_at_stop_a_final_state_that_still_waits_goes_out(desk):
     assert desk.told[-1] == ("failure", "out of disk")
 
 
-async def test_at_stop_nothing_is_said_about_a_task_nobody_spoke_of(desk):
+async def test_at_stop_nothing_is_sent_about_a_task_without_reports(desk):
     assert await desk.reporter.send_final(timeout_s=1)
     await desk.say(IDLE)
     assert await desk.reporter.send_final(timeout_s=1)
     assert desk.told == [("idle", "")]
 
 
-async def test_a_last_word_that_cannot_be_delivered_says_so(desk):
+async def test_a_final_status_that_cannot_be_sent_returns_false(desk):
     await desk.say(WORKING, explicit=True)
     desk.failures = [UnreachableError("away")]
     assert not await desk.reporter.send_final(timeout_s=1)
 
 
-async def test_offering_never_waits(desk):
+async def test_report_never_blocks(desk):
     desk.gate.clear()
     await desk.say(IDLE, "one")
     for number in range(100):
@@ -208,7 +208,7 @@ async def test_offering_never_waits(desk):
     assert desk.told == [("idle", "one"), ("idle", "99")]
 
 
-async def test_that_nothing_is_known_is_not_told(desk):
+async def test_the_state_none_is_not_sent(desk):
     await desk.say(NONE, then_s=10)
     assert desk.calls == 0
 

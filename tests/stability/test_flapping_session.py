@@ -90,9 +90,7 @@ async def arrived(reporter):
             await asyncio.sleep(0.001)
 
 
-async def test_each_turn_is_told_once_where_the_naive_rule_tells_every_pause(
-    session, plane, fake_clock, tmp_path
-):
+async def test_each_turn_is_reported_once_although_the_agent_pauses(session, plane, fake_clock, tmp_path):
     assert await by_agentd(session, plane, fake_clock, tmp_path) > 600
     # It begins idle; then one working and one idle for every turn.
     assert plane.told == ["idle"] + ["working", "idle"] * session["turns"]
@@ -100,7 +98,7 @@ async def test_each_turn_is_told_once_where_the_naive_rule_tells_every_pause(
     assert plane.notified == ["Task Idle"] + ["Task Working", "Task Idle"] * session["turns"]
 
 
-async def test_by_the_naive_rule_a_user_is_notified_of_every_pause(session, plane):
+async def test_by_the_naive_rule_the_user_is_notified_of_every_pause(session, plane):
     await by_the_naive_rule(session, plane)
     assert len(plane.told) == len(session["readings"])
     with_agentd = 1 + 2 * session["turns"]

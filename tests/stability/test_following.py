@@ -27,7 +27,7 @@ async def test_a_turn_is_settled_with_the_stream_up(following):
     assert following.windows[-1] == ["done", "more", "as you wish"]
 
 
-async def test_what_is_said_while_a_message_is_delivered_is_kept(following):
+async def test_messages_that_appear_while_a_message_is_delivered_are_read(following):
     following.simulated.hang()
     following.simulated.set_status("running")
     following.simulated.add_message("user", "a long turn")
@@ -40,7 +40,7 @@ async def test_what_is_said_while_a_message_is_delivered_is_kept(following):
     following.simulated.release()
 
 
-async def test_a_screen_that_streams_is_passed_on_once_a_second(following):
+async def test_a_streaming_screen_is_read_once_a_second(following):
     following.simulated.set_status("running")
     before = len(following.windows)
     for _ in range(3):
@@ -59,21 +59,21 @@ async def test_while_the_stream_is_up_a_running_agents_history_is_not_read_again
     assert following.asked("messages") == before
 
 
-async def test_an_idle_agent_with_the_stream_up_is_looked_at_every_five_seconds(following):
+async def test_a_stable_agent_with_the_stream_up_is_polled_every_five_seconds(following):
     await following.seconds(45)
     before = following.asked("status")
     await following.seconds(60)
     assert following.asked("status") - before <= 13
 
 
-async def test_a_long_rest_ends_when_the_stream_says_that_something_moves(following):
+async def test_a_long_pause_ends_when_the_stream_announces_a_change(following):
     await following.seconds(45)
     before = following.asked("status")
     following.simulated.set_status("running")
     await following.until(lambda: following.asked("status") > before)
 
 
-async def test_that_the_agent_stopped_is_known_from_the_end_of_its_stream(following):
+async def test_the_end_of_the_stream_shows_that_the_agent_stopped(following):
     await following.seconds(45)
     now = following.clock.now
     await following.simulated.stop()
@@ -81,7 +81,7 @@ async def test_that_the_agent_stopped_is_known_from_the_end_of_its_stream(follow
     assert following.clock.now == now
 
 
-async def test_a_stream_that_breaks_is_missed_by_nobody(following):
+async def test_a_turn_is_noticed_although_the_stream_was_down(following):
     """Blind window: the stream is down while the agent goes stable, running, stable."""
     await following.seconds(8)
     assert following.states[-1] is STABLE
@@ -98,7 +98,7 @@ async def test_a_stream_that_breaks_is_missed_by_nobody(following):
     assert following.agent.is_announcing
 
 
-async def test_a_turn_in_the_blind_window_is_told_as_working_and_as_idle(following, tmp_path):
+async def test_a_turn_while_the_stream_was_down_is_reported_as_working_and_as_idle(following, tmp_path):
     """Too short for any look, and unheard: the task's state still goes through it, because its message is there."""
     said = []
     following.task_reports = TaskReports(folder=tmp_path, clock=following.clock.as_clock())
@@ -117,7 +117,7 @@ async def test_a_turn_in_the_blind_window_is_told_as_working_and_as_idle(followi
     assert said == ["working", "idle"]
 
 
-async def test_while_the_stream_is_down_the_agent_is_looked_at_often(following):
+async def test_while_the_stream_is_down_the_agent_is_polled_often(following):
     await following.seconds(45)
     following.simulated.fault("html_502", route="events", times=1000)
     for kept in list(following.simulated.conversation.followers):
@@ -170,7 +170,7 @@ async def test_an_answer_that_was_taken_back_is_gone_after_the_turn(following):
     assert following.states[-1] is STABLE
 
 
-async def test_colliding_ids_send_the_watcher_back_to_the_history(following):
+async def test_colliding_ids_make_the_watcher_read_the_history(following):
     following.simulated.collide_ids()
     before = following.asked("messages")
     following.simulated.add_message("user", "which id is mine?")

@@ -1,4 +1,4 @@
-"""What is said about the task, and that it is still so after a restart."""
+"""Reports about the task, and their restoration after a restart."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ def born(tmp_path, fake_clock):
     return lambda: Life(tmp_path, fake_clock)
 
 
-async def test_a_turn_is_working_then_idle_and_each_is_said_once(born, fake_clock):
+async def test_a_turn_is_working_then_idle_and_each_is_reported_once(born, fake_clock):
     life = born()
     life.user("do it")
     assert life.reports.state is WORKING
@@ -66,7 +66,7 @@ async def test_a_turn_is_working_then_idle_and_each_is_said_once(born, fake_cloc
     assert (life.reports.state, life.changes) == (IDLE, before + 1)
 
 
-async def test_what_the_agent_said_of_itself_describes_its_turn_and_no_other(born, fake_clock):
+async def test_the_message_of_a_report_describes_its_turn_and_no_other(born, fake_clock):
     life = born()
     life.user("do it")
     await life.report("working", "running the tests", "https://example.com/1")
@@ -82,7 +82,7 @@ async def test_what_the_agent_said_of_itself_describes_its_turn_and_no_other(bor
     assert life.reports.current.message == ""
 
 
-async def test_an_agent_that_goes_while_it_works_leaves_no_spinner(born, fake_clock):
+async def test_an_agent_that_ends_inside_a_turn_is_reported_idle(born, fake_clock):
     life = born()
     life.agent(AgentStatus.RUNNING)
     await fake_clock.advance(1)
@@ -112,7 +112,7 @@ async def test_a_working_that_is_replayed_after_a_restart_changes_nothing(born, 
     assert again.changes == 0
 
 
-async def test_the_end_of_a_task_is_on_disk_before_it_is_answered(born, tmp_path):
+async def test_a_final_report_is_on_disk_before_it_is_answered(born, tmp_path):
     life = born()
     await life.event("complete", "done")
     record = json.loads((tmp_path / NAME).read_text())
@@ -120,7 +120,7 @@ async def test_the_end_of_a_task_is_on_disk_before_it_is_answered(born, tmp_path
     assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_message_that_came_while_nobody_looked_lifts_the_guard_after_a_restart(born, fake_clock):
+async def test_a_user_message_that_arrived_before_the_restart_begins_a_new_turn(born, fake_clock):
     life = born()
     life.user("do it")
     await life.report("complete")
@@ -131,7 +131,7 @@ async def test_a_message_that_came_while_nobody_looked_lifts_the_guard_after_a_r
     assert await again.report("working", "on it")
 
 
-async def test_the_same_message_seen_again_by_the_next_life_is_not_a_new_turn(born, fake_clock):
+async def test_a_message_that_was_known_before_the_restart_is_not_a_new_turn(born, fake_clock):
     life = born()
     life.user("do it", number=4)
     await life.report("failure")
@@ -140,7 +140,7 @@ async def test_the_same_message_seen_again_by_the_next_life_is_not_a_new_turn(bo
     assert again.reports.state is FAILURE
 
 
-async def test_what_coderd_took_last_is_remembered(born):
+async def test_the_report_that_coderd_accepted_last_is_restored(born):
     life = born()
     running = asyncio.create_task(life.reports.run())
     life.reports.on_accepted(StatusReport(IDLE, message="m", uri="u"))
@@ -149,7 +149,7 @@ async def test_what_coderd_took_last_is_remembered(born):
     assert born().reports.accepted == StatusReport(IDLE, message="m", uri="u")
 
 
-async def test_the_forever_task_keeps_what_the_watcher_said(born, fake_clock):
+async def test_run_stores_the_reports_of_the_watcher(born, fake_clock):
     life = born()
     running = asyncio.create_task(life.reports.run())
     life.agent(AgentStatus.STABLE)
@@ -162,7 +162,7 @@ async def test_the_forever_task_keeps_what_the_watcher_said(born, fake_clock):
 @pytest.mark.parametrize(
     "left", [b"", b"{", b"[]", b'{"turn":1}', b"\xff\x00", b'{"turn":1,"user":3,"told":null,"claims":[]}']
 )
-async def test_a_file_of_which_nothing_can_be_made_is_said_and_begun_anew(born, tmp_path, left):
+async def test_a_damaged_file_is_logged_and_replaced(born, tmp_path, left):
     (tmp_path / NAME).write_bytes(left)
     with capture_logs() as logs:
         life = born()
@@ -172,7 +172,7 @@ async def test_a_file_of_which_nothing_can_be_made_is_said_and_begun_anew(born, 
     assert born().reports.state is COMPLETE
 
 
-async def test_a_full_disk_is_said_once_and_the_word_still_holds(born, monkeypatch):
+async def test_a_full_disk_is_logged_once_and_the_state_stays_in_memory(born, monkeypatch):
     life = born()
 
     def full(*_, **__):
@@ -197,14 +197,14 @@ async def test_a_full_disk_is_said_once_and_the_word_still_holds(born, monkeypat
         ({"state": "idle", "uri": "http://x/\n"}, "uri: must be a link"),
     ],
 )
-async def test_what_cannot_be_understood_is_refused_and_changes_nothing(born, said, why):
+async def test_a_malformed_report_is_refused_and_changes_nothing(born, said, why):
     life = born()
     with pytest.raises(InvalidReportError, match=why):
         await life.reports.report(said, Source.REPORT)
     assert (life.reports.state, life.changes) == (NONE, 0)
 
 
-async def test_a_message_is_kept_as_coderd_would_store_it(born):
+async def test_a_message_is_stored_as_coderd_would_store_it(born):
     life = born()
     await life.report("Working", "\x1b[31mred\x1b[0m\tand  long " + "é" * 200)
     assert life.reports.current.message.startswith("red and long é")

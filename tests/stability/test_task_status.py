@@ -45,13 +45,13 @@ def seen(status: AgentStatus, activity: Activity | None = None) -> Evidence:
         (seen(AgentStatus.UNKNOWN), ClaimProgress.DONE, True, UNKNOWN, "not polled the agent yet"),
     ],
 )
-def test_the_word_and_what_it_says(agent, claim, was_reached, word, says):
+def test_the_status_and_its_message(agent, claim, was_reached, word, says):
     status = task_status(agent, claim=claim, was_reached=was_reached)
     assert status.status is word
     assert says in status.message
 
 
-def test_on_the_way_out_the_task_is_paused_whatever_the_agent_does():
+def test_during_the_shutdown_the_task_is_paused():
     status = task_status(
         seen(AgentStatus.RUNNING), claim=ClaimProgress.DONE, was_reached=True, is_stopping=True
     )
@@ -72,7 +72,7 @@ def test_on_the_way_out_the_task_is_paused_whatever_the_agent_does():
         (ACTIVE, AgentStatus.STABLE, None),
     ],
 )
-def test_input_is_taken_when_the_agent_waits_for_it_and_refused_with_the_state(word, agent, code):
+def test_input_is_accepted_only_from_a_stable_agent_and_the_refusal_names_the_state(word, agent, code):
     refusal = input_refusal(DescribedStatus(word, "why"), agent)
     assert (refusal and refusal.http_status) == code
     if refusal is not None:

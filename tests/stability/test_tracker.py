@@ -134,32 +134,32 @@ def test_stable_is_reached_after_settle_s_and_not_before():
     )
 
 
-def test_two_looks_a_settling_time_apart_are_enough():
+def test_two_observations_settle_s_apart_are_enough():
     tracker = Tracker(SETTLE_S)
     feed(tracker, Sample(STABLE, 0), Sample(STABLE, 6))
     assert tracker.status is QUIET
     assert SAMPLES_MIN == 2
 
 
-def test_a_changed_last_message_starts_the_stretch_again():
+def test_a_changed_last_message_restarts_the_period():
     tracker = brought_to(SETTLING)
     feed(tracker, Sample(STABLE, 101, LastMessage(9, 2)), Sample(STABLE, 105.9, LastMessage(9, 2)))
     assert tracker.status is SETTLING
     assert observe(tracker, Sample(STABLE, 106, LastMessage(9, 2))).new is QUIET
 
 
-def test_ids_that_start_again_void_stability():
+def test_ids_that_start_again_end_the_stable_status():
     tracker = brought_to(QUIET)
     assert observe(tracker, Sample(STABLE, 101, LastMessage(0, 1))).new is SETTLING
 
 
-def test_a_last_message_that_is_not_known_is_not_a_change():
+def test_an_unknown_last_message_is_not_a_change():
     tracker = brought_to(QUIET)
     assert observe(tracker, Sample(STABLE, 101, None)) is None
     assert observe(tracker, Sample(STABLE, 102, NINE)) is None
 
 
-def test_one_nonsense_answer_is_forgiven_two_are_not():
+def test_one_unintelligible_answer_changes_nothing_and_two_mean_unreachable():
     tracker = brought_to(QUIET)
     assert feed(tracker, Sample(BROKEN, 101, detail="502"), Sample(STABLE, 102, NINE)) == [None, None]
     assert tracker.evidence.since == 94
@@ -171,7 +171,7 @@ def test_one_nonsense_answer_is_forgiven_two_are_not():
     assert BROKEN_MIN == 2
 
 
-def test_a_nonsense_answer_while_settling_starts_the_stretch_again():
+def test_an_unintelligible_answer_while_settling_restarts_the_period():
     tracker = brought_to(SETTLING)
     feed(tracker, Sample(BROKEN, 101, detail="GET /status: 502"))
     assert str(tracker.evidence) == "settling: GET /status: 502"
@@ -180,7 +180,7 @@ def test_a_nonsense_answer_while_settling_starts_the_stretch_again():
     assert observe(tracker, Sample(STABLE, 107, NINE)).new is QUIET
 
 
-def test_a_restarted_agent_settles_anew():
+def test_a_restarted_agent_settles_again():
     tracker = brought_to(QUIET)
     news = feed(tracker, Sample(GONE, 101), Sample(STABLE, 102), Sample(STABLE, 106.9), Sample(STABLE, 107))
     assert [transition and transition.new for transition in news] == [LOST, SETTLING, None, QUIET]
@@ -192,12 +192,12 @@ def test_a_machine_that_slept_has_to_settle_again():
     assert "quiet for 0.0 s, 1 sample" in str(tracker.evidence)
 
 
-def test_stability_is_not_carried_over_a_sleep_by_a_nonsense_answer():
+def test_an_unintelligible_answer_does_not_keep_stable_over_a_gap():
     tracker = brought_to(QUIET)
     assert observe(tracker, Sample(BROKEN, 100 + 3600, detail="502")).new is LOST
 
 
-def test_a_clock_that_steps_back_gives_no_credit():
+def test_a_clock_that_steps_back_restarts_the_period():
     tracker = brought_to(SETTLING)
     feed(tracker, Sample(STABLE, 50, NINE), Sample(STABLE, 54.9, NINE))
     assert tracker.status is SETTLING
@@ -221,7 +221,7 @@ def test_a_stated_idle_counts_until_the_agent_says_something_else():
     assert observe(tracker, Sample(ASKING, 4, NINE, "approve rm")).note == "approve rm"
 
 
-def test_due_says_when_the_last_message_must_be_looked_at_again():
+def test_is_due_is_true_when_the_last_message_must_be_compared():
     tracker = Tracker(SETTLE_S)
     assert not tracker.is_due(100)
     feed(tracker, Sample(STABLE, 10))
@@ -234,13 +234,13 @@ def test_due_says_when_the_last_message_must_be_looked_at_again():
 
 
 @pytest.mark.parametrize("state", AgentStatus)
-def test_every_state_says_what_it_rests_on(state):
+def test_every_status_has_evidence(state):
     assert str(brought_to(state).evidence).startswith(
         {SETTLING: "quiet for", UNKNOWN: "unknown: not polled yet"}.get(state, f"{state.value} for")
     )
 
 
-def test_a_hanging_status_is_running_and_says_why():
+def test_a_hanging_status_is_running_with_the_reason():
     tracker = brought_to(QUIET)
     feed(tracker, Sample(RUNNING, 101, detail="/status hangs"), Sample(RUNNING, 104, detail="/status hangs"))
     assert str(tracker.evidence) == "running for 3.0 s, 2 samples, /status hangs"
@@ -268,7 +268,7 @@ SAMPLES = st.lists(
 
 
 @given(SAMPLES, st.sampled_from([0.0, 1.0, 5.0]))
-def test_stable_always_rests_on_settle_s_of_agreeing_samples(steps, settle_s):
+def test_stable_always_needs_settle_s_of_agreeing_samples(steps, settle_s):
     tracker = Tracker(settle_s)
     at, seen = 100.0, []
     for reading, gap_s, digest in steps:

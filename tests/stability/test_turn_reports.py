@@ -1,4 +1,4 @@
-"""What holds for a task, whoever says it and in whatever order it arrives."""
+"""The state of a task follows from its reports, independent of their order of arrival."""
 
 import pytest
 from hypothesis import given
@@ -52,7 +52,7 @@ def said(word: TaskState, at: float, source: Source = EVENT, message: str = "") 
 
 
 @pytest.mark.parametrize(("state", "step", "then"), STEPS)
-def test_every_word_in_every_state(state, step, then):
+def test_every_input_in_every_state(state, step, then):
     assert TRANSITIONS[state][step] is then
     task = TurnReports()
     if state is not NONE:
@@ -73,7 +73,7 @@ def test_the_step_table_leaves_no_pair_out():
 
 @pytest.mark.parametrize("end", sorted(FINAL_STATES, key=lambda word: word.value))
 @pytest.mark.parametrize("word", [WORKING, IDLE])
-def test_a_finished_task_is_not_taken_back_by_the_watcher_nor_by_an_event(end, word):
+def test_a_finished_task_is_not_reopened_by_the_watcher_nor_by_an_event(end, word):
     task = TurnReports()
     task.add(said(end, 1, REPORT))
     assert not task.add(said(word, 2, WATCHER))
@@ -82,7 +82,7 @@ def test_a_finished_task_is_not_taken_back_by_the_watcher_nor_by_an_event(end, w
 
 
 @pytest.mark.parametrize("word", [WORKING, IDLE])
-def test_an_explicit_report_that_would_take_it_back_is_refused(word):
+def test_an_explicit_report_that_would_reopen_a_finished_task_is_refused(word):
     task = TurnReports()
     task.add(said(COMPLETE, 1, REPORT, "all done"))
     with pytest.raises(
@@ -92,14 +92,14 @@ def test_an_explicit_report_that_would_take_it_back_is_refused(word):
     assert task.current.message == "all done"
 
 
-def test_the_same_end_again_is_accepted_and_changes_nothing():
+def test_a_repeated_final_report_is_accepted_and_changes_nothing():
     task = TurnReports()
     assert task.add(said(COMPLETE, 1, REPORT, "all done"))
     assert not task.add(said(COMPLETE, 2, REPORT, "again"))
     assert task.current.message == "all done"
 
 
-def test_a_new_user_message_begins_a_turn_and_lifts_the_guard():
+def test_a_new_user_message_begins_a_turn_and_reopens_the_task():
     task = TurnReports()
     task.on_user_message(UserMessage(1, 11, 0))
     task.add(said(COMPLETE, 1, REPORT))
@@ -117,7 +117,7 @@ def test_ids_that_start_again_are_a_new_message_when_the_text_is():
     assert task.state is WORKING
 
 
-def test_an_end_said_after_a_message_nobody_had_noticed_yet_is_about_that_turn():
+def test_a_final_report_after_an_unnoticed_user_message_belongs_to_the_new_turn():
     task = TurnReports()
     task.on_user_message(UserMessage(1, 1, 0))
     task.add(said(COMPLETE, 5, REPORT))
@@ -127,14 +127,14 @@ def test_an_end_said_after_a_message_nobody_had_noticed_yet_is_about_that_turn()
     assert task.current.message == "second turn"
 
 
-def test_a_word_about_an_earlier_turn_changes_nothing():
+def test_a_report_about_an_earlier_turn_changes_nothing():
     task = TurnReports()
     task.on_user_message(UserMessage(1, 1, 10))
     assert not task.add(said(COMPLETE, 9))
     assert task.state is WORKING
 
 
-def test_an_explicit_word_beats_the_watchers_of_the_same_moment():
+def test_an_explicit_report_wins_over_one_of_the_watcher_at_the_same_time():
     for order in (slice(None), slice(None, None, -1)):
         task = TurnReports()
         for report in [said(WORKING, 1, REPORT), said(IDLE, 1, WATCHER)][order]:
@@ -142,7 +142,7 @@ def test_an_explicit_word_beats_the_watchers_of_the_same_moment():
         assert task.state is WORKING
 
 
-def test_what_is_remembered_is_bounded():
+def test_the_number_of_stored_reports_is_bounded():
     task = TurnReports()
     for at in range(1000):
         task.add(said(COMPLETE, at))
@@ -181,7 +181,7 @@ def test_the_order_of_arrival_does_not_matter(reports, turns, random):
 
 
 @given(st.lists(REPORTS, max_size=10), st.lists(REPORTS, max_size=5))
-def test_replaying_what_was_said_changes_nothing(reports, later):
+def test_replayed_reports_change_nothing(reports, later):
     task = TurnReports()
     for report in reports:
         task.add(report)
@@ -194,5 +194,5 @@ def test_replaying_what_was_said_changes_nothing(reports, later):
 @pytest.mark.parametrize(
     ("age_s", "at"), [(0.5, 99.5), (0.0, 100.0), (50.0, 98.0), (-3600.0, 100.0), (3600.0, 98.0)]
 )
-def test_a_message_is_placed_between_the_look_that_missed_it_and_the_one_that_saw_it(age_s, at):
+def test_the_estimated_time_of_a_message_lies_between_the_two_polls_around_it(age_s, at):
     assert estimated_time(seen_at=100.0, unseen_at=98.0, age_s=age_s) == at

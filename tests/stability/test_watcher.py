@@ -7,7 +7,7 @@ from agentd.stability.tracker import AgentStatus
 UNKNOWN, RUNNING, WAITING, SETTLING, STABLE, UNREACHABLE = AgentStatus
 
 
-async def test_a_quiet_agent_settles_and_its_messages_are_read_at_both_ends(bench):
+async def test_a_quiet_agent_settles_and_its_messages_are_read_at_both_ends_of_the_period(bench):
     await bench.look(6)
     assert bench.states == [SETTLING, STABLE]
     assert str(bench.tracker.evidence) == "stable for 5.0 s, 6 samples, last message 2 unchanged"
@@ -15,7 +15,7 @@ async def test_a_quiet_agent_settles_and_its_messages_are_read_at_both_ends(benc
     assert bench.asked("status") == 6
 
 
-async def test_while_nothing_happens_a_look_is_one_small_request(bench):
+async def test_while_nothing_changes_a_poll_is_one_small_request(bench):
     await bench.look(6)
     before = bench.asked("messages")
     await bench.look(50)
@@ -24,7 +24,7 @@ async def test_while_nothing_happens_a_look_is_one_small_request(bench):
     assert bench.states == [SETTLING, STABLE]
 
 
-async def test_a_turn_is_seen_from_its_first_look_to_the_settled_answer(bench):
+async def test_a_turn_is_seen_from_its_first_poll_to_the_settled_answer(bench):
     await bench.look(12)
     bench.simulated.set_status("running")
     bench.simulated.add_message("user", "more")
@@ -62,7 +62,7 @@ async def test_an_answer_that_changes_between_two_stable_readings_is_not_settled
     assert bench.states == [SETTLING, STABLE]
 
 
-async def test_a_hanging_status_is_running_not_down_and_messages_are_left_alone(bench):
+async def test_a_hanging_status_is_running_and_messages_are_not_read(bench):
     await bench.look(6)
     bench.simulated.hang()
     before = bench.asked("messages")
@@ -75,7 +75,7 @@ async def test_a_hanging_status_is_running_not_down_and_messages_are_left_alone(
     assert bench.states[-2:] == [SETTLING, STABLE]
 
 
-async def test_messages_that_hang_when_quiet_would_count_are_a_busy_agent(bench):
+async def test_messages_that_hang_during_the_comparison_mean_running(bench):
     await bench.look(5)
     bench.simulated.fault("no_headers", route="messages")
     await bench.look()
@@ -94,7 +94,7 @@ async def test_an_agent_that_answers_nothing_at_all_is_busy_for_half_a_minute_an
     assert "no other route has answered for" in str(bench.tracker.evidence)
 
 
-async def test_a_stopped_agent_is_unreachable_at_once_and_a_new_life_settles_anew(bench):
+async def test_a_stopped_agent_is_unreachable_at_once_and_a_restarted_one_settles_again(bench):
     await bench.look(6)
     await bench.simulated.stop()
     await bench.look(2)
@@ -115,7 +115,7 @@ async def test_an_agent_that_is_not_there_yet_is_unreachable_and_is_found_when_i
     assert bench.windows
 
 
-async def test_nonsense_twice_is_unreachable_and_the_evidence_quotes_it(bench):
+async def test_two_unintelligible_answers_mean_unreachable_and_the_evidence_quotes_them(bench):
     bench.simulated.fault("html_502", route="status", times=2)
     await bench.look()
     assert bench.states == []
@@ -134,7 +134,7 @@ async def test_messages_that_cannot_be_read_do_not_hide_the_status_and_are_logge
     assert events == ["agent.status", "agent.messages_unreadable", "agent.messages_readable"]
 
 
-async def test_an_empty_list_is_no_news(bench):
+async def test_an_empty_list_changes_nothing(bench):
     bench.simulated.fault("null", route="messages", times=5)
     await bench.look(7)
     assert bench.windows == []
@@ -165,14 +165,14 @@ async def test_read_messages_reads_once_more_and_says_whether_it_could(bench):
     assert len(bench.windows) == 1
 
 
-async def test_run_looks_every_poll_interval_and_less_often_when_long_stable(bench):
+async def test_run_polls_at_the_interval_and_less_often_when_long_stable(bench):
     async with bench.running():
         pauses = await bench.rounds(40)
     assert set(pauses[:30]) == {1.0}
     assert set(pauses[31:]) == {2.0}
 
 
-async def test_run_looks_often_again_as_soon_as_something_moves(bench):
+async def test_run_polls_at_the_interval_again_after_a_change(bench):
     async with bench.running():
         await bench.rounds(35)
         bench.simulated.set_status("running")

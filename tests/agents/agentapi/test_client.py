@@ -114,7 +114,7 @@ async def test_a_caller_that_waits_while_another_is_answered_gets_the_same_answe
     assert windows[0] == windows[1] == windows[2]
 
 
-async def test_an_answer_that_came_while_nobody_waited_is_not_taken_for_news(simulated, session):
+async def test_an_answer_that_arrived_without_a_caller_is_stale(simulated, session):
     agent = quick(simulated, session)
     simulated.hang()
     with pytest.raises(AgentBusyError):

@@ -90,7 +90,7 @@ def test_a_zombie_has_ended(pid_file):
     child = os.fork()
     if child == 0:
         os._exit(0)
-    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has exited, and nobody has waited for it
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # a zombie
     pid_file.write_text(f"{child}\n")
     try:
         assert asyncio.run(end_agent(pid_file, saves_state=True, timeout_s=30)) is Ending.ALREADY_GONE
@@ -125,7 +125,7 @@ async def test_a_stranger_with_the_same_pid_is_left_alone(processes, pid_file):
     await untouched(stranger, pid_file, r"is [\w-]+, not agentapi")
 
 
-async def test_whoever_only_reads_a_file_of_that_name_is_left_alone(processes, pid_file, tmp_path):
+async def test_a_process_that_only_reads_a_file_of_that_name_is_not_signalled(processes, pid_file, tmp_path):
     log = tmp_path / "agentapi.log"
     log.touch()
     stranger = await processes("tail", "-f", str(log))

@@ -6,7 +6,7 @@ from agentd.agents.agentapi import single_flight
 from agentd.agents.agentapi.single_flight import SingleFlight
 
 
-async def test_whoever_joins_a_hung_call_waits_for_the_same_one():
+async def test_a_caller_that_joins_a_hanging_call_waits_for_the_same_call():
     sent = []
 
     async def call(begun):
