@@ -120,7 +120,7 @@ class AgentApiAgent:
         if self._is_current():
             return self._window.live[-keep:]
         doubts = self._doubts
-        messages = await self._client.messages(keep=keep, timeout_s=timeout_s)
+        messages = await self._client.messages(keep=keep, timeout_s=timeout_s, fresh=fresh)
         self._doubts_at_read = doubts
         # An empty list says nothing: a server that restarts has one.
         if messages:
@@ -283,7 +283,7 @@ class AgentApiAgent:
         """Wait until the events that the server sent before now have arrived. Raises as `messages` does."""
         try:
             async with asyncio.timeout(BARRIER_TIMEOUT_S):
-                await self._client.status()
+                await self._client.status(fresh=True)
         except TimeoutError as exc:
             raise AgentBusyError(f"GET /status: no answer within {BARRIER_TIMEOUT_S:g} s") from exc
 

@@ -99,15 +99,19 @@ class AgentApiClient:
         self.history_bytes = 0
         """Size of the last `/messages` body."""
 
-    async def status(self) -> StatusReading:
-        """`GET /status`. Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`."""
+    async def status(self, *, fresh: bool = False) -> StatusReading:
+        """`GET /status`; `fresh`: sent after this call. Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`."""
         try:
-            return await self._statuses.join(self._status_timeout_s)
+            return await self._statuses.join(self._status_timeout_s, fresh=fresh)
         except TimeoutError as exc:
             raise AgentBusyError(str(exc)) from exc
 
-    async def messages(self, *, keep: int, timeout_s: float | None = None) -> list[Message]:
+    async def messages(
+        self, *, keep: int, timeout_s: float | None = None, fresh: bool = False
+    ) -> list[Message]:
         """`GET /messages`: the newest `keep`, oldest first. Memory use depends on `keep`, not on the history.
+
+        `fresh`: the request is sent after this call, not shared with a call that waits already.
 
         `timeout_s` bounds the whole call. Without it, `messages_timeout_s` bounds the time to the first byte, and
         `body_timeout_s` the rest.
@@ -119,8 +123,8 @@ class AgentApiClient:
             flight = self._histories[keep] = SingleFlight(call, "GET /messages")
         try:
             if timeout_s is not None:
-                return await flight.join(timeout_s)
-            return await flight.join(self._messages_timeout_s, then_s=self._body_timeout_s)
+                return await flight.join(timeout_s, fresh=fresh)
+            return await flight.join(self._messages_timeout_s, then_s=self._body_timeout_s, fresh=fresh)
         except TimeoutError as exc:
             raise AgentBusyError(str(exc)) from exc
 

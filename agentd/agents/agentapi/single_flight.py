@@ -26,11 +26,19 @@ class SingleFlight(Generic[_T]):
         self._begun = asyncio.Event()
         self._sent_at = 0.0
 
-    async def join(self, timeout_s: float, *, then_s: float = 0.0) -> _T:
+    async def join(self, timeout_s: float, *, then_s: float = 0.0, fresh: bool = False) -> _T:
         """The result of the call, or its exception. Raises `TimeoutError` if there is neither after `timeout_s`.
 
-        If the answer has begun by then, the limit is `then_s` longer.
+        If the answer has begun by then, the limit is `then_s` longer. `fresh`: a call that runs already does not count,
+        because its answer may be older than now; the call starts after its end.
         """
+        if fresh and self._task is not None and not self._task.done() and not self._is_unanswered():
+            began = asyncio.get_running_loop().time()
+            old = self._task
+            await asyncio.wait({old}, timeout=timeout_s)
+            if self._task is old and not old.done():
+                raise TimeoutError(f"{self._name}: no answer within {timeout_s:g} s")
+            timeout_s = max(0.0, timeout_s - (asyncio.get_running_loop().time() - began))
         task = self._task
         # A result that arrived while no caller waited is stale.
         if task is None or task.done() or self._is_unanswered():

@@ -53,3 +53,36 @@ async def test_a_call_whose_answer_has_begun_is_not_sent_anew(monkeypatch):
     rest.set()
     assert await flight.join(5) == "a large answer"
     assert len(sent) == 1
+
+
+async def test_a_fresh_call_starts_after_the_end_of_a_running_one_and_is_shared():
+    ends = [asyncio.Event() for _ in range(3)]
+    sent = []
+
+    async def call(_begun):
+        sent.append(number := len(sent))
+        await ends[number].wait()
+        return number
+
+    flight = SingleFlight(call, "GET /x")
+    old = asyncio.create_task(flight.join(5))
+    await asyncio.sleep(0)
+    fresh = [asyncio.create_task(flight.join(5, fresh=True)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert len(sent) == 1
+    ends[0].set()
+    assert await old == 0
+    ends[1].set()
+    assert await asyncio.gather(*fresh) == [1, 1]
+    await flight.close()
+
+
+async def test_a_fresh_call_waits_for_a_hung_one_only_until_its_timeout():
+    async def call(_begun):
+        await asyncio.Event().wait()
+
+    flight = SingleFlight(call, "GET /x")
+    for fresh in (False, True):
+        with pytest.raises(TimeoutError):
+            await flight.join(0.001, fresh=fresh)
+    await flight.close()
