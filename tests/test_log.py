@@ -81,7 +81,7 @@ class Colour(enum.Enum):
     RED = "red"
 
 
-class Empty(Exception):
+class EmptyError(Exception):
     pass
 
 
@@ -105,7 +105,7 @@ def deep() -> list:
         (float("-inf"), "-inf"),
         pytest.param(10**5000, "<int>", id="a number too long to print"),
         (ValueError("what"), "what"),
-        (Empty(), "Empty"),
+        (EmptyError(), "EmptyError"),
         (Stubborn(), "<Stubborn>"),
         ("a\ud800b", "a\ud800b"),
         ("naïve 🐦", "naïve 🐦"),
