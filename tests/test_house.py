@@ -204,8 +204,8 @@ UNFINISHED = {
     """,
     "words": """
         README.md agentd/cli agentd/simulator docs/architecture.md docs/compatibility.md
-        docs/configuration.md docs/contributing.md docs/doctor.md docs/guarantees.md
-        docs/operations.md docs/protocol.md docs/scenarios.md docs/status.md tests/scenarios
+        docs/contributing.md docs/guarantees.md
+        docs/operations.md docs/protocol.md docs/scenarios.md tests/scenarios
         tests/simulator tests/ui
     """,
 }

@@ -22,6 +22,7 @@ from agentd.http_client import failure, one_line, read_start
 from agentd.tls import aiohttp
 
 # coderd's message for a body that it would have stored if it had `messages`.
+_NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 _LACKS_MESSAGES: Final = "Invalid agentapi payload structure."
 
 
@@ -61,13 +62,18 @@ class Coderd:
     async def rehearse_log_snapshot(self, task_id: str, *, size_bytes: int, timeout_s: float) -> None:
         """Send a log snapshot of `size_bytes` that coderd does not store. Raises as `put_log_snapshot` would.
 
+        With an empty `task_id` it uses an id that no task has. A working coderd answers that with
+        `NotFoundError`.
+
         coderd checks token, route, task, size and JSON in this order, and then rejects this body because it
         has no `messages`. That rejection means that coderd would have stored a real snapshot.
         """
         padding = b"-" * max(0, size_bytes - len(b'{"rehearsal":""}'))
         body = b'{"rehearsal":"%b"}' % padding
         try:
-            await self._call("POST", _log_snapshot(task_id), body, expect=204, timeout_s=timeout_s)
+            await self._call(
+                "POST", _log_snapshot(task_id or _NO_TASK), body, expect=204, timeout_s=timeout_s
+            )
         except InvalidRequestError as exc:
             if exc.body_message != _LACKS_MESSAGES:
                 raise

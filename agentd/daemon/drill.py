@@ -11,7 +11,7 @@ could overwrite a newer one that is being delivered. Other destinations store ev
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from agentd.clock import Clock
 from agentd.coderd.access import coderd_client
@@ -26,8 +26,6 @@ from agentd.http_client import client_session
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
 from agentd.stability.watcher import Watcher
-
-NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +159,7 @@ class Drill:
             coderd = coderd_client(config, self._token, session)
             try:
                 await coderd.rehearse_log_snapshot(
-                    task_id or NO_TASK, size_bytes=len(self._payload), timeout_s=self._left_s()
+                    task_id, size_bytes=len(self._payload), timeout_s=self._left_s()
                 )
             except NotFoundError:
                 if task_id:

@@ -30,7 +30,6 @@ ACCEPTED_AFTER_S: Final = 2.0
 SKEW_WARN_S: Final = 30.0
 SKEW_FAIL_S: Final = 300.0
 
-NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 TASK_HINT: Final = (
     'pass data.coder_task.me.enabled ? data.coder_task.me.id : "" from the template'
     " as AGENTD_SNAPSHOTS_TASK_ID"
@@ -51,7 +50,7 @@ async def check(
 ) -> list[Finding]:
     """The findings about coderd. Takes at most `ANSWER_TIMEOUT_S`."""
     log_error, stream_error = await asyncio.gather(
-        _rehearse(coderd, use.task_id or NO_TASK),
+        _rehearse(coderd, use.task_id),
         _connect(stream, token) if use.claims else _no_connection(),
     )
     findings = [coderd_answers.connection_finding(log_error, coderd.build_version)]

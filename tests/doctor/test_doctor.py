@@ -1,6 +1,7 @@
 """Each fault has one finding with its cause and remedy, and no other check fails."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from doctor import certificates
@@ -11,7 +12,14 @@ from agentd.doctor.finding import Finding, Level, fail
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.state_dir import StateDir
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "doctor.md"
 EXPECTED_WARNINGS = {"daemon"}  # no daemon runs in these tests
+
+
+def documented_checks():
+    """The first column of the table of checks in docs/doctor.md."""
+    table = DOCUMENT.read_text("utf-8").partition("| check | what it checks")[2].partition("\n\n")[0]
+    return [line.split("|")[1].strip() for line in table.splitlines()[2:]]
 
 
 async def test_an_installation_without_faults_has_only_the_warning_about_the_daemon(installation):
@@ -21,6 +29,12 @@ async def test_an_installation_without_faults_has_only_the_warning_about_the_dae
         "config", "state", "ledger", "spool", "daemon", "grace",
         "coderd", "clock", "token", "reinit", "task", "agentapi", "hooks",
     ]  # fmt: skip
+
+
+async def test_the_document_lists_exactly_the_checks_in_order(installation):
+    checked = [one.check for one in await installation.findings()]
+    assert [name for name in documented_checks() if name != "tls"] == checked
+    assert {fault.check.split()[0] for fault in FAULTS} == set(documented_checks())
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
