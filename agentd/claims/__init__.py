@@ -1,1 +1,1 @@
-"""Receives the claims of the workspace and runs the hooks of each until they succeed: stream, ledger, hooks."""
+"""Receives the claims of the workspace and runs the hooks of each until they succeed."""
