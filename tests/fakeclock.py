@@ -65,3 +65,17 @@ class FakeClock:
         if to > self.now:
             self.wall_now += to - self.now
             self.now = to
+
+
+class SkippingClock:
+    """A clock whose sleeps return at once and move its time on: a retry loop reaches its deadline without a wait."""
+
+    def __init__(self, *, monotonic: float = 1000.0) -> None:
+        self.now = monotonic
+
+    def as_clock(self) -> Clock:
+        return Clock(monotonic=lambda: self.now, sleep=self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += max(0.0, seconds)
+        await asyncio.sleep(0)

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 
 import pytest
+from fakeclock import SkippingClock
 
 
 async def test_time_passes_only_by_advance(fake_clock, clock):
@@ -69,3 +70,9 @@ async def test_a_step_of_the_wall_clock_wakes_no_sleeper(fake_clock, clock):
     assert clock.wall() == pytest.approx(1_772_442_000 - 3600 + 9)
     await fake_clock.advance(1)
     assert sleeping.done()
+
+
+async def test_a_sleep_of_a_skipping_clock_returns_at_once_and_moves_its_time():
+    skipping = SkippingClock(monotonic=10.0)
+    await skipping.as_clock().sleep(3600)
+    assert skipping.as_clock().monotonic() == 3610.0

@@ -174,13 +174,15 @@ def test_a_name_that_nobody_knows_is_told(run, capsys):
 
 
 @pytest.mark.e2e
-async def test_sigterm_leaves_no_daemon_behind(written, tmp_path):
+async def test_sigterm_leaves_no_daemon_behind(written, tmp_path_factory):
+    # A short path: the name of the daemon's socket may have 107 bytes.
+    home = tmp_path_factory.mktemp("home")
     path = written(
         'title = "x"\n[[step]]\ndo = "daemon.start"\n[[step]]\nwait = "log"\nevent = "never"\nwithin_s = 600\n'
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "agentd", "simulate", "run", "--keep", str(path),
-        env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(home)}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     while b"daemon.start" not in (line := await process.stdout.readline()):
         assert line, await process.stderr.read()
@@ -188,6 +190,6 @@ async def test_sigterm_leaves_no_daemon_behind(written, tmp_path):
     _, errors = await process.communicate()
     assert process.returncode == 1
     assert b"interrupted" in errors
-    log = next(tmp_path.glob("agentd-story-*/daemon-1.log")).read_text().splitlines()
+    log = next(home.glob("agentd-story-*/daemon-1.log")).read_text().splitlines()
     pid = next(line["pid"] for line in map(json.loads, log) if line["event"] == "agentd.started")
     assert not Path(f"/proc/{pid}/exe").exists()

@@ -4,6 +4,7 @@ import time
 import uuid
 
 import pytest
+from fakeclock import SkippingClock
 from structlog.testing import capture_logs
 
 from agentd.clock import Clock
@@ -301,11 +302,23 @@ async def test_a_snapshot_that_is_too_large_is_truncated_until_accepted_and_the_
 
 
 async def test_a_server_that_answers_413_to_any_size_is_retried_without_further_truncation(
-    delivery, spool, server, task_id
+    spool, server, task_id, coderd, monkeypatch
 ):
+    skipping, destination = SkippingClock(), CoderDestination(coderd)
+    deliver = destination.deliver
+
+    async def deliver_in_4_seconds(entry, *, timeout_s):
+        try:
+            return await deliver(entry, timeout_s=timeout_s)
+        finally:
+            skipping.now += 4
+
+    monkeypatch.setattr(destination, "deliver", deliver_in_4_seconds)
+    delivery = delivery_of(spool, destination, clock=skipping.as_clock())
     server.fail_next(ROUTE, 413, times=1000)
     put(spool, task_id, "x" * 70_000)
-    receipt = await delivery.flush(soon(0.5))
+    receipt = await delivery.flush(skipping.now + 8)
+    assert receipt.destinations[0].attempts == 2
     assert receipt.outcome is SnapshotOutcome.PENDING
     assert "but the payload has only" in receipt.destinations[0].detail
     assert min(len(call.body) for call in server.calls(ROUTE)) > 1000
