@@ -1,17 +1,21 @@
 """The state directory: private, writable, and locked by one agentd at a time."""
 
+import asyncio
 import contextlib
 import errno
 import fcntl
 import os
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from agentd.errors import StateError
+from agentd.worker_thread import WorkerThread
 
 LOCK_NAME: Final = "agentd.lock"
+CHECK_TIMEOUT_S: Final = 1.0
 
 # `holder_pid` takes a shared lock for a moment, which `StateDir.open` must not mistake for a daemon.
 _LOCK_TRIES: Final = 5
@@ -27,7 +31,10 @@ class StateDir:
 
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
+        self.disk = WorkerThread("agentd-state")
+        """The thread for blocking calls in this directory: its disk may hang."""
         self._lock_fd: int | None = lock_fd
+        self._check: Future[bool] | None = None
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -54,8 +61,16 @@ class StateDir:
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return cls(path, fd)
 
+    async def is_writable(self, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
+        """Whether the directory is writable now. False if the disk does not answer within `timeout_s`."""
+        if self._check is None or self._check.done():
+            self._check = self.disk.submit(self.writable)
+        check = asyncio.wrap_future(self._check)
+        await asyncio.wait({check}, timeout=timeout_s)
+        return check.done() and check.result()
+
     def writable(self) -> bool:
-        """Whether the directory is writable. Needs a few system calls, no fsync."""
+        """Whether the directory is writable. Blocks on the disk for a few system calls, without an fsync."""
         try:
             fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as exc:

@@ -282,3 +282,14 @@ def test_a_mode_that_cannot_be_changed_is_an_error(tmp_path, monkeypatch):
     tmp_path.chmod(0o755)
     monkeypatch.setattr(Path, "chmod", failing(errno.EPERM))
     assert "Operation not permitted" in refusal(tmp_path)
+
+
+async def test_the_check_of_a_hung_disk_is_false_within_its_time_limit(tmp_path, monkeypatch):
+    release = threading.Event()
+    with StateDir.open(tmp_path / "state") as state:
+        assert await state.is_writable()
+        monkeypatch.setattr(state, "writable", lambda: release.wait(30))
+        assert not await state.is_writable(0.05)
+        assert not await state.is_writable(0.05), "the check that hangs is the one that is waited for"
+        release.set()
+        assert await state.is_writable(5)

@@ -129,12 +129,12 @@ async def build(config: Config, clock: Clock) -> AsyncIterator[Components]:
             clock=clock,
             metrics=metrics,
         )
-        task_reports = TaskReports(folder=state.path, clock=clock)
+        task_reports = TaskReports(folder=state.path, clock=clock, disk=state.disk)
         listener = _listener(config, token, ledger, session, clock, metrics)
         task_view = TaskView(tracker=tracker, task_reports=task_reports, listener=listener)
         reporter = _reporter(config, token, session, task_reports, task_view, clock, metrics)
         hooks = _event_hooks(config, ledger, clock, metrics)
-        last_stop = LastStop(state.path, clock)
+        last_stop = LastStop(state.path, clock, state.disk)
         final_snapshot = FinalSnapshot(watcher, recorder, delivery, agent, clock)
         snapshot_due = wiring.SnapshotDue(recorder, delivery)
         wiring.connect(

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from agentd import log
 from agentd.clock import Clock, rfc3339
 from agentd.durable import replace_file
+from agentd.worker_thread import WorkerThread
 
 NAME: Final = "last-stop.json"
 FILE_MAX_BYTES: Final = 4096
@@ -57,14 +58,14 @@ class Run(NamedTuple):
 class LastStop:
     """The record in one state directory, whose lock the caller holds. `previous` is the run before, None for the first.
 
-    Each method writes in a thread, in the order of the calls. A failed write is logged and not raised: it costs the
+    Each method writes in the thread `disk`, in the order of the calls. A failed write is logged and not raised: it costs the
     next start its warning and nothing else.
     """
 
-    def __init__(self, directory: Path, clock: Clock) -> None:
+    def __init__(self, directory: Path, clock: Clock, disk: WorkerThread) -> None:
         self._path = directory / NAME
         self._clock = clock
-        self._writing = asyncio.Lock()
+        self._disk = disk
         self._run = Run(RunState.RUNNING)
         self.previous = read(directory)
 
@@ -109,12 +110,12 @@ class LastStop:
         )
 
     async def _write(self, run: Run) -> None:
-        async with self._writing:
-            self._run = run
-            try:
-                await asyncio.to_thread(replace_file, self._path, json.dumps(run._asdict()).encode() + b"\n")
-            except OSError as exc:
-                log.get("daemon").warning("last_stop.not_kept", reason=exc.strerror or str(exc))
+        self._run = run
+        data = json.dumps(run._asdict()).encode() + b"\n"
+        try:
+            await self._disk.run(lambda: replace_file(self._path, data))
+        except OSError as exc:
+            log.get("daemon").warning("last_stop.not_kept", reason=exc.strerror or str(exc))
 
     def _now(self) -> str:
         return rfc3339(self._clock.wall())

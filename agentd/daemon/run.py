@@ -155,7 +155,7 @@ class Daemon:
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Tell systemd that the event loop and the state directory work. A coderd outage restarts no daemon."""
         while True:
-            if await asyncio.to_thread(self._components.state.writable):
+            if await self._components.state.is_writable():
                 self._notifier.send(WATCHDOG=1)
             await self._clock.sleep(interval_s)
 
@@ -190,7 +190,7 @@ class Daemon:
         return Operations(
             healthy=views.healthy,
             ready=views.ready,
-            metrics=parts.metrics.render,
+            metrics=views.metrics,
             status=views.status,
             claims=views.claims,
             retry_claim=views.retry_claim,

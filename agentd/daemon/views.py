@@ -1,6 +1,5 @@
 """The state of the components as the local API shows it, and the claims actions behind its routes."""
 
-import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
@@ -30,7 +29,6 @@ from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
 
 LIVE_TIMEOUT_S: Final = 2.0
-STATE_DIR_TIMEOUT_S: Final = 1.0
 
 _ANSWERING: Final = {AgentStatus.RUNNING, AgentStatus.WAITING, AgentStatus.SETTLING, AgentStatus.STABLE}
 _NO_LOGS: Final = (TaskStatus.ERROR, TaskStatus.UNKNOWN)
@@ -83,6 +81,8 @@ class Views:
         self._last_stop = last_stop
         self._phase = phase
         self._keep_messages = keep_messages
+        self._metrics = metrics
+        self._is_state_writable = True
         self._started_at = clock.wall()
         self._agent_since = SameMoment(clock)
         self._register_gauges(metrics)
@@ -113,8 +113,8 @@ class Views:
         }
 
     async def healthy(self) -> Json:
-        """`GET /healthz`. The check of the state directory runs in a thread, because the disk may hang."""
-        return {"event_loop": "ok", "state_dir": "ok" if await self._is_state_writable() else "not writable"}
+        """`GET /healthz`. Answers also while the disk hangs."""
+        return {"event_loop": "ok", "state_dir": "ok" if await self._check_state_dir() else "not writable"}
 
     async def ready(self) -> Json:
         """`GET /readyz`: "ok" for each component, or what it waits for."""
@@ -124,7 +124,7 @@ class Views:
             ClaimsState.CONNECTING,
             ClaimsState.UNAUTHORIZED,
         )
-        is_writable = await self._is_state_writable()
+        is_writable = await self._check_state_dir()
         return {
             "claims": claims.reason if claims and is_waiting else "ok",
             "agent": "ok" if status in _ANSWERING else f"{status.value}: {self._tracker.evidence}",
@@ -218,16 +218,18 @@ class Views:
             raise ApiError(409, "Claims are off.", hint="claims.enabled is false")
         return self._listener
 
-    async def _is_state_writable(self) -> bool:
-        try:
-            async with asyncio.timeout(STATE_DIR_TIMEOUT_S):
-                return await asyncio.to_thread(self._state.writable)
-        except TimeoutError:
-            return False
+    async def _check_state_dir(self) -> bool:
+        self._is_state_writable = await self._state.is_writable()
+        return self._is_state_writable
+
+    async def metrics(self) -> str:
+        """`GET /metrics`."""
+        await self._check_state_dir()
+        return self._metrics.render()
 
     def _register_gauges(self, metrics: Registry) -> None:
         """Facts for alerts that no component counts. They are read at each scrape."""
-        tracker, spool, state, previous = self._tracker, self._spool, self._state, self._last_stop.previous
+        tracker, spool, previous = self._tracker, self._spool, self._last_stop.previous
         metrics.gauge("agentd_start_time_seconds", "When this daemon started, Unix seconds.").set(
             self._started_at
         )
@@ -238,7 +240,7 @@ class Views:
             lambda: float(tracker.status is AgentStatus.STABLE)
         )
         metrics.gauge("agentd_state_writable", "1 while the state directory takes writes.").read_from(
-            lambda: float(state.writable())
+            lambda: float(self._is_state_writable)
         )
         metrics.gauge("agentd_snapshot_bytes", "Size of the newest snapshot, 0 without one.").read_from(
             lambda: float(len(newest.payload)) if (newest := spool.newest()) else 0.0

@@ -39,7 +39,7 @@ class Operations(NamedTuple):
     """`{"event_loop": "ok", "state_dir": "ok"}`; any other value means unhealthy."""
     ready: Callable[[], Awaitable[Json]]
     """One entry for each component: "ok", or the reason why it is not ready."""
-    metrics: Callable[[], str]
+    metrics: Callable[[], Awaitable[str]]
     status: Callable[[], Json]
     claims: Callable[[], Json]
     retry_claim: Callable[[str], Awaitable[Json]]
@@ -224,9 +224,11 @@ def _health(read: Callable[[], Awaitable[Json]]) -> Handler:
     return handle
 
 
-def _metrics(read: Callable[[], str]) -> Handler:
+def _metrics(read: Callable[[], Awaitable[str]]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
-        return web.Response(body=read().encode("utf-8", "replace"), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(
+            body=(await read()).encode("utf-8", "replace"), headers={"Content-Type": CONTENT_TYPE}
+        )
 
     return handle
 

@@ -21,6 +21,7 @@ from agentd.stability.task_file import TaskFileContent
 from agentd.stability.tracker import AgentStatus, AgentStatusChange
 from agentd.stability.turn_reports import TurnReports, UserMessage, estimated_time
 from agentd.subscribers import Subscribers
+from agentd.worker_thread import WorkerThread
 
 URI_MAX_CHARS: Final = 2048
 REPORTABLE_STATES: Final = ("working", "idle", "complete", "failure")
@@ -37,15 +38,16 @@ class InvalidReportError(AgentdError):
 
 
 class TaskReports:
-    """The reports about one task. `folder` is the state directory.
+    """The reports about one task. `folder` is the state directory, `disk` the thread that writes there.
 
     `changed` gets the current report (state, message, link) each time it changes.
     """
 
-    def __init__(self, *, folder: Path, clock: Clock) -> None:
+    def __init__(self, *, folder: Path, clock: Clock, disk: WorkerThread) -> None:
         self.changed = Subscribers[StatusReport]()
         self._path = folder / task_file.NAME
         self._clock = clock
+        self._disk = disk
         self._monotonic_to_unix_s = clock.wall() - clock.monotonic()
         self._stored = task_file.read(self._path, monotonic_to_unix_s=self._monotonic_to_unix_s)
         self._turn = TurnReports(self._stored.record)
@@ -137,8 +139,10 @@ class TaskReports:
             if content == self._stored:
                 return
             try:
-                await asyncio.to_thread(
-                    task_file.write, self._path, content, monotonic_to_unix_s=self._monotonic_to_unix_s
+                await self._disk.run(
+                    lambda: task_file.write(
+                        self._path, content, monotonic_to_unix_s=self._monotonic_to_unix_s
+                    )
                 )
             except OSError as exc:
                 # Logged once: on a full disk every write fails alike. The content stays in memory.

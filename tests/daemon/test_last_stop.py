@@ -9,10 +9,13 @@ from structlog.testing import capture_logs
 
 from agentd.daemon import last_stop
 from agentd.daemon.last_stop import NAME, LastStop, RunState, read
+from agentd.worker_thread import WorkerThread
+
+DISK = WorkerThread("state")
 
 
 def test_the_first_run_logs_no_warning(tmp_path, clock):
-    last = LastStop(tmp_path, clock)
+    last = LastStop(tmp_path, clock, DISK)
     assert last.previous is None
     with capture_logs() as lines:
         last.warn_if_killed()
@@ -20,11 +23,11 @@ def test_the_first_run_logs_no_warning(tmp_path, clock):
 
 
 async def test_a_run_that_ended_in_order_causes_no_warning(tmp_path, clock):
-    run = LastStop(tmp_path, clock)
+    run = LastStop(tmp_path, clock, DISK)
     await run.running()
     await run.stopping("SIGTERM", 8)
     await run.stopped("delivered", timeout_s=5)
-    after = LastStop(tmp_path, clock)
+    after = LastStop(tmp_path, clock, DISK)
     assert after.previous.as_json() == {
         "ended": "in_order",
         "started_at": after.previous.started_at,
@@ -41,17 +44,17 @@ async def test_a_run_that_ended_in_order_causes_no_warning(tmp_path, clock):
 
 @pytest.mark.parametrize(("steps", "verdict"), [(1, "killed"), (2, "cut_off")])
 async def test_the_warning_says_how_far_a_killed_run_had_come(tmp_path, clock, steps, verdict):
-    run = LastStop(tmp_path, clock)
+    run = LastStop(tmp_path, clock, DISK)
     for step in (run.running, lambda: run.stopping("SIGTERM", 8))[:steps]:
         await step()
-    after = LastStop(tmp_path, clock)
+    after = LastStop(tmp_path, clock, DISK)
     with capture_logs() as lines:
         after.warn_if_killed()
     assert [(line["event"], line["ended"]) for line in lines] == [("agentd.last_run_not_stopped", verdict)]
 
 
 async def test_the_file_describes_the_current_run(tmp_path, clock):
-    await LastStop(tmp_path, clock).running()
+    await LastStop(tmp_path, clock, DISK).running()
     assert read(tmp_path).state is RunState.RUNNING
 
 
@@ -65,7 +68,7 @@ async def test_a_full_disk_is_logged_and_not_raised(tmp_path, clock, monkeypatch
     def full(*_args):
         raise OSError(28, "No space left on device")
 
-    run = LastStop(tmp_path, clock)
+    run = LastStop(tmp_path, clock, DISK)
     monkeypatch.setattr(os, "write", full)
     with capture_logs() as lines:
         await run.stopping("SIGTERM", 8)
@@ -75,7 +78,7 @@ async def test_a_full_disk_is_logged_and_not_raised(tmp_path, clock, monkeypatch
 async def test_a_hung_disk_delays_the_end_by_its_time_limit_only(tmp_path, clock, monkeypatch):
     release = threading.Event()
     monkeypatch.setattr(last_stop, "replace_file", lambda *_args: release.wait(30))
-    run = LastStop(tmp_path, clock)
+    run = LastStop(tmp_path, clock, DISK)
     stopping = asyncio.create_task(run.stopping("SIGTERM", 8))
     with capture_logs() as lines:
         await run.stopped("delivered", timeout_s=0.05)

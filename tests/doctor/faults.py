@@ -18,6 +18,7 @@ from agentd.clock import Clock
 from agentd.daemon.last_stop import LastStop
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.state_dir import StateDir
+from agentd.worker_thread import WorkerThread
 
 HTML_404 = b"<html><head><title>404 Not Found</title></head><body>nginx</body></html>"
 
@@ -432,12 +433,12 @@ async def an_unknown_stop_timeout(installation):
 
 @fault("grace", "the last stop was cut off", "agentd drill", "warn")
 async def a_stop_that_was_cut_off(installation):
-    await LastStop(installation.state_dir, Clock()).stopping("SIGTERM", 8)
+    await LastStop(installation.state_dir, Clock(), WorkerThread("state")).stopping("SIGTERM", 8)
 
 
 @fault("grace", "killed without SIGTERM", "run_on_stop", "warn")
 async def a_kill_without_a_signal_to_stop(installation):
-    await LastStop(installation.state_dir, Clock()).running()
+    await LastStop(installation.state_dir, Clock(), WorkerThread("state")).running()
 
 
 def _free_port():

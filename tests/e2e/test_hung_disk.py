@@ -92,6 +92,8 @@ async def test_the_local_api_answers_while_the_disk_hangs_and_during_the_stop(te
     await asyncio.sleep(0.3)
     async with asyncio.timeout(2):
         assert (await daemon.ask("/v1/status"))["agent"]["status"] in ("settling", "stable")
+        for _ in range(20):
+            assert await daemon.ask("/v1/claims") == {"claims": []}
     testbed.coderd.fault("log-snapshot", "no_headers", times=100)
     daemon.signal(signal.SIGTERM)
     async with asyncio.timeout(1):

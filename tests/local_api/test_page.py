@@ -16,7 +16,7 @@ async def _done(*_arguments):
     return DONE
 
 
-SYNCHRONOUS = {"metrics": str, "status": dict, "claims": dict}
+SYNCHRONOUS = {"status": dict, "claims": dict}
 OPERATIONS = Operations(**{name: SYNCHRONOUS.get(name, _done) for name in Operations._fields})
 
 

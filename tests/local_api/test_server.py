@@ -59,13 +59,16 @@ class Daemon:
         async def healthy() -> dict[str, Any]:
             return self.health
 
+        async def metrics() -> str:
+            return "agentd_x 1\n"
+
         async def ready() -> dict[str, Any]:
             return {"claims": "listening"}
 
         return Operations(
             healthy=healthy,
             ready=ready,
-            metrics=lambda: "agentd_x 1\n",
+            metrics=metrics,
             status=status,
             claims=lambda: {"claims": []},
             retry_claim=on_claim,

@@ -31,7 +31,7 @@ class Bench:
         self.task_reports: TaskReports | None = None
         self.tracker = Tracker(5.0)
         self.client = AgentApiClient(
-            simulated.url, session=session, status_timeout_s=0.1, messages_timeout_s=0.1
+            simulated.url, session=session, status_timeout_s=0.4, messages_timeout_s=0.4
         )
         kind = AgentApiAgent if follow else NotFollowed
         self.agent = kind(self.client, AgentApiOptions(keep=3), clock=fake_clock.as_clock())

@@ -17,6 +17,7 @@ from agentd.stability.app_status import AppStatusReporter
 from agentd.stability.status_report import TaskState
 from agentd.stability.task_reports import TaskReports
 from agentd.stability.tracker import Tracker
+from agentd.worker_thread import WorkerThread
 
 ACTIVITIES = {"running": Activity.BUSY, "stable": Activity.IDLE}
 NAIVE = {"running": "working", "stable": "idle"}
@@ -63,7 +64,7 @@ async def by_agentd(session, plane, fake_clock, folder):
     """A look every second; tracker, reports and reporter as the daemon connects them."""
     clock = fake_clock.as_clock()
     reporter = AppStatusReporter(send=plane.send, clock=clock, metrics=Registry())
-    reports = TaskReports(folder=folder, clock=clock)
+    reports = TaskReports(folder=folder, clock=clock, disk=WorkerThread("state"))
     reports.changed.add(reporter.report)
     tracker = Tracker(5.0)
     running = asyncio.create_task(reporter.run(), name="app status")

@@ -5,6 +5,7 @@ from structlog.testing import capture_logs
 from agentd.agents.agentapi import agent as agent_module
 from agentd.stability.task_reports import TaskReports
 from agentd.stability.tracker import AgentStatus
+from agentd.worker_thread import WorkerThread
 
 UNKNOWN, RUNNING, WAITING, SETTLING, STABLE, UNREACHABLE = AgentStatus
 
@@ -101,7 +102,9 @@ async def test_a_turn_is_noticed_although_the_stream_was_down(following):
 async def test_a_turn_while_the_stream_was_down_is_reported_as_working_and_as_idle(following, tmp_path):
     """Too short for any look, and unheard: the task's state still goes through it, because its message is there."""
     said = []
-    following.task_reports = TaskReports(folder=tmp_path, clock=following.clock.as_clock())
+    following.task_reports = TaskReports(
+        folder=tmp_path, clock=following.clock.as_clock(), disk=WorkerThread("state")
+    )
     following.task_reports.changed.add(lambda report: said.append(report.state.value))
     await following.seconds(8)
     assert following.states[-1] is STABLE

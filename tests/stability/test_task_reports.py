@@ -14,8 +14,10 @@ from agentd.stability.task_file import NAME
 from agentd.stability.task_reports import InvalidReportError, TaskReports
 from agentd.stability.tracker import AgentStatus, AgentStatusChange
 from agentd.stability.turn_reports import TaskFinishedError
+from agentd.worker_thread import WorkerThread
 
 NONE, WORKING, IDLE, COMPLETE, FAILURE = TaskState
+DISK = WorkerThread("state")
 
 
 class Life:
@@ -24,7 +26,7 @@ class Life:
     def __init__(self, folder, fake_clock):
         self.clock = fake_clock
         self.changes = 0
-        self.reports = TaskReports(folder=folder, clock=fake_clock.as_clock())
+        self.reports = TaskReports(folder=folder, clock=fake_clock.as_clock(), disk=DISK)
         self.reports.changed.add(self._changed)
 
     def _changed(self, _report):
