@@ -1,1 +1,1 @@
-"""Serves the local API on a unix socket and, if configured, on a loopback TCP port."""
+"""The local API of the daemon: HTTP on a unix socket, and on loopback TCP if configured."""

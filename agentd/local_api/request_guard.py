@@ -11,13 +11,18 @@ from typing import Final
 
 from aiohttp import web
 
+from agentd.config.formats import LOOPBACK
+
 OWN_HEADER: Final = "X-Agentd"
 """A form and an `<img>` cannot send it.
 
 A script of another origin needs a preflight for it, which is refused.
 """
 
-_LOOPBACK_HOST: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+_LOOPBACK_HOST: Final = re.compile(
+    f"({'|'.join(re.escape(f'[{host}]' if ':' in host else host) for host in LOOPBACK)})(:[0-9]+)?",
+    re.IGNORECASE,
+)
 _FORM_TYPES: Final = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 
 
