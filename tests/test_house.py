@@ -204,8 +204,7 @@ UNFINISHED = {
     """,
     "words": """
         README.md agentd/cli agentd/simulator docs/architecture.md docs/compatibility.md
-        docs/contributing.md docs/guarantees.md
-        docs/operations.md docs/protocol.md docs/scenarios.md tests/scenarios
+        docs/contributing.md docs/operations.md docs/protocol.md docs/scenarios.md tests/scenarios
         tests/simulator tests/ui
     """,
 }
