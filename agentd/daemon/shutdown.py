@@ -7,7 +7,7 @@ written to disk runs beside the delivery and is given up at the deadline.
 import asyncio
 import enum
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 from agentd import log
 from agentd.agents.agent import Agent, CannotEndError
@@ -21,6 +21,8 @@ from agentd.snapshots.recorder import Recorder
 from agentd.stability.app_status import AppStatusReporter
 from agentd.stability.task_reports import TaskReports
 from agentd.stability.watcher import Watcher
+
+T = TypeVar("T")
 
 FINAL_READ_SHARE: Final = 0.25
 FINAL_READ_MAX_S: Final = 2.0
@@ -172,22 +174,20 @@ class Shutdown:
         try:
             async with asyncio.timeout(left_s):
                 if tasks is not None:
-                    on_stop = self._unless_skipped(self._on_stop_hooks(tasks.hooks))
+                    on_stop = self._step(self._on_stop_hooks(tasks.hooks))
                     beside.append(asyncio.create_task(on_stop, name="on-stop hooks"))
                     beside.append(asyncio.create_task(cancelled(tasks.claims), name="end of claims"))
-                await self._unless_skipped(self._final.watcher.read_final_messages(final_read_s(left_s)))
-                entry = await self._final.recorder.flush_to_disk(disk_s(left_s))
+                await self._step(self._final.watcher.read_final_messages(final_read_s(left_s)))
+                entry = await self._step(self._final.recorder.flush_to_disk(disk_s(left_s)), skippable=False)
                 self.phase = Phase.DELIVERING
-                await self._unless_skipped(
-                    self._final.deliver(entry, delivery_deadline, end_agent=self._end_agent)
-                )
+                await self._step(self._final.deliver(entry, delivery_deadline, end_agent=self._end_agent))
                 if tasks is not None:
                     if self._skip.is_set() and tasks.claims is not None:
                         tasks.claims.cancel()  # a second time: its hook gets no more time to end
-                    await self._unless_skipped(self._send_final_status(tasks.app_status))
+                    await self._step(self._send_final_status(tasks.app_status))
                     await asyncio.gather(*beside)
                     await cancelled(*tasks.others)
-                await self._unless_skipped(self._task_reports.store())
+                await self._step(self._task_reports.store())
         except TimeoutError:
             self._log.warning("agentd.shutdown_timed_out", budget_s=self._budget_s, phase=self.phase.value)
             await self._give_up([recording, *beside, *(tasks.others if tasks else ())])
@@ -211,17 +211,26 @@ class Shutdown:
     def _left_s(self) -> float:
         return max(0.0, self._deadline - CLOSING_S - self._clock.monotonic())
 
-    async def _unless_skipped(self, step: Coroutine[Any, Any, object]) -> None:
-        """Run `step` until it ends or a second signal comes. An exception of it is logged; the shutdown goes on."""
-        working = asyncio.create_task(step, name="shutdown step")
+    async def _step(self, work: Coroutine[Any, Any, T], *, skippable: bool = True) -> T | None:
+        """Run one step until it ends or, if `skippable`, until a second signal. Returns its result, None without one.
+
+        An exception of the step is logged; the shutdown goes on.
+        """
+        working = asyncio.create_task(work, name="shutdown step")
         skipping = asyncio.create_task(self._skip.wait(), name="second signal")
         try:
-            await asyncio.wait({working, skipping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {working, skipping} if skippable else {working}, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             await cancelled(skipping, None if working.done() else working)
-        if not working.cancelled() and (error := working.exception()) is not None:
+        if working.cancelled():
+            return None
+        if (error := working.exception()) is not None:
             self.step_failed = True
             self._log.error("agentd.stop_step_failed", exc_info=error)
+            return None
+        return working.result()
 
     async def _give_up(self, left: "Sequence[asyncio.Task[None]]") -> None:
         """Cancel the tasks that are left, without waiting for a thread that hangs."""

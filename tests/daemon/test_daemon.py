@@ -68,19 +68,27 @@ async def test_a_task_that_ends_stops_the_daemon_and_the_conversation_is_deliver
     assert stored.envelope["data"]["messages"][-1]["content"] == "last words"
 
 
-async def test_a_failing_step_of_the_shutdown_does_not_prevent_the_delivery(components, settings, peers):
+@pytest.mark.parametrize(
+    "step", ["watcher.read_final_messages", "hooks.run_stop_hooks", "task_reports.store"]
+)
+async def test_a_failing_step_of_the_shutdown_does_not_prevent_the_delivery(
+    components, settings, peers, monkeypatch, step
+):
     coderd, agent = peers
     agent.add_message("agent", "last words")
     await components.watcher.read_messages(5)
 
-    async def broken(_timeout_s):
+    async def broken(*_arguments):
         raise RuntimeError("a fault in the code")
 
-    components.watcher.read_final_messages = broken
+    part, name = step.split(".")
+    monkeypatch.setattr(getattr(components, part), name, broken)
     daemon = daemon_of(components, settings)
+    running = asyncio.create_task(daemon.run())
+    await asyncio.sleep(0.2)
     daemon.stop("test")
     async with asyncio.timeout(30):
-        assert await daemon.run() is ExitCode.FAILED
+        assert await running is ExitCode.FAILED
     assert len(coderd.snapshots) == 1
 
 
