@@ -5,7 +5,7 @@ import functools
 import io
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -291,6 +291,65 @@ def test_only_a_package_has_an_export_list():
         if isinstance(node, ast.Assign) and "__all__" in map(ast.unparse, node.targets)
     )
     assert violations(wrong, "export lists") == []
+
+
+def module_of(path: Path) -> str:
+    """`agentd.claims.events`; a package for its `__init__.py`."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(source: str, known: Collection[str]) -> set[str]:
+    """The modules of `known` that `source` imports, also inside functions and under TYPE_CHECKING."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import, which this function does not resolve"
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= submodules & set(known) or {str(node.module)}
+    return found & set(known)
+
+
+def modules_in_cycles(graph: Mapping[str, Collection[str]]) -> list[str]:
+    """The modules that import themselves, directly or through other modules."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [*graph[start]]
+        while waiting:
+            if (module := waiting.pop()) not in seen:
+                seen.add(module)
+                waiting += graph[module]
+        return seen
+
+    return sorted(module for module in graph if module in reachable(module))
+
+
+def test_every_kind_of_import_is_found():
+    source = """
+import a.b
+from a import c
+from a.d import Name
+if TYPE_CHECKING:
+    from a.e import Other
+def function():
+    from a import f
+import other
+"""
+    assert imports(source, {"a", "a.b", "a.c", "a.d", "a.e", "a.f"}) == {"a.b", "a.c", "a.d", "a.e", "a.f"}
+
+
+def test_a_cycle_is_found():
+    graph = {"a": ["b"], "b": ["c"], "c": ["b"], "d": ["a"]}
+    assert modules_in_cycles(graph) == ["b", "c"]
+
+
+def test_no_module_is_part_of_an_import_cycle():
+    paths = {module_of(path): path for path in OURS}
+    graph = {module: imports(path.read_text("utf-8"), paths) - {module} for module, path in paths.items()}
+    assert sum(map(len, graph.values())) > 500
+    assert modules_in_cycles(graph) == []
 
 
 TWO_SPACES = re.compile(r"[a-z`)\]][.!?][)`]?  +(?=[A-Z`])")

@@ -1,21 +1,20 @@
-"""`agentd demo`: the whole main job on this machine, told as it happens.
+"""`agentd demo`: runs agentd against simulated peers and prints each step.
 
-The daemon is the real one, as a child process; coderd and AgentAPI are the simulator on loopback ports. Every step
-checks what it says, and the first that fails ends the demo with exit code 1.
+The daemon is the real one, as a child process; coderd and AgentAPI are simulated, on loopback ports. Each step checks its
+result, and the first failed step ends the demo with exit code 1.
 """
 
 import argparse
 import asyncio
 import contextlib
-import json
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from agentd.cli.audience import Audience
+from agentd.cli.demo_page import DemoPage
 from agentd.errors import AgentdError, ExitCode
 
 if TYPE_CHECKING:
@@ -24,23 +23,23 @@ if TYPE_CHECKING:
     from agentd.simulator.coderd.workspaces import Workspace
     from agentd.simulator.daemon_process import DaemonProcess
 
-BUDGET_S = 60.0
-SNAPSHOT_MAX_BYTES = 65_536
+BUDGET_S: Final = 60.0
+SNAPSHOT_MAX_BYTES: Final = 65_536
 
-HOOK = """#!/bin/sh
+HOOK: Final = """#!/bin/sh
 echo "$AGENTD_HOOK attempt $AGENTD_ATTEMPT for owner $AGENTD_OWNER_ID" | tee -a "{record}"
 """
 
 
-class StepFailedError(AgentdError):
-    """A step of the demo did not do what it should."""
+class DemoError(AgentdError):
+    """A step of the demo failed."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep",
         action="store_true",
-        help="keep the demo's folder (state directory, hooks, the daemon's log)",
+        help="keep the demo's directory: state directory, hooks and the daemon's logs",
     )
     parser.add_argument(
         "--ui",
@@ -48,21 +47,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=0,
         metavar="PORT",
-        help="a page to watch it (default: any free port); afterwards it is yours to play with, until Enter",
+        help="show the demo on a page on 127.0.0.1 (default: any free port); afterwards the simulators run until Enter",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every step did what it should, 1 at the first that did not."""
+    """Returns 0 when every step succeeded, 1 after the first that failed."""
     home = Path(tempfile.mkdtemp(prefix="agentd-demo-"))
-    story = Story(home, None if args.ui is None else Audience(args.ui))
+    demo = Demo(home, None if args.ui is None else DemoPage(args.ui))
     try:
-        asyncio.run(story.perform())
+        asyncio.run(demo.run())
     except (AgentdError, TimeoutError) as exc:
-        print(f"\n✗ {str(exc) or 'the demo took longer than a minute'}", file=sys.stderr)
+        print(f"\n✗ {str(exc) or 'the demo exceeded its time limit'}", file=sys.stderr)
         return ExitCode.FAILED
     finally:
-        story.write_logs()
+        demo.write_logs()
         if args.keep:
             print(f"kept: {home}")
         else:
@@ -70,76 +69,78 @@ def run(args: argparse.Namespace) -> int:
     return ExitCode.OK
 
 
-class Story:
-    """The demo's steps, in order, on one set of peers."""
+class Demo:
+    """The steps of the demo, with one coderd, one agent and several daemons. `page` shows the steps."""
 
-    def __init__(self, home: Path, audience: Audience | None) -> None:
+    def __init__(self, home: Path, page: DemoPage | None) -> None:
         self._home = home
-        self._audience = audience
+        self._page = page
         self._record = home / "hooks.log"
         self._started = time.monotonic()
         self._daemons: list[DaemonProcess] = []
 
-    async def perform(self) -> None:
-        """Raises `TimeoutError` when the story takes too long; who looks on has time of their own."""
-        from agentd.simulator.agentapi import SimulatedAgentApi  # noqa: PLC0415 - only the demo needs servers
-        from agentd.simulator.coderd import SimulatedCoderd  # noqa: PLC0415 - only the demo needs servers
+    async def run(self) -> None:
+        """Run the demo. Raises `DemoError`, and `TimeoutError` after `BUDGET_S` (twice that with a page, which pauses)."""
+        from agentd.simulator.agentapi import SimulatedAgentApi  # noqa: PLC0415 - not needed to parse arguments
+        from agentd.simulator.coderd import SimulatedCoderd  # noqa: PLC0415 - not needed to parse arguments
 
         self._write_hooks()
         async with SimulatedCoderd(ping_s=1.0) as coderd, SimulatedAgentApi() as agent:
             workspace = coderd.add_prebuild()
             task_id = coderd.add_task(workspace)
             environ = self._environ(coderd, agent, workspace.token, task_id)
-            if self._audience is None:
-                await asyncio.wait_for(self.tell(coderd, agent, task_id, environ), BUDGET_S)
+            if self._page is None:
+                await asyncio.wait_for(self._run_steps(coderd, agent, task_id, environ), BUDGET_S)
                 return
-            async with self._audience.seated(coderd, agent):
-                await asyncio.wait_for(self.tell(coderd, agent, task_id, environ), 2 * BUDGET_S)
+            async with self._page.serve(coderd, agent):
+                await asyncio.wait_for(self._run_steps(coderd, agent, task_id, environ), 2 * BUDGET_S)
                 await agent.start()
-                daemon = await self._start(environ, "Now it is yours: press the buttons. Enter ends it")
-                await self._audience.leave()
-                with contextlib.suppress(ProcessLookupError):  # Ctrl-C reaches the daemon, too
+                daemon = await self._start(
+                    environ, "The demo is over. Use the page's buttons, or press Enter to exit"
+                )
+                await self._page.until_enter()
+                with contextlib.suppress(ProcessLookupError):  # Ctrl-C stops the daemon, too
                     await daemon.stop()
 
-    async def tell(
+    async def _run_steps(
         self, coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str, environ: dict[str, str]
     ) -> None:
         workspace = coderd.workspaces[0]
-        await self._say(
-            "A simulated coderd and a simulated AgentAPI on loopback; the daemon is the real one."
+        await self._announce(
+            "The daemon is the real one; coderd and AgentAPI are simulated, on loopback ports."
         )
         daemon = await self._start(environ, "agentd starts in a prebuilt workspace")
         await self._claim(daemon, coderd, workspace)
         await self._replay_on_reconnect(daemon, coderd, workspace)
         await self._settle(daemon, agent)
-        await self._kill_and_lose_the_agent(daemon, coderd, agent, task_id)
-        daemon = await self._start(environ, "agentd starts again; the agent is gone")
+        await self._kill_daemon_and_stop_agent(daemon, coderd, agent, task_id)
+        daemon = await self._start(environ, "agentd starts again; the agent is stopped")
         await self._replay_after_restart(daemon)
         await self._deliver_from_spool(coderd, task_id)
         await agent.start()
-        await self._stop_politely(daemon, coderd, agent, task_id)
-        daemon = await self._start(environ, "once more, and now coderd goes down")
+        await self._stop_with_coderd(daemon, coderd, agent, task_id)
+        daemon = await self._start(environ, "agentd starts again, and coderd will be down at the next stop")
         await self._stop_without_coderd(daemon, coderd, agent, task_id)
-        daemon = await self._start(environ, "the next start")
-        await self._deliver_what_was_kept(daemon, coderd, task_id)
-        await self._say(
-            f"Done in {time.monotonic() - self._started:.1f} s. Nothing ran twice, nothing was lost."
+        daemon = await self._start(environ, "agentd starts again; coderd is reachable")
+        await self._deliver_after_restart(daemon, coderd, task_id)
+        await self._announce(
+            f"Done in {time.monotonic() - self._started:.1f} s. No hook ran twice, and no message was lost."
         )
 
     async def _claim(
         self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", workspace: "Workspace"
     ) -> None:
-        await daemon.status_until(lambda s: s["claims"]["state"] == "listening", what="the stream listening")
-        await self._ok("it holds the claim stream: listening")
+        await daemon.status_until(lambda s: s["claims"]["state"] == "listening", what="an open claim stream")
+        await self._passed("the claim stream is open: listening")
         coderd.claim_start(workspace)
-        await self._say(
-            "A user claims the workspace; while the claim job runs coderd refuses new requests with 401."
+        await self._announce(
+            "A user claims the workspace. While the claim job runs, coderd answers new requests with 401."
         )
         await coderd.claim_finish(workspace)
         await daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="the claim settled")
         await self._expect(
             self._hook_runs() == 2,
-            f"two hooks ran, once each, in name order: {self._hook_names()}",
+            f"two hooks ran once each, in the order of their names: {self._hook_names()}",
             "both hooks run once",
         )
 
@@ -148,14 +149,14 @@ class Story:
     ) -> None:
         before = len(coderd.calls("reinit"))
         await coderd.drop_connections("eof")
-        await self._say("The connection drops. coderd replays the claim on every connection.")
+        await self._announce("The connection drops. coderd replays the claim on every connection.")
         await coderd.until(
             lambda: len(coderd.calls("reinit")) > before and coderd.open_streams(workspace) > 0
         )
         await daemon.log("claim.replayed")
         await self._expect(
             self._hook_runs() == 2,
-            "the same claim replayed on reconnect: no hook ran",
+            "coderd replayed the claim after the reconnect: no hook ran",
             "no hook runs on a replay",
         )
 
@@ -165,13 +166,13 @@ class Story:
         agent.add_message("user", "Please make the build green. 请修好构建。")
         agent.add_message("agent", "Looking at it …")
         await daemon.log("agent.status", where=lambda line: line["new"] == "running", after=mark)
-        await self._ok("the agent works: running")
+        await self._passed("the agent is running")
         agent.rewrite_last("Fixed the import and ran the tests: all green. ✅")
         agent.set_status("stable")
         seen = await daemon.log("agent.status", where=lambda line: line["new"] == "stable", after=mark)
-        await self._ok(f"the agent is quiet: settling, then stable ({seen['evidence']})")
+        await self._passed(f"the agent is settling, then stable ({seen['evidence']})")
 
-    async def _kill_and_lose_the_agent(
+    async def _kill_daemon_and_stop_agent(
         self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str
     ) -> None:
         await coderd.until(lambda: task_id in coderd.snapshots)
@@ -184,26 +185,28 @@ class Story:
         await daemon.kill()
         await agent.stop()
         await coderd.start()
-        await self._ok("kill -9 in the middle of the conversation; the agent is gone too, coderd was away")
+        await self._passed(
+            "kill -9 during the conversation, while coderd was down; the agent was stopped, too"
+        )
 
     async def _replay_after_restart(self, daemon: "DaemonProcess") -> None:
         await daemon.log("claim.replayed")
         await self._expect(
             self._hook_runs() == 2,
-            "the claim replayed after the restart: no hook ran",
+            "coderd replayed the claim after the restart: no hook ran",
             "no hook runs after a restart",
         )
 
     async def _deliver_from_spool(self, coderd: "SimulatedCoderd", task_id: str) -> None:
         await coderd.until(lambda: _last(coderd, task_id).startswith("Deploying: step 3"))
-        await self._ok(
-            "the conversation was delivered from the spool, down to the last words before the kill"
+        await self._passed(
+            "the conversation was delivered from the spool, with the last message before the kill"
         )
 
-    async def _stop_politely(
+    async def _stop_with_coderd(
         self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str
     ) -> None:
-        await daemon.status_until(lambda s: s["agent"]["status"] != "unreachable", what="the agent back")
+        await daemon.status_until(lambda s: s["agent"]["status"] != "unreachable", what="a reachable agent")
         agent.add_message("agent", "長い答え " * 20_000 + "the very last words")
         code = await daemon.stop()
         body = coderd.snapshots[task_id].body
@@ -211,8 +214,8 @@ class Story:
             code == ExitCode.OK
             and len(body) <= SNAPSHOT_MAX_BYTES
             and _last(coderd, task_id).endswith("the very last words"),
-            f"SIGTERM: exit {code}, a 300 KB message fitted into {len(body):,} of 65,536 bytes, the newest words last",
-            "the snapshot arrives at SIGTERM",
+            f"SIGTERM: exit {code}; a 300 KB message was truncated to fit: {len(body):,} of 65,536 bytes, newest text kept",
+            "exit 0, and coderd has the newest text",
         )
 
     async def _stop_without_coderd(
@@ -224,26 +227,30 @@ class Story:
         code = await daemon.stop()
         await self._expect(
             code == ExitCode.PENDING,
-            f"SIGTERM while coderd is down: exit {code}, kept in the spool",
+            f"SIGTERM while coderd is down: exit {code}, the snapshot is in the spool",
             "exit 75",
         )
         await agent.stop()
         await coderd.start()
         await self._expect(
-            not _last(coderd, task_id).startswith("thanks"), "coderd does not have it yet", "coderd lacks it"
+            not _last(coderd, task_id).startswith("thanks"),
+            "coderd does not have the last message yet",
+            "coderd lacks the last message",
         )
 
-    async def _deliver_what_was_kept(
+    async def _deliver_after_restart(
         self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", task_id: str
     ) -> None:
         await coderd.until(lambda: _last(coderd, task_id) == "thanks, that is all")
-        await daemon.status_until(lambda s: not s["snapshot"]["pending"], what="nothing pending")
+        await daemon.status_until(lambda s: not s["snapshot"]["pending"], what="no pending snapshot")
         code = await daemon.stop()
         await self._expect(
-            code == ExitCode.OK, f"delivered what the last run had kept; exit {code}", "a clean stop"
+            code == ExitCode.OK,
+            f"the next start delivered the snapshot from the spool; exit {code}",
+            "exit 0",
         )
         await self._expect(
-            self._hook_runs() == 2, "and in all of this each hook ran once", "two hook runs in all"
+            self._hook_runs() == 2, "each hook ran once in the whole demo", "two hook runs in the whole demo"
         )
 
     async def _start(self, environ: dict[str, str], why: str) -> "DaemonProcess":
@@ -253,13 +260,13 @@ class Story:
         self._daemons.append(daemon)
         await daemon.start()
         await daemon.log("agentd.started")
-        await self._say(f"{why} (pid {daemon.pid}).")
+        await self._announce(f"{why} (pid {daemon.pid}).")
         return daemon
 
     def _environ(
         self, coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", token: str, task_id: str
     ) -> dict[str, str]:
-        page = {"AGENTD_LOCAL_API_LISTEN": self._audience.daemon_listen} if self._audience else {}
+        page = {"AGENTD_LOCAL_API_LISTEN": self._page.daemon_listen} if self._page else {}
         return page | {
             "CODER_AGENT_URL": coderd.url,
             "CODER_AGENT_TOKEN": token,
@@ -287,35 +294,34 @@ class Story:
     def _hook_runs(self) -> int:
         return len(self._record.read_text().splitlines()) if self._record.exists() else 0
 
-    async def _say(self, sentence: str) -> None:
+    async def _announce(self, sentence: str) -> None:
         print(f"\n[{time.monotonic() - self._started:5.1f} s] {sentence}", flush=True)
         await self._show(sentence)
 
-    async def _ok(self, sentence: str) -> None:
+    async def _passed(self, sentence: str) -> None:
         print(f"          ✓ {sentence}", flush=True)
         await self._show(sentence, "good")
 
     async def _show(self, sentence: str, tone: str = "") -> None:
-        if self._audience is not None:
-            await self._audience.tell(sentence, tone)
+        if self._page is not None:
+            await self._page.show(sentence, tone)
 
     async def _expect(self, truth: bool, sentence: str, what: str) -> None:
         if not truth:
-            await self._show(f"Expected: {what}; seen: {sentence}", "bad")
-            raise StepFailedError(
-                f"expected: {what}; seen: {sentence}", hint="run again with --keep and read daemon-*.log"
+            await self._show(f"Expected: {what}; found: {sentence}", "bad")
+            raise DemoError(
+                f"expected: {what}; found: {sentence}", hint="run again with --keep and read daemon-*.log"
             )
-        await self._ok(sentence)
+        await self._passed(sentence)
 
     def write_logs(self) -> None:
-        """Leave the daemons' log lines beside the state directory, for --keep."""
+        """Write the daemons' logs beside the state directory."""
         for number, daemon in enumerate(self._daemons, 1):
-            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in daemon.lines)
-            (self._home / f"daemon-{number}.log").write_text(text)
+            daemon.write_log(self._home / f"daemon-{number}.log")
 
 
 def _last(coderd: "SimulatedCoderd", task_id: str) -> str:
-    """The last stored message's content, or an empty string."""
+    """The content of the last stored message, or an empty string."""
     stored = coderd.snapshots.get(task_id)
     messages = stored.envelope["data"]["messages"] if stored else []
     return str(messages[-1]["content"]) if messages else ""

@@ -1,4 +1,4 @@
-"""`agentd simulate run|list`: scenarios, each a fault or a lifecycle, played with the real daemon."""
+"""`agentd simulate run` and `agentd simulate list`: scenarios with the real daemon between simulated peers."""
 
 import argparse
 import asyncio
@@ -14,24 +14,26 @@ from agentd.errors import AgentdError, ExitCode
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from agentd.simulator.scenario.file import Scenario, Step
-    from agentd.simulator.scenario.play import Verdict
+    from agentd.simulator.scenario.definition import Scenario, ScenarioStep
+    from agentd.simulator.scenario.execute import Verdict
 
 
 def configure_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "scenarios", nargs="*", metavar="FILE|NAME", help="a scenario file, or the name of a shipped one"
     )
-    parser.add_argument("--all", action="store_true", help="every shipped scenario")
-    parser.add_argument("--quiet", action="store_true", help="one line a scenario; steps only when one fails")
+    parser.add_argument("--all", action="store_true", help="run every shipped scenario")
     parser.add_argument(
-        "--keep", action="store_true", help="keep each scenario's folder (state, hooks, logs)"
+        "--quiet", action="store_true", help="print one line for each scenario, and the step that failed"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the directory of each scenario: state, hooks and logs"
     )
 
 
 def show() -> int:
-    """The shipped scenarios, one line each."""
-    from agentd.simulator.scenario import file  # noqa: PLC0415 - servers are not needed to parse arguments
+    """Print the shipped scenarios, one line each."""
+    from agentd.simulator.scenario import file  # noqa: PLC0415 - not needed to parse arguments
 
     found = [file.load(path) for path in file.shipped()]
     width = max(len(scenario.name) for scenario in found)
@@ -41,29 +43,31 @@ def show() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 when every expectation of every scenario holds, else 1. Raises `ScenarioError` for what is no scenario."""
-    from agentd.simulator.scenario import file  # noqa: PLC0415 - as above
+    """Returns 0 when every scenario passes, else 1. Raises `ScenarioError` for an invalid file."""
+    from agentd.simulator.scenario import definition, file  # noqa: PLC0415 - as above
 
     paths = file.shipped() if args.all else [file.find(name) for name in args.scenarios]
     if not paths:
-        raise file.ScenarioError(
-            "no scenario named", hint="FILE, NAME or --all; `agentd simulate list` names the shipped ones"
+        raise definition.ScenarioError(
+            "no scenario given",
+            hint="give FILE, NAME or --all; `agentd simulate list` prints the shipped ones",
         )
-    # All are read before the first is played: a mistake in the last should not take a minute to show.
-    verdicts = [_play(scenario, args) for scenario in [file.load(path) for path in paths]]
+    # Read all files first, so that an error in the last one is reported at once.
+    verdicts = [_run(scenario, args) for scenario in [file.load(path) for path in paths]]
     failed = [verdict.scenario.name for verdict in verdicts if not verdict.holds]
     if len(verdicts) > 1:
         print(
-            f"{len(verdicts) - len(failed)} of {len(verdicts)} scenarios hold"
-            + (f"; not: {', '.join(failed)}" if failed else "")
+            f"{len(verdicts) - len(failed)} of {len(verdicts)} scenarios passed"
+            + (f"; failed: {', '.join(failed)}" if failed else "")
         )
     return ExitCode.FAILED if failed else ExitCode.OK
 
 
-def _play(scenario: "Scenario", args: argparse.Namespace) -> "Verdict":
-    from agentd.simulator.scenario.play import play  # noqa: PLC0415 - as above
+def _run(scenario: "Scenario", args: argparse.Namespace) -> "Verdict":
+    """Run one scenario in a temporary directory, and print its steps and its verdict."""
+    from agentd.simulator.scenario.execute import execute  # noqa: PLC0415 - as above
 
-    def tell(step: "Step") -> None:
+    def print_step(step: "ScenarioStep") -> None:
         if not args.quiet:
             print(f"  ✓ {step.number:2} {step.say or step}", flush=True)
 
@@ -71,7 +75,7 @@ def _play(scenario: "Scenario", args: argparse.Namespace) -> "Verdict":
         print(f"{scenario.name}: {scenario.title}", flush=True)
     home = Path(tempfile.mkdtemp(prefix=f"agentd-{scenario.name}-"))
     try:
-        verdict = asyncio.run(_to_its_end(play(scenario, home, tell=tell)))
+        verdict = asyncio.run(_cancel_on_sigterm(execute(scenario, home, on_step=print_step)))
     except asyncio.CancelledError:
         raise AgentdError(f"{scenario.name}: interrupted") from None
     finally:
@@ -80,26 +84,26 @@ def _play(scenario: "Scenario", args: argparse.Namespace) -> "Verdict":
         else:
             shutil.rmtree(home, ignore_errors=True)
     if verdict.holds:
-        print(f"✓ {scenario.name} holds ({verdict.seconds:.1f} s)", flush=True)
+        print(f"✓ {scenario.name} passed ({verdict.seconds:.1f} s)", flush=True)
     else:
-        _tell_failure(verdict)
+        _print_failure(verdict)
     return verdict
 
 
-async def _to_its_end(playing: "Coroutine[Any, Any, Verdict]") -> "Verdict":
-    """SIGTERM ends it as ^C does: no daemon that it started is left behind."""
+async def _cancel_on_sigterm(running: "Coroutine[Any, Any, Verdict]") -> "Verdict":
+    """Run the scenario. SIGTERM cancels it, as Ctrl-C does, so that its daemon is stopped."""
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await playing
+    return await running
 
 
-def _tell_failure(verdict: "Verdict") -> None:
+def _print_failure(verdict: "Verdict") -> None:
     step = verdict.failed
     if step is not None:
-        said = f"  {step.say}\n" if step.say else ""
+        description = f"  {step.say}\n" if step.say else ""
         print(
-            f"✗ {verdict.scenario.name}: step {step.number} does not hold\n{said}  {step}\n  {verdict.why}",
+            f"✗ {verdict.scenario.name}: step {step.number} failed\n{description}  {step}\n  {verdict.why}",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""`agentd simulate`: the two peers as servers to debug against, driven with curl; and stories played between them."""
+"""`agentd simulate`: the simulated peers as stand-alone servers, and scenarios that run the daemon between them."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agentd.cli import scenarios
 from agentd.errors import AgentdError, ExitCode
@@ -18,82 +18,115 @@ if TYPE_CHECKING:
     from agentd.simulator.coderd import SimulatedCoderd
     from agentd.simulator.coderd.workspaces import Workspace
 
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """The two peers and what can be said about them at the start; the rest is said through `/_sim/`."""
+    """Add the subcommands coderd, agentapi, run and list."""
     peers = parser.add_subparsers(dest="peer", required=True, metavar="coderd|agentapi|run|list")
     _configure_coderd(
-        peers.add_parser("coderd", help="a control plane with one prebuilt workspace and one task")
+        peers.add_parser("coderd", help="serve a simulated coderd with one prebuilt workspace and one task")
     )
-    _configure_agentapi(peers.add_parser("agentapi", help="an agent's HTTP server with a conversation"))
-    scenarios.configure_run(peers.add_parser("run", help="play scenarios with the real daemon, headless"))
-    peers.add_parser("list", help="the scenarios that come with agentd")
+    _configure_agentapi(peers.add_parser("agentapi", help="serve a simulated AgentAPI with a conversation"))
+    scenarios.configure_run(
+        peers.add_parser("run", help="run scenarios with the real daemon between simulated peers")
+    )
+    peers.add_parser("list", help="list the scenarios that come with agentd")
 
 
 def _configure_coderd(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; default: any free one")
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
     parser.add_argument(
-        "--era", default="E3", choices=("E1", "E2", "E3", "E4", "E5"), help="which releases to play"
+        "--era",
+        default="E3",
+        choices=("E1", "E2", "E3", "E4", "E5"),
+        help="the range of releases to simulate (default E3)",
     )
-    parser.add_argument("--build-version", help="what X-Coder-Build-Version says, like v2.29.1")
+    parser.add_argument("--build-version", help="the value of X-Coder-Build-Version, like v2.29.1")
     parser.add_argument(
-        "--ping-s", type=float, default=15.0, help="seconds between pings (default 15, as coderd)"
+        "--ping-s", type=float, default=15.0, help="seconds between pings (default 15, as in coderd)"
     )
     parser.add_argument(
-        "--eager", action="store_true", help="send a stream's headers at once, as coderd does not"
+        "--eager",
+        action="store_true",
+        help="send a stream's headers at once; coderd sends them with the first event or ping",
     )
     parser.add_argument(
-        "--rate-limit", type=int, default=512, help="requests per minute and path; 0: no limit"
+        "--rate-limit", type=int, default=512, help="requests per minute and path (default 512; 0: no limit)"
     )
-    parser.add_argument("--no-tasks", action="store_true", help="E4 without CODER_ENABLE_AI_TASKS")
     parser.add_argument(
-        "--regular", action="store_true", help="a workspace of a user instead of an unclaimed prebuild"
+        "--no-tasks", action="store_true", help="serve no task routes, as E4 without CODER_ENABLE_AI_TASKS"
     )
-    parser.add_argument("--token", help="the agent's token; default: a random one")
-    parser.add_argument("--workspace-id", help="default: a random one")
-    parser.add_argument("--task-id", help="default: a random one")
-    parser.add_argument("--app-url", default="", help="the task's AgentAPI, for live task logs")
     parser.add_argument(
-        "--state", type=Path, metavar="FILE", help="keep everything in this sqlite file, and go on from it"
+        "--regular",
+        action="store_true",
+        help="start with a user's workspace instead of an unclaimed prebuild",
+    )
+    parser.add_argument("--token", help="the agent's token (default: a random one)")
+    parser.add_argument("--workspace-id", help="the workspace's id (default: a random one)")
+    parser.add_argument("--task-id", help="the task's id (default: a random one)")
+    parser.add_argument("--app-url", default="", help="the URL of the task's AgentAPI, for live task logs")
+    parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="store all records in this sqlite file, and load them at start",
     )
     parser.add_argument(
         "--hold-builds",
         action="store_true",
-        help="leave a resume's build pending for /_sim/run-job and start-finish",
+        help="keep the build of a resume pending until /_sim/run-job and /_sim/start-finish",
     )
     _add_admin(parser)
 
 
 def _configure_agentapi(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=0, help="on 127.0.0.1; default: any free one")
-    parser.add_argument("--transcript", type=Path, metavar="FILE", help='start with {"messages": [...]}')
-    parser.add_argument("--mode", default="pty", choices=("pty", "acp"))
-    parser.add_argument("--agent-version", default="0.12.1", help="which AgentAPI to play (default 0.12.1)")
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
     parser.add_argument(
-        "--allowed-hosts", nargs="+", metavar="HOST", help="replaces localhost 127.0.0.1 [::1]"
+        "--transcript",
+        type=Path,
+        metavar="FILE",
+        help='start with the conversation in FILE, {"messages": [...]}',
+    )
+    parser.add_argument("--mode", default="pty", choices=("pty", "acp"), help="the transport (default pty)")
+    parser.add_argument("--agent-version", default="0.12.1", help="the version to simulate (default 0.12.1)")
+    parser.add_argument(
+        "--allowed-hosts",
+        nargs="+",
+        metavar="HOST",
+        help="hosts that the Host check accepts (default: localhost 127.0.0.1 [::1])",
     )
     parser.add_argument(
-        "--send-s", type=float, default=2.2, help="how long a terminal takes a message (default 2.2)"
+        "--send-s",
+        type=float,
+        default=2.2,
+        help="seconds until the simulated terminal accepts a message (default 2.2)",
     )
     parser.add_argument(
         "--script",
         type=Path,
         metavar="FILE",
-        help="a TOML file of [[script]] steps: what the agent does, and when",
+        help="run the [[script]] steps of this TOML file: the agent's actions and their timing",
     )
-    parser.add_argument("--echo", type=float, metavar="SECONDS", help="answer every message after SECONDS")
+    parser.add_argument("--echo", type=float, metavar="SECONDS", help="answer each message after SECONDS")
     parser.add_argument(
-        "--state-file", type=Path, metavar="FILE", help="load at the start, save at the end and on USR1"
+        "--state-file",
+        type=Path,
+        metavar="FILE",
+        help="load this state file at start, save it at exit and on SIGUSR1",
     )
-    parser.add_argument("--pid-file", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--pid-file", type=Path, metavar="FILE", help="write the pid to this file while running"
+    )
     _add_admin(parser)
 
 
 def _add_admin(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--admin", action=argparse.BooleanOptionalAction, default=True, help="the /_sim/ door (default: open)"
+        "--admin",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="serve the /_sim/ control endpoint (default: on)",
     )
     parser.add_argument(
         "--ui",
@@ -101,35 +134,36 @@ def _add_admin(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=0,
         metavar="PORT",
-        help="a page to watch and drive it, on 127.0.0.1 (default: any free port)",
+        help="serve a page that shows and drives the peer, on 127.0.0.1 (default: any free port)",
     )
     parser.add_argument(
         "--ui-host",
         action="append",
         default=[],
         metavar="HOST",
-        help="a host under which a proxy shows that page, like coder.example.com",
+        help="a host under which a proxy serves that page, like coder.example.com",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until a signal comes; or play scenarios, which end by themselves."""
+    """Serve a peer until a signal, or run or list scenarios."""
     if args.peer == "list":
         return scenarios.show()
     try:
         if args.peer == "run":
             return scenarios.run(args)
         return asyncio.run(_serve_coderd(args) if args.peer == "coderd" else _serve_agentapi(args))
-    except OSError as failed:
-        print(f"agentd simulate {args.peer}: {failed}", file=sys.stderr)
+    except OSError as exc:
+        print(f"agentd simulate {args.peer}: {exc}", file=sys.stderr)
         return ExitCode.FAILED
-    except AgentdError as failed:
-        print(f"agentd simulate {args.peer}: {failed}", file=sys.stderr)
-        return failed.exit_code
+    except AgentdError as exc:
+        print(f"agentd simulate {args.peer}: {exc}", file=sys.stderr)
+        return exc.exit_code
 
 
 async def _serve_coderd(args: argparse.Namespace) -> int:
-    from agentd.simulator.coderd import SimulatedCoderd  # noqa: PLC0415 - a server is not needed to parse arguments
+    from agentd.simulator.coderd import SimulatedCoderd  # noqa: PLC0415 - not needed to parse arguments
+    from agentd.simulator.coderd.control import CoderdControl  # noqa: PLC0415 - not needed to parse arguments
 
     coderd = SimulatedCoderd(
         era=args.era,
@@ -139,20 +173,22 @@ async def _serve_coderd(args: argparse.Namespace) -> int:
         enable_tasks=not args.no_tasks,
         port=args.port,
         build_version=args.build_version,
-        admin=args.admin,
         state=args.state,
         hold_builds=args.hold_builds,
     )
+    if args.admin:
+        CoderdControl(coderd).mount()
     stopping = _stop_event()
     async with coderd:
-        _introduce_coderd(coderd, args)
+        _print_coderd(coderd, args)
         async with _page(args, coderd=coderd):
             await stopping.wait()
     return ExitCode.OK
 
 
-def _introduce_coderd(coderd: "SimulatedCoderd", args: argparse.Namespace) -> None:
-    ws, task_id = _furnish(coderd, args)
+def _print_coderd(coderd: "SimulatedCoderd", args: argparse.Namespace) -> None:
+    """Print the settings that connect agentd to this coderd, and the commands that drive it."""
+    ws, task_id = _workspace_and_task(coderd, args)
     kind = f"workspace with {len(ws.builds)} builds" if len(ws.builds) > 1 else "unclaimed prebuild"
     if args.regular:
         kind = "regular workspace"
@@ -160,19 +196,19 @@ def _introduce_coderd(coderd: "SimulatedCoderd", args: argparse.Namespace) -> No
     lines = [
         f"simulated coderd ({coderd.era}) on {coderd.url}: {kind} {ws.id}",
         "",
-        "point agentd at it:",
+        "connect agentd:",
         f"  export CODER_AGENT_URL={coderd.url}",
         f"  export CODER_AGENT_TOKEN={ws.token}",
         f"  export CODER_WORKSPACE_ID={ws.id}",
         f"  export AGENTD_SNAPSHOTS_TASK_ID={task_id}",
         "",
-        "what its user would read:",
+        "read the task's logs as its user:",
         f"  curl -H 'Coder-Session-Token: {coderd.user_token}' {logs}",
     ]
     if args.admin:
         lines += [
             "",
-            "drive it:",
+            "send commands:",
             f"  curl {coderd.url}/_sim/state",
             f"  curl -X POST {coderd.url}/_sim/claim-start",
             f"  curl -X POST {coderd.url}/_sim/claim-finish",
@@ -182,8 +218,8 @@ def _introduce_coderd(coderd: "SimulatedCoderd", args: argparse.Namespace) -> No
     print("\n".join(lines), flush=True)
 
 
-def _furnish(coderd: "SimulatedCoderd", args: argparse.Namespace) -> "tuple[Workspace, str]":
-    """One workspace with one task: those a state file brought along, if it did."""
+def _workspace_and_task(coderd: "SimulatedCoderd", args: argparse.Namespace) -> "tuple[Workspace, str]":
+    """The newest workspace and its newest task, from the state file or new ones."""
     if not coderd.workspaces:
         add = coderd.add_workspace if args.regular else coderd.add_prebuild
         add(token=args.token, workspace_id=args.workspace_id)
@@ -194,6 +230,7 @@ def _furnish(coderd: "SimulatedCoderd", args: argparse.Namespace) -> "tuple[Work
 
 async def _serve_agentapi(args: argparse.Namespace) -> int:
     from agentd.simulator.agentapi import SimulatedAgentApi, script  # noqa: PLC0415 - as above
+    from agentd.simulator.agentapi.control import AgentControl  # noqa: PLC0415 - as above
     from agentd.simulator.agentapi.process import AgentProcess  # noqa: PLC0415 - as above
     from agentd.simulator.agentapi.server import DEFAULT_HOSTS  # noqa: PLC0415 - as above
 
@@ -205,37 +242,39 @@ async def _serve_agentapi(args: argparse.Namespace) -> int:
         reply=None if args.echo is None else lambda prompt: f"You said: {prompt}",
         send_s=args.send_s,
         turn_s=args.echo or 0.0,
-        admin=args.admin,
     )
+    if args.admin:
+        AgentControl(agent).mount()
     if args.transcript is not None:
         try:
             agent.load(args.transcript)
-        except (OSError, ValueError, KeyError, TypeError) as wrong:
-            raise AgentdError(f"--transcript {args.transcript}: {wrong!r}") from None
+        except (OSError, ValueError, KeyError, TypeError) as exc:
+            raise AgentdError(f"--transcript {args.transcript}: {exc!r}") from None
     steps = script.load(args.script) if args.script is not None else []
     process = AgentProcess(agent, state_file=args.state_file, pid_file=args.pid_file)
     stopping = _stop_event()
     _save_on_usr1(process)
     await process.begin()
-    _introduce_agentapi(agent, args)
-    speaking = asyncio.create_task(script.play(agent, steps), name="the agent's script")
+    _print_agentapi(agent, args)
+    playing = asyncio.create_task(script.play(agent, steps), name="the agent's script")
     async with _page(args, agent=agent):
         await stopping.wait()
-    speaking.cancel()
+    playing.cancel()
     return await process.end()
 
 
-def _introduce_agentapi(agent: "SimulatedAgentApi", args: argparse.Namespace) -> None:
+def _print_agentapi(agent: "SimulatedAgentApi", args: argparse.Namespace) -> None:
+    """Print the setting that connects agentd to this agent, and the commands that drive it."""
     lines = [
         f"simulated AgentAPI {agent.version} ({agent.mode}) on {agent.url}",
         "",
-        "point agentd at it:",
+        "connect agentd:",
         f"  export AGENTD_AGENTAPI_URL={agent.url}",
     ]
     if args.admin:
         lines += [
             "",
-            "drive it:",
+            "send commands:",
             f'  curl -X POST {agent.url}/_sim/status -d \'{{"status":"running"}}\'',
             f'  curl -X POST {agent.url}/_sim/message -d \'{{"role":"agent","content":"done"}}\'',
             f"  curl -X POST {agent.url}/_sim/hang",
@@ -251,19 +290,19 @@ async def _page(
     coderd: "SimulatedCoderd | None" = None,
     agent: "SimulatedAgentApi | None" = None,
 ) -> AsyncIterator[None]:
-    """The page, where it was asked for."""
+    """Serve the page if --ui is set."""
     if args.ui is None:
         yield
         return
-    from agentd.simulator.page import Page  # noqa: PLC0415 - who does not watch does not pay for it
+    from agentd.simulator.page import Page  # noqa: PLC0415 - not needed without --ui
 
     async with Page(coderd=coderd, agent=agent, port=args.ui, proxies=args.ui_host) as page:
-        print(f"\nwatch it:\n  {page.url}", flush=True)
+        print(f"\npage:\n  {page.url}", flush=True)
         yield
 
 
 def _stop_event() -> asyncio.Event:
-    """Set by the first signal that asks to stop; a second one is not handled any more and ends the process."""
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets. The second signal ends the process."""
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
 
     def stop() -> None:

@@ -1,6 +1,6 @@
-"""A coderd and an AgentAPI that behave like the real ones, with faults on demand.
+"""A simulated coderd and a simulated AgentAPI, which answer like the real ones and inject faults on request.
 
-`coderd` and `agentapi` are the two peers, `metadata` the cloud around them. `agentd simulate` and `agentd demo` run
-them for a person; the tests of every room drive them by code. Nothing here knows the daemon: a server that shared
-its client's parser would share its mistakes.
+`coderd` and `agentapi` are the two peers of the daemon; `metadata` is the cloud's metadata service. `agentd simulate`
+and `agentd demo` run them, and so do the tests. No module imports the daemon: a server that shared its client's
+parser would share the parser's faults.
 """

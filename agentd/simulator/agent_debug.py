@@ -1,4 +1,4 @@
-"""The Coder agent's debug server, on 127.0.0.1:2113 in a workspace: the manifest it last fetched, for anyone local."""
+"""The Coder agent's debug server, in a workspace on 127.0.0.1:2113. It shows the last fetched manifest to local clients."""
 
 import time
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from aiohttp import web
 
 from agentd.simulator import gojson
 from agentd.simulator.coderd.workspaces import NIL_UUID, PREBUILDS_USER, Workspace
-from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, Served
+from agentd.simulator.serving import Changes, Listener, RecordingServer, RequestLog
 
 
-class SimulatedAgentDebug(Served):
+class SimulatedAgentDebug(RecordingServer):
     """`GET /debug/manifest` for one workspace, for `async with`.
 
-    The manifest is the one of the last `fetch_manifest()`: the real agent fetches it when it starts and when it
-    re-initialises, so a claim shows here only once the agent has acted on it.
+    The manifest is that of the last `fetch_manifest()`. The real agent fetches it when it starts and when it
+    reinitializes, so a claim appears only after the agent has handled it.
     """
 
     def __init__(
@@ -27,17 +27,12 @@ class SimulatedAgentDebug(Served):
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
 
     async def start(self) -> None:
-        """Listen, with the manifest as it is now."""
+        """Fetch the manifest and listen."""
         self.fetch_manifest()
         await super().start()
 
-    @property
-    def requests(self) -> list[RecordedRequest]:
-        """Everything received, in order of arrival."""
-        return self._log.entries
-
     def fetch_manifest(self) -> None:
-        """The agent (re)connects: ids, owner and apps as they are now."""
+        """Take over the workspace's current ids, owner and apps, as the agent does when it connects."""
         unclaimed = self._ws.owner_id == PREBUILDS_USER
         self._manifest = gojson.encode(
             {
@@ -57,12 +52,12 @@ class SimulatedAgentDebug(Served):
         )
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        entry = self._log.note(request, "manifest" if request.path == "/debug/manifest" else "other")
+        entry = self._log.record(request, "manifest" if request.path == "/debug/manifest" else "other")
         response = web.Response(status=404, text="404 page not found\n")
         if entry.route == "manifest":
-            # The real handler sets no type; Go's server sniffs one.
+            # The real handler sets no Content-Type; Go's server detects this one.
             response = web.Response(
                 body=self._manifest, headers={"Content-Type": "text/plain; charset=utf-8"}
             )
-        self._log.answered(entry, response.status)
+        self._log.record_status(entry, response.status)
         return response

@@ -1,7 +1,7 @@
-"""The real daemon as a child process beside the simulated peers: started, watched, killed, asked.
+"""The real daemon as a child process.
 
-The demo, the scenarios and the end-to-end tests drive agentd through this, exactly as an operator would: environment
-in, JSON log lines, local API and exit codes out.
+The demo, the scenarios and the end-to-end tests use it as an operator does: through its environment, JSON log, local API
+and exit code.
 """
 
 import asyncio
@@ -12,27 +12,29 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self, TypeAlias
 
 import aiohttp
 
 from agentd.errors import AgentdError
 
-LINE_MAX_BYTES = 1 << 20
-DEFAULT_WAIT_S = 30.0
-"""How long to wait for something that should happen promptly; only a hang ever takes this long."""
+LINE_MAX_BYTES: Final = 1 << 20
+DEFAULT_WAIT_S: Final = 30.0
+"""The limit for events that are expected at once. Only a daemon that hangs reaches it."""
+LAST_LINES: Final = 12
+"""Log lines in an error message."""
 
-LogLine = dict[str, Any]
+LogLine: TypeAlias = dict[str, Any]
 
 
 class ChildError(AgentdError):
-    """The daemon did not do what was waited for. The message ends with its last log lines."""
+    """The daemon did not reach an expected state. The message ends with its last log lines."""
 
 
 class DaemonProcess:
-    """`agentd run` with a given environment. Use as `async with`; whatever still runs at the end is killed.
+    """`agentd run` with a given environment, for `async with`, which kills the daemon if it still runs at the end.
 
-    `state_dir` outlives the process, so a second DaemonProcess with the same environment is a restart.
+    `state_dir` is kept, so a second DaemonProcess with the same environment is a restart.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class DaemonProcess:
         self.lines: list[LogLine] = []
         self._arguments = arguments
         self._environ = {
-            **_inherited(),
+            **inherited_environ(),
             "AGENTD_STATE_DIR": str(state_dir),
             "AGENTD_LOG_FORMAT": "json",
             **environ,
@@ -58,17 +60,12 @@ class DaemonProcess:
 
     @property
     def running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Whether the daemon was started and has not exited."""
         return self._process is not None and self._process.returncode is None
 
     async def ended(self) -> int | None:
-        """The exit code, its last log line read; None while it runs."""
+        """The exit code, after the last log line was read; None while the daemon runs."""
         return None if self.running else await self.exit_code()
-
-    @staticmethod
-    def inherited() -> dict[str, str]:
-        """What a child is given of this process's environment."""
-        return _inherited()
 
     async def start(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -102,9 +99,9 @@ class DaemonProcess:
         after: int = 0,
         wait_s: float = DEFAULT_WAIT_S,
     ) -> LogLine:
-        """The first line of `event` (from line number `after` on) that satisfies `where`, waiting for it if need be.
+        """Wait for a log line of `event` at index `after` or later that satisfies `where`, and return the first.
 
-        Raises `ChildError` when the daemon ends without it or `wait_s` passes.
+        Raises `ChildError` when the daemon exits without such a line, and after `wait_s`.
         """
 
         def found() -> LogLine | None:
@@ -116,19 +113,17 @@ class DaemonProcess:
             async with self._grew:
                 while (line := found()) is None:
                     if self._reader is None or self._reader.done():
-                        raise ChildError(f"agentd ended without {event!r}{self._last_lines()}")
+                        raise ChildError(f"agentd exited without logging {event!r}{self.last_lines()}")
                     await self._grew.wait()
                 return line
 
         try:
             return await asyncio.wait_for(wait(), wait_s)
         except TimeoutError:
-            raise ChildError(
-                f"agentd did not log {event!r} within {wait_s:g} s{self._last_lines()}"
-            ) from None
+            raise ChildError(f"agentd did not log {event!r} within {wait_s:g} s{self.last_lines()}") from None
 
     async def ask(self, route: str, *, method: str = "GET", body: object = None) -> Any:  # noqa: ANN401 - JSON
-        """One request to the local API; returns the parsed JSON."""
+        """Send one request to the local API and return the parsed JSON."""
         async with (
             aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(self.socket))) as session,
             session.request(method, f"http://agentd{route}", json=body) as response,
@@ -138,7 +133,7 @@ class DaemonProcess:
     async def status_until(
         self, satisfied: Callable[[dict[str, Any]], bool], *, what: str, wait_s: float = DEFAULT_WAIT_S
     ) -> dict[str, Any]:
-        """Ask `/v1/status` until it satisfies; raises `ChildError` naming `what` after `wait_s`."""
+        """Read `/v1/status` until it is `satisfied`, and return it. Raises `ChildError` with `what` after `wait_s`."""
         deadline = asyncio.get_running_loop().time() + wait_s
         status: dict[str, Any] = {}
         while asyncio.get_running_loop().time() < deadline:
@@ -152,19 +147,19 @@ class DaemonProcess:
                     return status
             await asyncio.sleep(0.05)
         raise ChildError(
-            f"agentd's status did not show {what} within {wait_s:g} s: {status}{self._last_lines()}"
+            f"agentd's status did not show {what} within {wait_s:g} s: {status}{self.last_lines()}"
         )
 
     def signal(self, number: signal.Signals) -> None:
         self._running().send_signal(number)
 
     async def stop(self, *, wait_s: float = DEFAULT_WAIT_S) -> int:
-        """SIGTERM; returns the exit code."""
+        """Send SIGTERM and return the exit code."""
         self.signal(signal.SIGTERM)
         return await self.exit_code(wait_s=wait_s)
 
     async def kill(self) -> None:
-        """SIGKILL, as the kernel's OOM killer or a node's end would."""
+        """Send SIGKILL, as the kernel does when memory is exhausted, and wait for the exit."""
         self.signal(signal.SIGKILL)
         await self.exit_code()
 
@@ -172,15 +167,24 @@ class DaemonProcess:
         try:
             code = await asyncio.wait_for(self._running().wait(), wait_s)
         except TimeoutError:
-            raise ChildError(f"agentd did not exit within {wait_s:g} s{self._last_lines()}") from None
+            raise ChildError(f"agentd did not exit within {wait_s:g} s{self.last_lines()}") from None
         if self._reader is not None:
-            # A hook left behind may hold our end of nothing, but a daemon's own stderr ends with it.
+            # A hook never inherits the daemon's stderr, so the log ends when the daemon exits.
             await self._reader
         return code
 
     def events(self, *names: str) -> list[LogLine]:
         """The log lines of these events so far."""
         return [line for line in self.lines if line.get("event") in names]
+
+    def last_lines(self) -> str:
+        """The last `LAST_LINES` log lines, each on a line of its own."""
+        return "".join(f"\n    {json.dumps(line, ensure_ascii=False)}" for line in self.lines[-LAST_LINES:])
+
+    def write_log(self, path: Path) -> None:
+        """Write all log lines to `path`."""
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines)
+        path.write_text(text, encoding="utf-8")
 
     def _running(self) -> asyncio.subprocess.Process:
         if self._process is None:
@@ -203,16 +207,13 @@ class DaemonProcess:
                     self._grew.notify_all()
         finally:
             async with self._grew:
-                # Whoever waits must see that nothing more comes: this task counts as done one step from now.
+                # `log()` must see that no line follows, but this task is done only after its next step.
                 self._reader = None
                 self._grew.notify_all()
 
-    def _last_lines(self) -> str:
-        return "".join(f"\n    {json.dumps(line, ensure_ascii=False)}" for line in self.lines[-12:])
 
-
-def _inherited() -> dict[str, str]:
-    """This process's environment without what would configure the child by accident."""
+def inherited_environ() -> dict[str, str]:
+    """This process's environment without the variables that configure agentd."""
     return {
         name: value
         for name, value in os.environ.items()

@@ -1,13 +1,13 @@
-"""What goes wrong, on demand: a plan of faults per route, and how those play that concern one exchange.
+"""Faults on request: a queue of faults for each route, and the faults of a single HTTP exchange.
 
-Faults that bend an event stream are the stream's business (`sse.Manners`); this module only names them.
+`STREAM` names the faults of an event stream; `sse.StreamOptions.with_fault` implements them.
 """
 
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from aiohttp import web
 
@@ -16,7 +16,7 @@ from agentd.simulator import serving
 
 Answer: TypeAlias = Callable[[], Awaitable[web.StreamResponse]]
 
-EXCHANGE = frozenset(
+EXCHANGE: Final = frozenset(
     {
         "respond",
         "html_502",
@@ -29,7 +29,7 @@ EXCHANGE = frozenset(
         "header_flood",
     }
 )
-STREAM = frozenset(
+STREAM: Final = frozenset(
     {
         "stall",
         "eof_after_event",
@@ -42,34 +42,34 @@ STREAM = frozenset(
     }
 )
 
-NGINX_502 = (
+NGINX_502: Final = (
     b"<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n"
     b"<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
-FLOOD_CHUNK = b"".join(b"X-Flood-%04d: %s\r\n" % (line, b"f" * 100) for line in range(100))
+FLOOD_CHUNK: Final = b"".join(b"X-Flood-%04d: %s\r\n" % (line, b"f" * 100) for line in range(100))
 
 
 class SimulatorError(AgentdError):
-    """The simulator was told to do what the peer it plays cannot do."""
+    """The simulated peer cannot do what a caller asks for: an unknown name, or an operation the real peer refuses."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing going wrong once. Which parameters a kind takes stands where it is played."""
+    """A fault of one request. The function that injects a kind of fault documents its parameters."""
 
     kind: str
     params: Mapping[str, Any] = field(default_factory=dict)
 
 
 class FaultPlan:
-    """Faults waiting for their request: first in, first out, per route; `*` waits for any route."""
+    """The faults of the next requests: a FIFO queue for each route, and the queue `*` for requests of any route."""
 
     def __init__(self, extra_kinds: frozenset[str] = frozenset()) -> None:
         self._kinds = EXCHANGE | STREAM | extra_kinds
         self._waiting: dict[str, deque[Fault]] = defaultdict(deque)
 
     def add(self, route: str, fault: Fault, times: int) -> None:
-        """Let the next `times` requests of `route` meet `fault`. Raises `SimulatorError` for an unknown kind."""
+        """Queue `fault` for the next `times` requests of `route`. Raises `SimulatorError` for an unknown kind."""
         if fault.kind not in self._kinds:
             raise SimulatorError(
                 f"no such fault: {fault.kind!r}", hint=f"known: {', '.join(sorted(self._kinds))}"
@@ -77,56 +77,72 @@ class FaultPlan:
         self._waiting[route].extend([fault] * times)
 
     def take(self, route: str) -> Fault | None:
-        """The fault this request meets, if any; taken is gone."""
+        """Remove and return the fault for a request of `route`; None if no fault waits."""
         for name in (route, "*"):
             if self._waiting[name]:
                 return self._waiting[name].popleft()
         return None
 
     def waiting(self) -> dict[str, list[str]]:
-        """The kinds that wait, by route, first in first."""
+        """The kinds of the waiting faults, by route, the next one first."""
         return {route: [fault.kind for fault in faults] for route, faults in self._waiting.items() if faults}
 
     def clear(self) -> None:
-        """Forget all faults that were not met."""
+        """Remove all waiting faults."""
         self._waiting.clear()
 
 
-async def play(fault: Fault, request: web.Request, answer: Answer) -> web.StreamResponse:
-    """Play an exchange fault; `answer()` does what the server would have done. The body was read by the caller
-    (except for reset_before_body), so that it is on record.
+class FaultyServer(serving.RecordingServer):
+    """A recording server with a fault plan. A subclass sets `_faults`."""
 
-    respond: status, body (bytes or str), headers, content_type. redirect: location, status. slow: seconds or release
-    (asyncio.Event), and sleep; the answer was made before, it only arrives late. header_flood: count of 11 kB blocks.
+    _faults: FaultPlan
+
+    def waiting_faults(self) -> dict[str, list[str]]:
+        """The kinds of the waiting faults, by route."""
+        return self._faults.waiting()
+
+    def clear_faults(self) -> None:
+        """Remove all waiting faults."""
+        self._faults.clear()
+
+
+async def inject(fault: Fault, request: web.Request, answer: Answer) -> web.StreamResponse:
+    """Answer `request` with a fault of `EXCHANGE`. `answer()` does what the server does without the fault.
+
+    The caller reads the body before, for the request log; not for reset_before_body.
+
+    respond: status, body (bytes or str), headers, content_type. redirect: location, status.
+    slow: seconds or release (asyncio.Event), and sleep; the answer is computed first and sent late.
+    header_flood: count of blocks of 11 kB.
     """
     match fault.kind:
         case "respond":
-            return _canned(**fault.params)
+            return _respond(**fault.params)
         case "html_502":
             return web.Response(status=502, body=NGINX_502, headers={"Content-Type": "text/html"})
         case "redirect":
             location = str(fault.params["location"])
             return web.Response(status=fault.params.get("status", 307), headers={"Location": location})
         case "no_headers":
-            await serving.never()
+            await serving.wait_until_cancelled()
         case "reset_before_body":
             serving.reset(request.transport)
-            await serving.never()
+            await serving.wait_until_cancelled()
         case "reset_after_body":
             await answer()
             serving.reset(request.transport)
-            await serving.never()
+            await serving.wait_until_cancelled()
         case "eof":
             serving.cut(request.transport)
-            await serving.never()
+            await serving.wait_until_cancelled()
         case "slow":
-            return await _late(answer, **fault.params)
+            return await _delay(answer, **fault.params)
         case "header_flood":
-            await _flood(request, fault.params.get("count"))
-    raise SimulatorError(f"fault {fault.kind!r} does not fit this route")
+            await _flood_headers(request, fault.params.get("count"))
+    raise SimulatorError(f"fault {fault.kind!r} does not apply to this route")
 
 
-def _canned(
+def _respond(
     *,
     status: int,
     body: bytes | str = b"",
@@ -140,7 +156,7 @@ def _canned(
     return web.Response(status=status, body=content, headers={"Content-Type": kind, **(headers or {})})
 
 
-async def _late(
+async def _delay(
     answer: Answer,
     *,
     seconds: float = 0.0,
@@ -155,8 +171,8 @@ async def _late(
     return response
 
 
-async def _flood(request: web.Request, count: int | None) -> None:
-    """Headers without an end (or `count` blocks of them), as fast as the client takes them."""
+async def _flood_headers(request: web.Request, count: int | None) -> None:
+    """Send `count` blocks of headers (None: endlessly), as fast as the client reads."""
     transport = request.transport
     if transport is None:
         return
@@ -167,4 +183,4 @@ async def _flood(request: web.Request, count: int | None) -> None:
             transport.write(FLOOD_CHUNK)
             sent += 1
         await asyncio.sleep(0)
-    await serving.never()
+    await serving.wait_until_cancelled()

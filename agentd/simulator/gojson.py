@@ -1,43 +1,44 @@
-"""JSON as Go writes and reads it: what the peers send, and what they accept.
+"""JSON and timestamps as Go's encoding/json writes and reads them.
 
-Written: `json.Encoder`, compact, one newline at the end; coderd escapes `<`, `>` and `&` (SetEscapeHTML), AgentAPI
+Encoding, as `json.Encoder`: compact, one newline at the end; coderd escapes `<`, `>` and `&` (SetEscapeHTML), AgentAPI
 does not; both escape U+2028 and U+2029.
-Read: `json.Decoder`, which takes the first value and leaves what follows it, replaces every byte that is not UTF-8
-and every lone surrogate by U+FFFD, and words its complaints as clients find them in `detail`.
+Decoding, as `json.Decoder`: reads the first value and ignores the rest, replaces each byte that is not UTF-8 and each
+lone surrogate by U+FFFD. The error messages are Go's; the peers send them in `detail`.
 """
 
 import codecs
 import json
 import re
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
-MAX_DEPTH = 10_000
-"""Nesting that encoding/json accepts (`maxNestingDepth`)."""
+MAX_DEPTH: Final = 10_000
+"""The nesting that encoding/json accepts (`maxNestingDepth`)."""
 
-_SEPARATORS = (("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
-_HTML = (*_SEPARATORS, ("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
+_SEPARATORS: Final = (("\u2028", "\\u2028"), ("\u2029", "\\u2029"))
+_HTML: Final = (*_SEPARATORS, ("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"))
 
-_BLANKS = re.compile(r"[ \t\r\n]*")
-_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
-_HEX = "0123456789abcdefABCDEF"
-_LITERALS = {"t": "true", "f": "false", "n": "null"}
+_BLANKS: Final = re.compile(r"[ \t\r\n]*")
+_PLAIN: Final = re.compile(r'[^"\\\x00-\x1f]*')
+_HEX: Final = "0123456789abcdefABCDEF"
+_LITERALS: Final = {"t": "true", "f": "false", "n": "null"}
 
 
 class GoSyntaxError(ValueError):
-    """The text is no JSON; the message is Go's."""
+    """The text is not JSON. The message is Go's."""
 
 
 class UnfinishedError(GoSyntaxError):
-    """The text ends inside its first value (`EOF`: before it began)."""
+    """The text ends inside its first value (message `unexpected EOF`) or before it (`EOF`)."""
 
     def __init__(self, text: str) -> None:
         super().__init__("unexpected EOF" if text.strip(" \t\r\n") else "EOF")
 
 
 def dumps(value: object, *, escape_html: bool = True) -> str:
-    """`value` as `json.Encoder.Encode` writes it, without the newline it ends with."""
+    """`value` as `json.Encoder.Encode` writes it, without the newline at the end."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # replace() and not translate(): a history of 200 MB is written in one go, and translate() looks at each character.
+    # replace() is faster than translate(), which visits each character; a conversation may have 200 MB.
     for character, escaped in _HTML if escape_html else _SEPARATORS:
         text = text.replace(character, escaped)
     return text
@@ -48,15 +49,21 @@ def encode(value: object, *, escape_html: bool = True) -> bytes:
     return (dumps(value, escape_html=escape_html) + "\n").encode()
 
 
+def timestamp(unix_s: float) -> str:
+    """A time as Go writes it (RFC3339Nano): UTC, microseconds, without trailing zeros."""
+    at = datetime.fromtimestamp(unix_s, UTC)
+    return at.strftime("%Y-%m-%dT%H:%M:%S") + f".{at.microsecond:06d}".rstrip("0").rstrip(".") + "Z"
+
+
 def text_of(body: bytes) -> str:
-    """`body` as Go's decoder reads it: each byte that is not UTF-8 becomes one U+FFFD."""
+    """`body` as Go's decoder reads it. Each byte that is not UTF-8 becomes one U+FFFD."""
     return body.decode("utf-8", errors=_REPLACE_EACH_BYTE)
 
 
 def first_value(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    """The first JSON value of `text`; objects come as `Pairs`, so that a reader sees repeated keys.
+    """The first JSON value of `text`. Objects are `Pairs`, which keep repeated keys.
 
-    Raises `GoSyntaxError`, or `UnfinishedError` when the text ends too early.
+    Raises `GoSyntaxError`, and its subclass `UnfinishedError` when the text ends too early.
     """
     start = _blanks(text, 0)
     end = _Scanner(text).value(start)
@@ -64,32 +71,32 @@ def first_value(text: str) -> Any:  # noqa: ANN401 - any JSON value
         value = json.loads(text[start:end], object_pairs_hook=Pairs, parse_int=Number, parse_float=Number)
         return _without_surrogates(value)
     except RecursionError:
-        # Python gives up at about a thousand levels, Go at ten thousand; no client comes near either.
+        # Python fails at about 1,000 levels, Go at 10,000; no client sends that many.
         raise GoSyntaxError("exceeded max depth") from None
 
 
 class Number(str):
-    """A number literal as it was written: whether `1.0` will do is the reader's business."""
+    """A number literal as it was written. The caller decides whether `1.0` is a valid integer."""
 
     __slots__ = ()
 
 
 class Pairs(list[tuple[str, Any]]):
-    """A JSON object, in order, repeated keys kept."""
+    """A JSON object: its pairs in order, with repeated keys."""
 
     __slots__ = ()
 
     def field(self, name: str) -> Any:  # noqa: ANN401 - any JSON value
-        """The value Go stores in the struct field `name`: keys match whatever their case, the last one wins."""
+        """The value that Go stores in the struct field `name`: keys match in any case, the last one wins."""
         return next((value for key, value in reversed(self) if key.lower() == name.lower()), None)
 
     def has(self, name: str) -> bool:
-        """Whether `name` occurs, with a value other than null."""
+        """Whether `name` has a value other than null."""
         return self.field(name) is not None
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """A decoded value as Python's json module would have it."""
+    """A decoded value as Python's json module returns it."""
     match value:
         case Number():
             return json.loads(value)
@@ -101,7 +108,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def kind_of(value: object) -> str:
-    """The word of Go's `UnmarshalTypeError` for a decoded value."""
+    """The name of a decoded value's type in Go's `UnmarshalTypeError`."""
     match value:
         case Number():
             return "number"
@@ -117,13 +124,13 @@ def kind_of(value: object) -> str:
 
 
 class _Scanner:
-    """Finds where a value ends, complaining as Go's scanner does, which names the byte and what it looked for."""
+    """Finds the end of a value. Its errors are those of Go's scanner, which names the byte and the context."""
 
     def __init__(self, text: str) -> None:
         self._text = text
 
     def value(self, at: int) -> int:
-        """The end of the value at `at`. A loop and no recursion: depth is the sender's choice."""
+        """The end of the value at `at`. Not recursive, because the sender chooses the depth."""
         open_brackets: list[str] = []
         at, begins = self._begin(at, open_brackets)
         while begins or open_brackets:
@@ -131,7 +138,7 @@ class _Scanner:
         return at
 
     def _begin(self, at: int, open_brackets: list[str]) -> tuple[int, bool]:
-        """Read a scalar, or open a container. Returns where to go on, and whether a value begins there."""
+        """Read a scalar or the start of a container. Returns the next position, and whether a value begins there."""
         char = self._char(at)
         if char in "{[":
             inside = _blanks(self._text, at + 1)
@@ -150,7 +157,7 @@ class _Scanner:
         raise self._unexpected(at, "looking for beginning of value")
 
     def _proceed(self, at: int, open_brackets: list[str]) -> tuple[int, bool]:
-        """After a value inside a container: the next one, or the container's end."""
+        """Read what follows a value inside a container: a comma or the container's end. Returns as `_begin`."""
         at = _blanks(self._text, at)
         char, bracket = self._char(at), open_brackets[-1]
         if char == ("}" if bracket == "{" else "]"):
@@ -164,7 +171,7 @@ class _Scanner:
         return (self._key(at) if bracket == "{" else at), True
 
     def _key(self, at: int) -> int:
-        """Read a key and its colon; returns where its value begins."""
+        """Read a key and its colon. Returns the start of its value."""
         if self._char(at) != '"':
             raise self._unexpected(at, "looking for beginning of object key string")
         at = _blanks(self._text, self._string(at))
@@ -240,7 +247,7 @@ class _Scanner:
 def _quoted(char: str) -> str:
     if char in ("'", '"'):
         return "'\\''" if char == "'" else "'\"'"
-    # Go looks at bytes: of a longer character it names the first one, as if it were Latin-1.
+    # Go's scanner works on bytes: it names the first byte of a character, as Latin-1.
     first = char.encode()[0]
     named = {7: "\\a", 8: "\\b", 9: "\\t", 10: "\\n", 11: "\\v", 12: "\\f", 13: "\\r", 92: "\\\\"}.get(first)
     if named is None:
@@ -277,11 +284,11 @@ def _without_surrogates(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _replace_each_byte(error: UnicodeError) -> tuple[str, int]:
-    # Python would give one U+FFFD per broken sequence; Go gives one per byte.
+    # Python's "replace" inserts one U+FFFD for an invalid sequence; Go inserts one for each byte.
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "\ufffd" * (error.end - error.start), error.end
 
 
-_REPLACE_EACH_BYTE = "agentd.simulator.gojson"
+_REPLACE_EACH_BYTE: Final = "agentd.simulator.gojson"
 codecs.register_error(_REPLACE_EACH_BYTE, _replace_each_byte)

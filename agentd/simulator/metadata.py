@@ -1,26 +1,26 @@
-"""The cloud's metadata service on 169.254.169.254, here on 127.0.0.1: AWS, Azure and Google in one."""
+"""The metadata services of AWS, Azure and Google in one server. The real ones listen on 169.254.169.254."""
 
 import time
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
-from agentd.simulator import faults, proofs
-from agentd.simulator.faults import Fault, FaultPlan
-from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, Served
+from agentd.simulator import faults, instance_identity
+from agentd.simulator.faults import Fault, FaultPlan, FaultyServer
+from agentd.simulator.serving import Changes, Listener, RequestLog
 
-AWS_TOKEN = "/latest/api/token"  # noqa: S105 - a path
-AWS_IDENTITY = "/latest/dynamic/instance-identity/"
-AZURE = "/metadata/attested/document"
-GOOGLE = "/computeMetadata/v1/instance/service-accounts/default/identity"
+AWS_TOKEN: Final = "/latest/api/token"  # noqa: S105 - a path
+AWS_IDENTITY: Final = "/latest/dynamic/instance-identity/"
+AZURE: Final = "/metadata/attested/document"
+GOOGLE: Final = "/computeMetadata/v1/instance/service-accounts/default/identity"
 
 
-class SimulatedMetadata(Served):
-    """A metadata server for `async with`; `instance_id` is what its documents say.
+class SimulatedMetadata(FaultyServer):
+    """A metadata server on 127.0.0.1, for `async with`. Its documents contain `instance_id`.
 
-    AWS speaks IMDSv2 only: no document without the session token of `PUT /latest/api/token`.
+    AWS is IMDSv2 only: a document requires the session token of `PUT /latest/api/token`.
     """
 
     def __init__(
@@ -33,24 +33,19 @@ class SimulatedMetadata(Served):
         self._faults = FaultPlan()
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
 
-    @property
-    def requests(self) -> list[RecordedRequest]:
-        """Everything received, in order of arrival."""
-        return self._log.entries
-
     def fault(self, kind: str, *, times: int = 1, **params: Any) -> None:  # noqa: ANN401 - per kind
-        """Let the next `times` requests meet a fault; kinds: `faults.EXCHANGE`."""
+        """Inject a fault of `faults.EXCHANGE` into the next `times` requests."""
         self._faults.add("*", Fault(kind, params), times)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        entry = self._log.note(request, "metadata")
+        entry = self._log.record(request, "metadata")
         fault = self._faults.take("metadata")
 
         async def answer() -> web.StreamResponse:
             return self._answer(request)
 
-        response = await answer() if fault is None else await faults.play(fault, request, answer)
-        self._log.answered(entry, response.status)
+        response = await answer() if fault is None else await faults.inject(fault, request, answer)
+        self._log.record_status(entry, response.status)
         return response
 
     def _answer(self, request: web.Request) -> web.Response:
@@ -63,11 +58,15 @@ class SimulatedMetadata(Served):
                 return web.json_response(
                     {"error": "Bad request. Required metadata header not specified"}, status=400
                 )
-            return web.json_response({"encoding": "pkcs7", "signature": proofs.azure(self.instance_id)})
+            return web.json_response(
+                {"encoding": "pkcs7", "signature": instance_identity.azure(self.instance_id)}
+            )
         if request.path == GOOGLE:
             if request.headers.get("Metadata-Flavor") != "Google":
                 return web.Response(status=403, text="Missing Metadata-Flavor:Google header.\n")
-            return web.Response(text=proofs.google(self.instance_id, request.query.get("audience", "")))
+            return web.Response(
+                text=instance_identity.google(self.instance_id, request.query.get("audience", ""))
+            )
         return web.Response(status=404, text="404 - Not Found")
 
     def _aws_token(self, request: web.Request) -> web.Response:
@@ -84,7 +83,7 @@ class SimulatedMetadata(Served):
         token = request.headers.get("X-aws-ec2-metadata-token", "")
         if self._aws_tokens.get(token, 0.0) <= self._now():
             return web.Response(status=401)
-        document, signature = proofs.aws(self.instance_id)
+        document, signature = instance_identity.aws(self.instance_id)
         parts = {"document": document, "signature": signature}
         name = request.path.removeprefix(AWS_IDENTITY)
         return web.Response(text=parts[name]) if name in parts else web.Response(status=404)

@@ -1,20 +1,18 @@
-"""OpenAPI documents of the two peers, written as tables: what can be asked, and every answer there is to it."""
+"""Builds the OpenAPI documents of the two peers from tables of operations and their answers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 Schema: TypeAlias = dict[str, Any]
 
-TEXT: Schema = {"type": "string"}
-INTEGER: Schema = {"type": "integer", "format": "int64"}
-NOTHING = None
-"""An answer without a body."""
+TEXT: Final[Schema] = {"type": "string"}
+INTEGER: Final[Schema] = {"type": "integer", "format": "int64"}
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """The content of a request or of an answer."""
+    """The content of a request or an answer."""
 
     schema: Schema
     content_type: str = "application/json"
@@ -22,7 +20,7 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One request and its answers: status → bodies (several: by content type)."""
+    """One request and its answers: status → the possible bodies, one for each content type."""
 
     method: str
     path: str
@@ -36,7 +34,7 @@ class Operation:
 
 
 def record(**fields: Schema) -> Schema:
-    """An object with these fields; a name ending in `_` is optional (without the `_`)."""
+    """The schema of an object with these fields. A field whose name ends in `_` is optional, without the `_`."""
     return {
         "type": "object",
         "properties": {name.removesuffix("_"): schema for name, schema in fields.items()},
@@ -44,8 +42,8 @@ def record(**fields: Schema) -> Schema:
     }
 
 
-STREAM = Body(record(event=TEXT, data_=TEXT), "text/event-stream")
-"""Server-sent events; a ping has no data."""
+STREAM: Final = Body(record(event=TEXT, data_=TEXT), "text/event-stream")
+"""Server-sent events. A ping has no data."""
 
 
 def array(of: Schema) -> Schema:
@@ -109,19 +107,19 @@ def _answer(status: int, bodies: tuple[Body, ...]) -> dict[str, Any]:
     return answer
 
 
-_REASONS = {
-    200: "Done",
-    202: "Begun",
-    204: "Done, nothing to say",
-    400: "The request is wrong",
-    401: "Not authorized (now)",
-    404: "No such thing, or no such route on this server",
-    405: "Wrong method",
-    409: "Not in this state",
-    413: "Too large",
-    415: "Not JSON",
-    422: "Not as the schema wants it",
+_REASONS: Final = {
+    200: "Success",
+    202: "Accepted",
+    204: "Success, no content",
+    400: "The request is invalid",
+    401: "Not authorized",
+    404: "The resource or the route does not exist",
+    405: "The method is not allowed",
+    409: "Not possible in the current state",
+    413: "The body is too large",
+    415: "The body is not JSON",
+    422: "The body does not match the schema",
     429: "Too many requests; see Retry-After",
-    500: "The server could not",
-    502: "The agent could not",
+    500: "The server failed",
+    502: "The agent failed",
 }

@@ -1,59 +1,49 @@
-"""The page to watch and drive the simulated peers, on a port of its own: it stays when a peer is made to go away.
+"""The page that shows and drives the simulated peers. It has a port of its own, so an outage of a peer does not stop it.
 
-`GET /state` is what both peers know and what the demo told so far, `GET /controls` the buttons, `GET /snapshot/<task>` the
-bytes coderd stored, `POST /do/<peer>/<command>` one press. All URLs are relative, so any proxy's path may stand in front.
+`GET /state` returns the state of both peers and the demo's steps, `GET /controls` the buttons, `GET /snapshot/TASK` the
+bytes that coderd stored; `POST /do/PEER/COMMAND` runs a command. All URLs are relative, so a proxy may add a path prefix.
 """
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from aiohttp import web
 
 from agentd import ui
-from agentd.errors import AgentdError
-from agentd.simulator import admin
-from agentd.simulator.agentapi.admin import Admin as AgentAdmin
-from agentd.simulator.coderd.admin import Admin as CoderdAdmin
-from agentd.simulator.controls import GROUPS
-from agentd.simulator.serving import Changes, Listener, Served
-
-if TYPE_CHECKING:
-    from agentd.simulator.agentapi import SimulatedAgentApi
-    from agentd.simulator.coderd import SimulatedCoderd
+from agentd.simulator.agentapi import SimulatedAgentApi
+from agentd.simulator.agentapi.control import AgentControl
+from agentd.simulator.coderd import SimulatedCoderd
+from agentd.simulator.coderd.control import CoderdControl
+from agentd.simulator.control import PeerControl, is_local
+from agentd.simulator.page_controls import GROUPS
+from agentd.simulator.serving import Changes, Listener, Server
 
 FILES: Final = ui.files("simulator")
 
 
-@dataclass(frozen=True, slots=True)
-class _Seat:
-    """One peer at the page: what it can be told, and what it knows."""
-
-    commands: Mapping[str, admin.Command]
-    state: Callable[[], Mapping[str, object]]
-
-
 @dataclass(slots=True)
-class Told:
-    """One sentence of a story; `tone` is "", "good" or "bad"."""
+class DemoStep:
+    """One sentence of the demo. `tone` is "", "good" or "bad"."""
 
     text: str
     tone: str
     at: float = field(default_factory=time.time)
 
 
-class Page(Served):
-    """The page's server on 127.0.0.1, for `async with`. `links` (name to URL) lead to pages beside it; `proxies` are
-    hosts under which a proxy may pass requests on.
+class Page(Server):
+    """The page's server on 127.0.0.1.
+
+    `links` (name → URL) appear in the page's header. `proxies` are the hosts of proxies that forward requests.
     """
 
     def __init__(
         self,
         *,
-        coderd: "SimulatedCoderd | None" = None,
-        agent: "SimulatedAgentApi | None" = None,
+        coderd: SimulatedCoderd | None = None,
+        agent: SimulatedAgentApi | None = None,
         port: int = 0,
         links: Mapping[str, str] | None = None,
         proxies: Collection[str] = (),
@@ -61,17 +51,13 @@ class Page(Served):
         self._coderd = coderd
         self._links = dict(links or {})
         self._proxies = frozenset(host.lower() for host in proxies)
-        self._seats: dict[str, _Seat] = {}
+        self._peers: dict[str, PeerControl[Any]] = {}
         if coderd is not None:
-            seat = CoderdAdmin(coderd)
-            self._seats["coderd"] = _Seat(seat.commands, lambda: seat.state() | seat.traffic())
+            self._peers["coderd"] = CoderdControl(coderd)
         if agent is not None:
-            agent_seat = AgentAdmin(agent)
-            self._seats["agentapi"] = _Seat(
-                agent_seat.commands, lambda: agent_seat.state() | agent_seat.traffic()
-            )
-        self._story: list[Told] = []
-        self._opened = False
+            self._peers["agentapi"] = AgentControl(agent)
+        self._steps: list[DemoStep] = []
+        self._is_open = False
         self._changes = Changes()
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
 
@@ -79,70 +65,63 @@ class Page(Served):
     def url(self) -> str:
         return f"{self._listener.url}/"
 
-    def tell(self, sentence: str, tone: str = "") -> None:
-        """Let the page show what happens now."""
-        self._story.append(Told(sentence, tone))
+    def show(self, sentence: str, tone: str = "") -> None:
+        """Add a step of the demo."""
+        self._steps.append(DemoStep(sentence, tone))
 
     @property
-    def is_watched(self) -> bool:
-        """Whether a browser has read the state once."""
-        return self._opened
+    def is_open(self) -> bool:
+        """Whether a browser has read the state."""
+        return self._is_open
 
-    async def opened(self) -> None:
-        """Return as soon as a browser has read the state once."""
-        await self._changes.until(lambda: self.is_watched)
+    async def until_open(self) -> None:
+        """Wait until a browser reads the state for the first time."""
+        await self._changes.until(lambda: self._is_open)
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        if not admin.is_local(request, self._proxies) or not _is_meant(request):
-            return _answer(403, {"message": "only for this page"})
+        if not is_local(request, self._proxies) or not _is_sent_by_page(request):
+            return _answer(403, {"message": "only this page may send requests"})
         if request.method == "POST":
-            return await self._do(request)
+            return await self._run_command(request)
         if request.method != "GET":
-            return _answer(405, {"message": "GET or POST"})
+            return _answer(405, {"message": "use GET or POST"})
         if request.path in FILES:
             return ui.file_response(*FILES[request.path])
         if request.path == "/state":
-            self._opened = True
+            self._is_open = True
             self._changes.notify()
             return _answer(200, self._state())
         if request.path == "/controls":
-            groups = [asdict(group) for group in GROUPS if group.peer in self._seats]
+            groups = [asdict(group) for group in GROUPS if group.peer in self._peers]
             return _answer(200, groups)
         return self._snapshot(request.path.removeprefix("/snapshot/"))
 
     def _state(self) -> dict[str, object]:
         return {
-            "story": [asdict(told) for told in self._story],
+            "steps": [asdict(step) for step in self._steps],
             "links": self._links,
-            "peers": {name: seat.state() for name, seat in self._seats.items()},
+            "peers": {name: control.state() | control.traffic() for name, control in self._peers.items()},
         }
 
     def _snapshot(self, task_id: str) -> web.Response:
         row = self._coderd.snapshots.get(task_id) if self._coderd is not None else None
         if row is None:
-            return _answer(404, {"message": f"nothing at {task_id!r}"})
+            return _answer(404, {"message": f"no snapshot of task {task_id!r}"})
         return web.Response(body=row.body, content_type="application/json", headers=ui.HEADERS)
 
-    async def _do(self, request: web.Request) -> web.Response:
+    async def _run_command(self, request: web.Request) -> web.Response:
         _, do, peer, name = [*request.path.split("/"), "", "", ""][:4]
-        if do != "do" or peer not in self._seats or name not in self._seats[peer].commands:
+        if do != "do" or peer not in self._peers or name not in self._peers[peer].COMMANDS:
             return _answer(404, {"message": f"no command {request.path!r}"})
-        try:
-            fields = json.loads(await request.content.read() or b"{}")
-            if not isinstance(fields, dict):
-                return _answer(400, {"message": "the body is a JSON object, or nothing"})
-            result = await admin.carry_out(self._seats[peer].commands, name, fields)
-        except (AgentdError, ValueError, TypeError, KeyError, IndexError, OSError) as wrong:
-            return _answer(400, {"message": str(wrong) or type(wrong).__name__})
-        return _answer(200, {"done": name, "result": result})
+        return _answer(*await self._peers[peer].answer(name, await request.content.read()))
 
 
-def _is_meant(request: web.Request) -> bool:
-    """Whether a press came from the page: a form cannot send this header, a foreign script not without a preflight."""
+def _is_sent_by_page(request: web.Request) -> bool:
+    """Whether a POST has the page's header. A form cannot set it, and a script of another site needs a CORS preflight."""
     return request.method in ("GET", "HEAD") or "X-Agentd" in request.headers
 
 
-def _answer(status: int, value: Any) -> web.Response:  # noqa: ANN401 - whatever JSON can hold
+def _answer(status: int, value: object) -> web.Response:
     text = json.dumps(value, ensure_ascii=False, default=str)
     body = text.encode("utf-8", "backslashreplace")
     return web.Response(status=status, body=body, content_type="application/json", headers=ui.HEADERS)

@@ -5,23 +5,23 @@ from pathlib import Path
 import pytest
 
 from agentd.simulator import faults
-from agentd.simulator.agentapi import mishaps, script
-from agentd.simulator.agentapi.admin import Admin as AgentAdmin
-from agentd.simulator.coderd.admin import Admin as CoderdAdmin
+from agentd.simulator.agentapi import response_faults, script
+from agentd.simulator.agentapi.control import AgentControl
+from agentd.simulator.coderd.control import CoderdControl
 from agentd.simulator.scenario import actions, file, matching, subjects
 
 TEXT = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
-OWN_ACTS = {name for name in actions.names() if name in actions._ACTS}
+OWN_ACTS = {name for name in actions.names() if name in actions.ACTIONS}
 NAMES = {
     "acts": OWN_ACTS,
     "subjects": subjects.names(),
     "operators": set(matching.OPERATORS),
-    "coderd's commands": set(CoderdAdmin.COMMANDS),
-    "the agent's commands": set(AgentAdmin.COMMANDS),
-    "faults": (faults.EXCHANGE | faults.STREAM | mishaps.KINDS) - {"respond"},
+    "coderd's commands": set(CoderdControl.COMMANDS),
+    "the agent's commands": set(AgentControl.COMMANDS),
+    "faults": (faults.EXCHANGE | faults.STREAM | response_faults.KINDS) - {"respond"},
     "coderd's settings": set(file._CODERD),
     "the agent's settings": set(file._AGENT),
-    "script steps": set(script._ACTS),
+    "script steps": set(script.ACTIONS),
 }
 
 

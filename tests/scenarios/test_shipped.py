@@ -3,7 +3,7 @@
 import pytest
 
 from agentd.simulator.scenario import file
-from agentd.simulator.scenario.play import play
+from agentd.simulator.scenario.execute import execute
 
 # One of each kind: claim stream, hooks, agent, uploads, status reports, eras, stop.
 SAMPLE = {
@@ -27,7 +27,7 @@ def all_or_long() -> list[object]:
 @pytest.mark.e2e
 @pytest.mark.parametrize("path", all_or_long())
 async def test_shipped_scenario_holds(path, tmp_path):
-    verdict = await play(file.load(path), tmp_path)
+    verdict = await execute(file.load(path), tmp_path)
 
     assert verdict.holds, f"step {verdict.failed.number}: {verdict.failed}\n  {verdict.why}"
 

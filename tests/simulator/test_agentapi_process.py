@@ -85,8 +85,8 @@ async def test_in_acp_mode_the_end_is_a_panic(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"version": "0.11.8"}, "knows no state file"),
-        ({"mode": "acp"}, "no state file in ACP mode"),
+        ({"version": "0.11.8"}, "has no state file"),
+        ({"mode": "acp"}, "has no state file in ACP mode"),
     ],
 )
 def test_what_has_no_state_file_says_so(state_file, settings, message):

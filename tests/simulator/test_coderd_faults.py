@@ -202,10 +202,10 @@ async def test_forgotten_faults_are_met_by_nobody(coderd, upload):
 
 async def test_steps_that_coderd_would_not_take_are_refused(coderd, ws):
     coderd.claim_start(ws)
-    with pytest.raises(SimulatorError, match="no unclaimed prebuild"):
+    with pytest.raises(SimulatorError, match="not an unclaimed prebuild"):
         coderd.claim_start(ws)
     with pytest.raises(SimulatorError, match="a build is already active"):
         coderd.stop_start(ws)
     await coderd.claim_finish(ws)
-    with pytest.raises(SimulatorError, match="no such job running"):
+    with pytest.raises(SimulatorError, match="no claim build is in progress"):
         await coderd.claim_finish(ws)

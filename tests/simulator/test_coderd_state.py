@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from agentd.simulator.coderd import SimulatedCoderd
-from agentd.simulator.coderd.admin import Admin
+from agentd.simulator.coderd.control import CoderdControl
 from agentd.simulator.coderd.workspaces import Job
 from agentd.simulator.faults import SimulatorError
 
@@ -22,7 +22,7 @@ STATUS = '{"app_slug":"agentapi","state":"idle","message":"done"}'
 
 def history(coderd):
     """What a server has to remember, through the door a person would use."""
-    state = Admin(coderd).state()
+    state = CoderdControl(coderd).state()
     for workspace in state["workspaces"]:
         workspace.pop("open_streams")
     return {name: state[name] for name in ("workspaces", "tasks", "snapshots", "notifications", "executions")}
@@ -103,7 +103,10 @@ async def test_memory_is_what_a_server_without_a_file_keeps(ask):
 
 async def test_two_servers_do_not_share_a_file(state):
     async with SimulatedCoderd(state=state):
-        with pytest.raises(SimulatorError, match="locked; one simulator at a time"):
+        with pytest.raises(
+            SimulatorError,
+            match="locked; use a file that a simulator has written, and only one simulator at a time",
+        ):
             SimulatedCoderd(state=state)
 
 
@@ -119,7 +122,7 @@ async def test_somebody_elses_database_is_refused(state):
     with sqlite3.connect(state) as other:
         other.execute("CREATE TABLE recipes(cake)")
     other.close()
-    with pytest.raises(SimulatorError, match="somebody else's database"):
+    with pytest.raises(SimulatorError, match="another program's database"):
         SimulatedCoderd(state=state)
 
 
@@ -127,7 +130,7 @@ async def test_another_versions_file_is_refused(state):
     with sqlite3.connect(state) as other:
         other.execute("PRAGMA user_version=99")
     other.close()
-    with pytest.raises(SimulatorError, match="schema 99, this one reads 1"):
+    with pytest.raises(SimulatorError, match="schema 99; this version reads 1"):
         SimulatedCoderd(state=state)
 
 

@@ -10,6 +10,7 @@ from children import environ_without_coverage
 
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
+from agentd.simulator.coderd.control import CoderdControl
 
 TASK = "44444444-4444-4444-8444-444444444444"
 EXAMPLES = "15"
@@ -61,7 +62,8 @@ async def meanwhile(until, happened, act):
 
 @pytest.mark.parametrize("era", [long("E1"), "E3", long("E4")])
 async def test_coderd_answers_only_what_is_documented(era, ask, tmp_path):
-    async with SimulatedCoderd(era=era, rate_limit=0, admin=True, flush="eager") as coderd:
+    async with SimulatedCoderd(era=era, rate_limit=0, flush="eager") as coderd:
+        CoderdControl(coderd).mount()
         ws = coderd.add_workspace()
         coderd.add_task(ws, TASK)
         document = json.loads((await ask("GET", coderd.url + "/_sim/openapi.json")).body)

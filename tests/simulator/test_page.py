@@ -7,13 +7,13 @@ import pytest
 
 from agentd import ui
 from agentd.simulator import faults
-from agentd.simulator.agentapi import SimulatedAgentApi, mishaps
-from agentd.simulator.agentapi.admin import Admin as AgentAdmin
+from agentd.simulator.agentapi import SimulatedAgentApi, response_faults
+from agentd.simulator.agentapi.control import AgentControl
 from agentd.simulator.coderd import SimulatedCoderd
-from agentd.simulator.coderd.admin import Admin as CoderdAdmin
+from agentd.simulator.coderd.control import CoderdControl
 from agentd.simulator.coderd.router import ROUTE_NAMES
-from agentd.simulator.controls import GROUPS
 from agentd.simulator.page import FILES, Page
+from agentd.simulator.page_controls import GROUPS
 
 PRESS = {"X-Agentd": "page"}
 
@@ -44,14 +44,14 @@ def buttons(peer):
     return [(group, button) for group in GROUPS if group.peer == peer for button in group.buttons]
 
 
-@pytest.mark.parametrize(("peer", "admin"), [("coderd", CoderdAdmin), ("agentapi", AgentAdmin)])
+@pytest.mark.parametrize(("peer", "admin"), [("coderd", CoderdControl), ("agentapi", AgentControl)])
 def test_every_step_has_a_button(peer, admin):
     assert {button.command for _, button in buttons(peer)} == set(admin.COMMANDS)
 
 
 @pytest.mark.parametrize(
     ("peer", "kinds"),
-    [("coderd", faults.EXCHANGE | faults.STREAM), ("agentapi", faults.EXCHANGE | mishaps.KINDS)],
+    [("coderd", faults.EXCHANGE | faults.STREAM), ("agentapi", faults.EXCHANGE | response_faults.KINDS)],
 )
 def test_every_fault_has_a_button(peer, kinds):
     pressed = {
@@ -80,14 +80,14 @@ async def test_every_button_does_something_or_says_why_not(http, group, button):
 
 
 async def test_a_claim_is_pressed_and_seen(http, page):
-    page.tell("Here we go.", "good")
+    page.show("Here we go.", "good")
     for name in ("claim-start", "claim-finish"):
         async with http.post(f"do/coderd/{name}", headers=PRESS) as answer:
             assert answer.status == 200
     async with http.get("state") as answer:
         state = await answer.json()
     assert state["peers"]["coderd"]["workspaces"][0]["builds"][-1] == "2 start claim succeeded"
-    assert (state["story"][0]["text"], state["story"][0]["tone"]) == ("Here we go.", "good")
+    assert (state["steps"][0]["text"], state["steps"][0]["tone"]) == ("Here we go.", "good")
     assert state["links"] == {"other": "/x"}
 
 
@@ -104,7 +104,7 @@ async def test_an_outage_leaves_the_page_and_ends_when_it_is_told(http, peers):
         async with http.post(f"do/{name}/back", headers=PRESS) as answer:
             assert (answer.status, peer.listening) == (200, True)
         async with http.post(f"do/{name}/back", headers=PRESS) as answer:
-            assert (answer.status, "there" in (await answer.json())["message"]) == (400, True)
+            assert (answer.status, "already" in (await answer.json())["message"]) == (400, True)
 
 
 async def test_faults_that_wait_are_shown(http):

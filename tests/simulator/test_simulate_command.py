@@ -123,7 +123,10 @@ async def test_an_acp_agent_panics_at_the_end(simulate):
         (("agentapi", "--transcript", "/nonexistent"), b"--transcript /nonexistent"),
         (("agentapi", "--script", "/nonexistent"), b"script /nonexistent: "),
         (("coderd", "--state", "/proc/none/x"), b"state /proc/none/x: "),
-        (("agentapi", "--agent-version", "new"), b"no version of AgentAPI: 'new'; write it like 0.12.1"),
+        (
+            ("agentapi", "--agent-version", "new"),
+            b"malformed version of AgentAPI: 'new'; write it like 0.12.1",
+        ),
         (("coderd", "--port", "TAKEN"), b"agentd simulate coderd: "),
     ],
 )

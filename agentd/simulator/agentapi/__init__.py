@@ -1,4 +1,4 @@
-"""The agent's HTTP face: its status, its conversation, and the moments at which neither can be had."""
+"""A simulated AgentAPI: the agent's status and conversation over HTTP, and its faults."""
 
 from agentd.simulator.agentapi.server import SimulatedAgentApi
 

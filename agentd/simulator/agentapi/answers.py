@@ -1,25 +1,26 @@
-"""How AgentAPI (the huma framework) words its answers."""
+"""Responses in the format of AgentAPI's web framework, huma."""
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from aiohttp import web
 
 from agentd.simulator import gojson
-from agentd.simulator.agentapi.conversation import Event, Message
+from agentd.simulator.agentapi.conversation import Message
 
-CHUNK_BYTES = 1 << 16
-SMALL_BYTES = 2048
-"""Up to this size Go's server sends a Content-Length, beyond it chunks."""
+CHUNK_BYTES: Final = 1 << 16
+SMALL_BYTES: Final = 2048
+"""Go's server sends a Content-Length for bodies up to this size, and chunks for larger ones."""
 
 
 def reply(request: web.Request, schema: str, fields: dict[str, object]) -> web.Response:
-    """200 with `$schema` first, not HTML-escaped."""
+    """200 with `$schema` as the first field, not HTML-escaped."""
     body = gojson.encode({"$schema": schema_url(request, schema), **fields}, escape_html=False)
     return web.Response(body=body, headers={"Content-Type": "application/json", "Link": _link(schema)})
 
 
 def document(value: object) -> web.Response:
-    """The OpenAPI document, which carries no schema of its own."""
+    """The OpenAPI document, which has no `$schema`."""
     return web.Response(
         body=gojson.encode(value, escape_html=False), headers={"Content-Type": "application/json"}
     )
@@ -28,7 +29,7 @@ def document(value: object) -> web.Response:
 def problem(
     request: web.Request, status: int, title: str, detail: str, errors: Iterable[dict[str, object]] = ()
 ) -> web.Response:
-    """`application/problem+json`; an error is {message, location?, value?}."""
+    """An error as `application/problem+json`. Each of `errors` is {message, location?, value?}."""
     fields: dict[str, object] = {
         "$schema": schema_url(request, "ErrorModel"),
         "title": title,
@@ -45,7 +46,7 @@ def problem(
 
 
 def plain(status: int, text: str) -> web.Response:
-    """Go's `http.Error`."""
+    """Plain text, as Go's `http.Error` sends it."""
     return web.Response(
         status=status,
         body=f"{text}\n".encode(),
@@ -54,8 +55,8 @@ def plain(status: int, text: str) -> web.Response:
 
 
 async def messages(request: web.Request, entries: Iterable[Message]) -> web.StreamResponse:
-    """The whole history, made and sent piece by piece: it may be 200 MB."""
-    pieces = _history(schema_url(request, "MessagesResponseBody"), entries)
+    """The whole conversation, encoded and sent in pieces, because it may have 200 MB."""
+    pieces = _encoded(schema_url(request, "MessagesResponseBody"), entries)
     first = next(pieces)
     headers = {"Content-Type": "application/json", "Link": _link("MessagesResponseBody")}
     second = next(pieces, None)
@@ -73,20 +74,15 @@ async def messages(request: web.Request, entries: Iterable[Message]) -> web.Stre
     return response
 
 
-def event_bytes(event: Event) -> bytes:
-    """One event; unlike `/messages`, its data is HTML-escaped."""
-    return f"event: {event.kind}\ndata: {gojson.dumps(event.data)}\n\n".encode()
-
-
 def schema_url(request: web.Request, schema: str) -> str:
-    """Where huma says the schema lies: https for any host but the two local names."""
+    """The URL of a schema as huma builds it: https for every host except the two local names."""
     host = request.headers.get("Host", "")
     scheme = "http" if hostname(host) in ("localhost", "127.0.0.1") else "https"
     return f"{scheme}://{host}/schemas/{schema}.json"
 
 
 def hostname(host: str) -> str:
-    """A Host header without its port, lower case: `[::1]:80` is `[::1]`."""
+    """A Host header without its port, in lower case: `[::1]:80` → `[::1]`."""
     host = host.lower()
     if host.startswith("["):
         return host.partition("]")[0] + "]"
@@ -97,7 +93,7 @@ def _link(schema: str) -> str:
     return f'</schemas/{schema}.json>; rel="describedBy"'
 
 
-def _history(schema: str, entries: Iterable[Message]) -> Iterator[bytes]:
+def _encoded(schema: str, entries: Iterable[Message]) -> Iterator[bytes]:
     buffer = bytearray(f'{{"$schema":{gojson.dumps(schema)},"messages":['.encode())
     separator = b""
     for entry in entries:

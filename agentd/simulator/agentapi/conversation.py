@@ -1,24 +1,26 @@
-"""A conversation as AgentAPI keeps it, and who follows it.
+"""A conversation as AgentAPI keeps it, and its subscribers.
 
-PTY: message 0 is the agent's start screen, ids count up from 0, the last agent message is rewritten in place.
-ACP: starts empty; ids count up too, but a failed prompt takes the agent's message away and its id is not used again.
+PTY: message 0 is the agent's start screen, ids count from 0, the last agent message is rewritten in place.
+ACP: the conversation starts empty; ids count from 0; a failed prompt removes the agent's message, and its id is not
+reused.
 """
 
 import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict
+
+from agentd.simulator import gojson
 
 Mode: TypeAlias = Literal["pty", "acp"]
 Status: TypeAlias = Literal["running", "stable"]
 
-QUEUED_EVENTS = 1024
-"""What a subscriber may lag behind before AgentAPI breaks its connection."""
-KEPT_ERRORS = 100
-ASCII_BLANKS = " \t\r\n\v\f"
+QUEUED_EVENTS: Final = 1024
+"""AgentAPI closes the connection of a subscriber with more unsent events."""
+KEPT_ERRORS: Final = 100
+ASCII_BLANKS: Final = " \t\r\n\v\f"
 
 
 class Message(TypedDict):
@@ -30,8 +32,8 @@ class Message(TypedDict):
     time: str
 
 
-BOGUS: Message = {"id": 0, "content": "", "role": "", "time": "0001-01-01T00:00:00Z"}
-"""What `GET /messages` appends when the list shrank between its two reads."""
+BOGUS: Final[Message] = {"id": 0, "content": "", "role": "", "time": "0001-01-01T00:00:00Z"}
+"""AgentAPI appends this to `GET /messages` when the list shrinks between its two reads of the list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,7 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Follower:
-    """One subscription: what was there when it began, then what came since."""
+    """One subscription to `/events`: the conversation at its start, and the events since then. None ends it."""
 
     messages: list[Message]
     status: Status
@@ -58,7 +60,7 @@ class Follower:
 
 
 class Conversation:
-    """Messages, status and stored errors; every change is told to the followers."""
+    """Messages, status and stored errors. Every change is an event for the followers."""
 
     def __init__(self, mode: Mode, *, now: Callable[[], float]) -> None:
         self.mode: Mode = mode
@@ -67,16 +69,16 @@ class Conversation:
         self.errors: list[Event] = []
         self.followers: set[Follower] = set()
         self.watchers: set[asyncio.Queue[str | None]] = set()
-        """Who watches the screen: each change puts the whole of it, the server's stop None."""
+        """The subscribers of the screen. Each change puts the whole screen; None ends the subscription."""
         self.dirty = False
-        """Whether a save would write: a user's message alone does not count (as in the real server)."""
+        """Whether a save would write. As in the real server, a user's message alone does not count."""
         self._now = now
         self._next_id = 0
         self._colliding = False
         self.restart()
 
     def restart(self) -> None:
-        """A new server life: nothing is remembered, ids begin again."""
+        """Clear everything and start ids at 0, as a restart of the server does."""
         self.messages, self.errors, self._next_id, self._colliding = [], [], 0, False
         self.status, self.dirty = "stable", False
         if self.mode == "pty":
@@ -84,7 +86,10 @@ class Conversation:
             self.dirty = False
 
     def load(self, source: Path | str | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
-        """Replace the list: a transcript file, its content `{"messages": […]}`, or messages with any keys left out."""
+        """Replace the messages. `source` is a transcript file, its content `{"messages": […]}`, or messages.
+
+        Missing fields of a message get defaults.
+        """
         if isinstance(source, (Path, str)):
             source = dict(json.loads(Path(source).read_text(encoding="utf-8")))
         entries: Iterable[Mapping[str, Any]] = source["messages"] if isinstance(source, Mapping) else source
@@ -101,10 +106,10 @@ class Conversation:
         self._next_id = max((message["id"] for message in self.messages), default=-1) + 1
         self.dirty = True
         for message in self.messages:
-            self._tell(message)
+            self._publish_message(message)
 
     def add(self, role: str, content: str, time: str | None = None) -> Message:
-        """Append a message. A user's is trimmed of ASCII blanks, as AgentAPI stores it."""
+        """Append a message. A user's message is stripped of ASCII whitespace, as in AgentAPI."""
         if role == "user":
             content = content.strip(ASCII_BLANKS)
         message: Message = {
@@ -115,11 +120,11 @@ class Conversation:
         }
         self.messages.append(message)
         self.dirty = self.dirty or role != "user"
-        self._tell(message)
+        self._publish_message(message)
         return message
 
     def rewrite_last(self, content: str) -> Message:
-        """The screen changed: the last message has new content and, in PTY mode, a new time."""
+        """Give the last message new content and, in PTY mode, a new time, as a change of the screen does."""
         message = self.messages[-1]
         message = {
             **message,
@@ -128,50 +133,48 @@ class Conversation:
         }
         self.messages[-1] = message
         self.dirty = True
-        self._tell(message)
+        self._publish_message(message)
         return message
 
     def remove_last(self) -> None:
-        """A prompt failed: its message goes, its id is spent, and no event says so."""
+        """Remove the last message, as a failed prompt does: without an event, and its id is not reused."""
         self.messages.pop()
 
     def collide_ids(self) -> None:
-        """From now on every id is given twice, to an old message and a new one (agentapi#205)."""
+        """Give every id to two messages, from now on (agentapi#205)."""
         self._colliding = True
         for index, message in enumerate(self.messages):
             self.messages[index] = {**message, "id": index // 2}
 
     def set_status(self, status: Status, *, agent_type: str | None) -> None:
-        """Change the status; only a change is an event."""
+        """Set the status. A change is an event, an equal status is not."""
         if status == self.status:
             return
         self.status = status
         self._push(status_event(status, agent_type))
 
     def error(self, message: str, level: Literal["warning", "error"]) -> None:
-        """The agent complains; the newest hundred complaints are replayed to whoever subscribes."""
+        """Report an error of the agent. A new subscription starts with the newest 100 errors."""
         event = Event("agent_error", {"message": message, "level": level, "time": self.stamp()})
         self.errors = [*self.errors, event][-KEPT_ERRORS:]
         self._push(event)
 
     def follow(self) -> Follower:
-        """Subscribe: the state and all that follows it, with nothing lost in between."""
+        """Subscribe. No event is lost between the returned state and the queue."""
         follower = Follower(list(self.messages), self.status, list(self.errors))
         self.followers.add(follower)
         return follower
 
     @property
     def screen(self) -> str:
-        """What the terminal shows: the last thing the agent said."""
+        """What the terminal shows: the last message of the agent."""
         return next(
             (message["content"] for message in reversed(self.messages) if message["role"] == "agent"), ""
         )
 
     def stamp(self) -> str:
-        """Now, as Go's RFC3339Nano: no trailing zeros."""
-        now = datetime.fromtimestamp(self._now(), UTC)
-        fraction = f".{now.microsecond:06d}".rstrip("0").rstrip(".")
-        return now.strftime("%Y-%m-%dT%H:%M:%S") + fraction + "Z"
+        """The current time as Go writes it."""
+        return gojson.timestamp(self._now())
 
     def _take_id(self) -> int:
         if self._colliding:
@@ -179,7 +182,7 @@ class Conversation:
         taken, self._next_id = self._next_id, self._next_id + 1
         return taken
 
-    def _tell(self, message: Message) -> None:
+    def _publish_message(self, message: Message) -> None:
         self._push(update_event(message))
         for watcher in self.watchers:
             watcher.put_nowait(self.screen)
@@ -190,7 +193,7 @@ class Conversation:
 
 
 def update_event(message: Message) -> Event:
-    """`message_update`: its text is under `message`, not `content`."""
+    """`message_update`. Its text is in the field `message`, not `content`."""
     return Event(
         "message_update",
         {
@@ -203,5 +206,5 @@ def update_event(message: Message) -> Event:
 
 
 def status_event(status: Status, agent_type: str | None) -> Event:
-    """`status_change`; versions without agent_type leave it out."""
+    """`status_change`, without `agent_type` in versions that do not have it."""
     return Event("status_change", {"status": status} | ({"agent_type": agent_type} if agent_type else {}))

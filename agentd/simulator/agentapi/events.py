@@ -1,22 +1,16 @@
-"""The event streams. `GET /events`: everything again, then live; no keepalive, no ids, and no patience with slow readers."""
+"""The event streams `GET /events` and `GET /internal/screen`. They have no keepalive, no ids, and end for slow readers."""
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from aiohttp import web
 
-from agentd.simulator import gojson, serving
-from agentd.simulator.agentapi import answers
+from agentd.simulator import serving, sse
 from agentd.simulator.agentapi.conversation import Conversation, Event, Follower, status_event, update_event
 
-_HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache",
-    "Connection": "keep-alive",
-    "X-Accel-Buffering": "no",
-}
-WRITE_DEADLINE_S = 5.0
-"""A write that takes longer breaks the connection; so does the last chunk of a stream that was idle this long."""
+WRITE_DEADLINE_S: Final = 5.0
+"""A longer write breaks the connection. So does the last chunk of a stream that was idle this long."""
 
 
 async def serve(
@@ -27,11 +21,11 @@ async def serve(
     monotonic: Callable[[], float],
     on_change: Callable[[], None],
 ) -> web.StreamResponse:
-    """Follow `conversation` until the client goes, lags, or the server stops (None in the queue).
+    """Send the conversation and its events until the client disconnects or lags, or None is in the follower's queue.
 
-    `on_change()` is called when the following begins and when it ends.
+    `on_change()` is called when the subscription begins and when it ends.
     """
-    response = web.StreamResponse(headers=_HEADERS)
+    response = web.StreamResponse(headers=sse.HEADERS)
     response.enable_chunked_encoding()
     follower = conversation.follow()
     on_change()
@@ -40,27 +34,27 @@ async def serve(
         written_at = await _replay(response, follower, agent_type, monotonic)
         while (event := await _next(follower)) is not None:
             async with asyncio.timeout(WRITE_DEADLINE_S):
-                await response.write(answers.event_bytes(event))
+                await _send(response, event)
             written_at = monotonic()
         if monotonic() - written_at < WRITE_DEADLINE_S:
             await response.write_eof()
             return response
         # The write deadline of the last event has passed, so the final chunk fails.
         serving.cut(request.transport)
-    except (Lagging, TimeoutError):
-        # The real server panics here ("close of nil channel"): the connection breaks mid-chunk.
+    except (LaggingError, TimeoutError):
+        # The real server panics here ("close of nil channel"), which breaks the connection inside a chunk.
         serving.cut(request.transport)
     finally:
         conversation.followers.discard(follower)
         on_change()
-    return await serving.never()
+    return await serving.wait_until_cancelled()
 
 
 async def serve_screen(
     request: web.Request, conversation: Conversation, *, on_change: Callable[[], None]
 ) -> web.StreamResponse:
-    """`GET /internal/screen`: the screen now and at each change, until the client goes or the server stops."""
-    response = web.StreamResponse(headers=_HEADERS)
+    """`GET /internal/screen`: the screen now and after each change, until the client disconnects or the server stops."""
+    response = web.StreamResponse(headers=sse.HEADERS)
     response.enable_chunked_encoding()
     screens: asyncio.Queue[str | None] = asyncio.Queue()
     screens.put_nowait(conversation.screen)
@@ -68,7 +62,7 @@ async def serve_screen(
     try:
         await response.prepare(request)
         while (screen := await screens.get()) is not None:
-            await response.write(f"event: screen\ndata: {gojson.dumps({'screen': screen})}\n\n".encode())
+            await response.write(sse.event("screen", {"screen": screen}))
         await response.write_eof()
     finally:
         conversation.watchers.discard(screens)
@@ -76,23 +70,27 @@ async def serve_screen(
     return response
 
 
-class Lagging(Exception):
-    """The follower's queue was full."""
+class LaggingError(Exception):
+    """The follower's queue is full."""
 
 
 async def _replay(
     response: web.StreamResponse, follower: Follower, agent_type: str | None, monotonic: Callable[[], float]
 ) -> float:
     for message in follower.messages:
-        await response.write(answers.event_bytes(update_event(message)))
+        await _send(response, update_event(message))
     follower.messages.clear()
-    await response.write(answers.event_bytes(status_event(follower.status, agent_type)))
+    await _send(response, status_event(follower.status, agent_type))
     for error in follower.errors:
-        await response.write(answers.event_bytes(error))
+        await _send(response, error)
     return monotonic()
+
+
+async def _send(response: web.StreamResponse, event: Event) -> None:
+    await response.write(sse.event(event.kind, event.data))
 
 
 async def _next(follower: Follower) -> Event | None:
     if follower.overflowed.is_set():
-        raise Lagging
+        raise LaggingError
     return await follower.queue.get()

@@ -1,6 +1,7 @@
-"""The OpenAPI document of the simulated AgentAPI, by version and mode."""
+"""The OpenAPI document of the simulated AgentAPI."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection
+from typing import Any, Final
 
 from agentd.simulator.openapi import (
     INTEGER,
@@ -17,11 +18,8 @@ from agentd.simulator.openapi import (
     document as render,
 )
 
-if TYPE_CHECKING:
-    from agentd.simulator.agentapi.server import SimulatedAgentApi
-
-_PLAIN = Body(TEXT, "text/plain")
-_PROBLEM = Body(
+_PLAIN: Final = Body(TEXT, "text/plain")
+_PROBLEM: Final = Body(
     record(
         title=TEXT,
         status=INTEGER,
@@ -33,25 +31,25 @@ _PROBLEM = Body(
 )
 
 
-def document(agent: "SimulatedAgentApi") -> dict[str, Any]:
-    """What this agent serves; `/internal/screen` is hidden in the real one's document, too."""
-    return render("AgentAPI (simulated)", agent.version, _operations(agent), {})
+def document(version: str, features: Collection[str]) -> dict[str, Any]:
+    """The document of an AgentAPI of `version` with `features`, without `/internal/screen`, as in the real one."""
+    return render("AgentAPI (simulated)", version, _operations(features), {})
 
 
-def _operations(agent: "SimulatedAgentApi") -> list[Operation]:
-    # Every route: 400 in plain text is the Host check, 405 has no body.
+def _operations(features: Collection[str]) -> list[Operation]:
+    # Every route can answer 400 in plain text (the Host check) and 405 without a body.
     def answers(*good: Body, **problems: tuple[Body, ...]) -> dict[int, tuple[Body, ...]]:
-        told = {int(code.removeprefix("s")): bodies for code, bodies in problems.items()}
-        return {200: good, 400: (_PLAIN, *told.pop(400, ())), 405: (), **told}
+        by_status = {int(code.removeprefix("s")): bodies for code, bodies in problems.items()}
+        return {200: good, 400: (_PLAIN, *by_status.pop(400, ())), 405: (), **by_status}
 
     status: dict[str, Schema] = {"$schema": TEXT, "status": words("running", "stable")}
-    if agent.agent_type is not None:
+    if "agent_type" in features:
         status["agent_type"] = TEXT
-    if agent.has("transport"):
+    if "transport" in features:
         status["transport"] = words("pty", "acp")
     message = record(id=INTEGER, content=TEXT, role=words("agent", "user", ""), time=TEXT)
     found = [
-        Operation("GET", "/status", "Whether the agent works", answers(Body(record(**status)))),
+        Operation("GET", "/status", "The agent's status", answers(Body(record(**status)))),
         Operation(
             "GET",
             "/messages",
@@ -61,7 +59,7 @@ def _operations(agent: "SimulatedAgentApi") -> list[Operation]:
         Operation(
             "POST",
             "/message",
-            "Send a message, or keys to the terminal",
+            "Send a message to the agent, or keys to its terminal",
             answers(
                 Body(record(**{"$schema": TEXT}, ok={"type": "boolean"})),
                 s400=(_PROBLEM,),
@@ -72,16 +70,16 @@ def _operations(agent: "SimulatedAgentApi") -> list[Operation]:
             ),
             body=Body(record(content=TEXT, type=words("user", "raw")) | {"additionalProperties": False}),
         ),
-        Operation("GET", "/events", "Follow messages and status", answers(STREAM)),
+        Operation("GET", "/events", "Subscribe to messages and status", answers(STREAM)),
         Operation("GET", "/openapi.json", "This document", answers(Body({"type": "object"}))),
     ]
-    if agent.has("upload"):
+    if "upload" in features:
         form = record(file={"type": "string", "format": "binary"})
         found.append(
             Operation(
                 "POST",
                 "/upload",
-                "Keep a file for the agent",
+                "Upload a file for the agent",
                 answers(
                     Body(record(**{"$schema": TEXT}, ok={"type": "boolean"}, filePath=TEXT)),
                     s400=(_PROBLEM,),

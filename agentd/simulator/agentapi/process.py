@@ -1,36 +1,37 @@
-"""AgentAPI as a process: state file, pid file, and what its signals do. Who catches the signals is the caller's part."""
+"""AgentAPI's process: state file, pid file, and the effects of its signals. The caller handles the signals."""
 
 import contextlib
 import os
 from pathlib import Path
+from typing import Final
 
 from agentd.simulator.agentapi import statefile
 from agentd.simulator.agentapi.server import SimulatedAgentApi
 from agentd.simulator.faults import SimulatorError
 
-PANIC = 2
+PANIC: Final = 2
 """Exit code of a Go program that panicked."""
 
 
 class AgentProcess:
-    """The life of one AgentAPI: `begin()`, `save()` at SIGUSR1, `end()` at SIGTERM, SIGINT or SIGHUP."""
+    """One AgentAPI process: `begin()`, `save()` at SIGUSR1, `end()` at SIGTERM, SIGINT or SIGHUP."""
 
     def __init__(self, agent: SimulatedAgentApi, *, state_file: Path | None, pid_file: Path | None) -> None:
         has_state = agent.has("state")
         for name, path in (("state", state_file), ("pid", pid_file)):
             if path is not None and not has_state:
                 raise SimulatorError(
-                    f"AgentAPI {agent.version} knows no {name} file", hint="0.12.0 and later do"
+                    f"AgentAPI {agent.version} has no {name} file", hint="use 0.12.0 or later"
                 )
         if state_file is not None and agent.mode == "acp":
-            raise SimulatorError("AgentAPI keeps no state file in ACP mode")
+            raise SimulatorError("AgentAPI has no state file in ACP mode")
         self._agent = agent
         self._state_file = state_file
         self._pid_file = pid_file
         self._wrote_pid = False
 
     async def begin(self) -> None:
-        """Take over saved state, write the pid file, listen. Raises `SimulatorError` when another one lives."""
+        """Load the saved state, listen, write the pid file. Raises `SimulatorError` when the pid file's process runs."""
         if self._pid_file is not None:
             self._refuse_second(self._pid_file)
         if self._state_file is not None:
@@ -40,11 +41,11 @@ class AgentProcess:
             self._write_pid(self._pid_file)
 
     def save(self) -> bool:
-        """SIGUSR1: write the state and go on. Versions before 0.12.0 ignore the signal."""
+        """Write the state, as at SIGUSR1. Versions before 0.12.0 ignore the signal."""
         return self._state_file is not None and statefile.save(self._agent.conversation, self._state_file)
 
     async def end(self) -> int:
-        """The graceful end; returns the exit code. In ACP mode the real server panics, its pid file stays."""
+        """Stop gracefully and return the exit code. In ACP mode the real server panics and leaves its pid file."""
         if self._agent.mode == "acp" and self._agent.has("state"):
             await self._agent.stop()
             return PANIC
@@ -64,5 +65,5 @@ class AgentProcess:
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
             pid = int(path.read_text(encoding="ascii"))
             os.kill(pid, 0)
-            # Any living process will do: the real server does not ask whose pid it is, either.
+            # Like the real server, this accepts any running process with that pid.
             raise SimulatorError(f"another instance is already running (pid {pid})", hint=f"see {path}")

@@ -1,9 +1,9 @@
-"""`POST /message`: one writer at a time, and everybody who reads waits for it."""
+"""`POST /message`. It holds a lock, for which `/status` and `/messages` wait."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from aiohttp import web
 
@@ -11,13 +11,13 @@ from agentd.simulator import gojson
 from agentd.simulator.agentapi import answers
 from agentd.simulator.agentapi.conversation import ASCII_BLANKS
 
-MAX_BODY_BYTES = 1 << 20
-NOT_WAITING = "message can only be sent when the agent is waiting for user input"
-EMPTY = "message must not be empty"
+MAX_BODY_BYTES: Final = 1 << 20
+NOT_WAITING: Final = "message can only be sent when the agent is waiting for user input"
+EMPTY: Final = "message must not be empty"
 
 
 class SendLock:
-    """The lock that a send holds and that status and messages need. `hang()` holds it with no send in sight."""
+    """The lock that a send holds and that `/status` and `/messages` wait for. `hang()` holds it without a send."""
 
     def __init__(self) -> None:
         self._free = asyncio.Event()
@@ -57,33 +57,33 @@ class SendLock:
             self._free.set()
 
 
-class SendFailed(Exception):
-    """The agent did not take the message; the text goes into `errors[0].message`."""
+class SendError(Exception):
+    """The agent rejected the message. The text is `errors[0].message` of the answer."""
 
 
 async def serve(
     request: web.Request, body: bytes, send: Callable[[str, str], Awaitable[None]]
 ) -> web.Response:
-    """Check the request as huma does, then `send(content, type)`."""
+    """Validate the request as huma does, then call `send(content, type)`."""
     parsed = _parse(request, body)
     if isinstance(parsed, web.Response):
         return parsed
     content, kind = parsed
     try:
         await send(content, kind)
-    except SendFailed as failed:
+    except SendError as exc:
         return answers.problem(
             request,
             500,
             "Internal Server Error",
             "unexpected error occurred",
-            [{"message": f"failed to send message: {failed}"}],
+            [{"message": f"failed to send message: {exc}"}],
         )
     return answers.reply(request, "MessageResponseBody", {"ok": True})
 
 
 def trimmed(content: str) -> str:
-    """`content` as it is sent and stored."""
+    """`content` without ASCII whitespace at its ends, as AgentAPI sends and stores it."""
     return content.strip(ASCII_BLANKS)
 
 
@@ -106,21 +106,21 @@ def _parse(request: web.Request, body: bytes) -> tuple[str, str] | web.Response:
         )
     try:
         value = gojson.first_value(gojson.text_of(body))
-    except gojson.GoSyntaxError as wrong:
+    except gojson.GoSyntaxError as exc:
         return answers.problem(
             request,
             400,
             "Bad Request",
             "validation failed",
-            [{"message": str(wrong), "location": "body", "value": gojson.text_of(body)}],
+            [{"message": str(exc), "location": "body", "value": gojson.text_of(body)}],
         )
-    complaints = list(_complaints(value))
-    if complaints:
-        return answers.problem(request, 422, "Unprocessable Entity", "validation failed", complaints)
+    errors = _validation_errors(value)
+    if errors:
+        return answers.problem(request, 422, "Unprocessable Entity", "validation failed", errors)
     return str(value.field("content")), str(value.field("type"))
 
 
-def _complaints(value: Any) -> "list[dict[str, object]]":  # noqa: ANN401 - any JSON value
+def _validation_errors(value: Any) -> list[dict[str, object]]:  # noqa: ANN401 - any JSON value
     if not isinstance(value, gojson.Pairs):
         return [{"message": "expected object", "location": "body", "value": gojson.plain(value)}]
     plain = gojson.plain(value)

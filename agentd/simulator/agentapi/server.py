@@ -1,4 +1,4 @@
-"""The simulated AgentAPI: what the agent says and does, and what its server was asked."""
+"""The simulated AgentAPI: the agent's state, its faults, and the routes of its server."""
 
 import asyncio
 import contextlib
@@ -6,20 +6,19 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from aiohttp import web
 
 from agentd.simulator import faults
-from agentd.simulator.agentapi import answers, events, mishaps, openapi, sending, uploads
-from agentd.simulator.agentapi.admin import Admin
+from agentd.simulator.agentapi import answers, events, openapi, response_faults, sending, uploads
 from agentd.simulator.agentapi.conversation import BOGUS, Conversation, Message, Mode, Status
 from agentd.simulator.agentapi.turns import Turns
-from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
-from agentd.simulator.serving import Changes, Listener, RecordedRequest, RequestLog, Served, read_body
+from agentd.simulator.faults import Fault, FaultPlan, FaultyServer, SimulatorError
+from agentd.simulator.serving import Changes, Listener, RequestLog, read_body
 
-DEFAULT_HOSTS = ("localhost", "127.0.0.1", "[::1]")
-ROUTES = {
+DEFAULT_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+ROUTES: Final = {
     "/status": "status",
     "/messages": "messages",
     "/message": "message",
@@ -28,11 +27,11 @@ ROUTES = {
     "/openapi.json": "openapi",
     "/internal/screen": "screen",
 }
-CHAT_BASE_PATH = "/chat"
-METHODS = {"message": "POST", "upload": "POST"}
-STREAM_END_S = 0.5
-"""What an event stream is given to take its last chunk when the server stops."""
-SINCE = {
+CHAT_BASE_PATH: Final = "/chat"
+METHODS: Final = {"message": "POST", "upload": "POST"}
+STREAM_END_S: Final = 0.5
+"""How long a stopping server waits until its event streams have sent their last chunk."""
+SINCE: Final = {
     "host_check": (0, 4, 0),
     "upload": (0, 10, 0),
     "agent_type": (0, 10, 1),
@@ -40,15 +39,20 @@ SINCE = {
     "agent_error": (0, 12, 0),
     "state": (0, 12, 0),
 }
-"""The version that brought a feature."""
+"""Feature → the first version that has it."""
 
 
-class SimulatedAgentApi(Served):
+class SimulatedAgentApi(FaultyServer):
     """An AgentAPI on 127.0.0.1, for `async with`.
 
-    `mode` and `version` decide what it lacks and how a send behaves. `reply(prompt)` answers every user message after
-    `turn_s`; without it the agent stays running until `set_status("stable")`. `send_s` is how long a PTY takes to
-    accept a message. `sleep`, `now` (Unix seconds) and `monotonic` are its time.
+    Args:
+        mode, version: which AgentAPI to simulate.
+        allowed_hosts: the hosts that the Host check accepts; `*` accepts all.
+        agent_type: the value of that field in `/status`.
+        reply: `reply(prompt)` answers each user message after `turn_s`. Without it the agent stays running until
+            `set_status("stable")`.
+        send_s: seconds until the terminal accepts a message (PTY).
+        sleep, now, monotonic: its clocks; `now` returns Unix seconds.
     """
 
     def __init__(
@@ -65,13 +69,12 @@ class SimulatedAgentApi(Served):
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
-        admin: bool = False,
     ) -> None:
         self.mode: Mode = mode
         self.version = version
-        self._number = _version_number(version)
+        self._features = _features(version)
         self._hosts = tuple(host.lower() for host in allowed_hosts)
-        self.agent_type = agent_type if self._number >= SINCE["agent_type"] else None
+        self.agent_type = agent_type if self.has("agent_type") else None
         self._monotonic = monotonic
         self.conversation = Conversation(mode, now=now)
         self._turns = Turns(
@@ -86,27 +89,22 @@ class SimulatedAgentApi(Served):
         self._bogus_tails = 0
         self._changes = Changes()
         self._log = RequestLog(now, self._changes)
-        self._faults = FaultPlan(mishaps.KINDS)
-        self._admin = Admin(self).handle if admin else None
+        self._faults = FaultPlan(response_faults.KINDS)
         self._listener = Listener(self._handle, host="127.0.0.1", port=port)
 
     def has(self, feature: str) -> bool:
-        """Whether this version has what `SINCE` names."""
-        return self._number >= SINCE[feature]
+        """Whether this version has a feature of `SINCE`."""
+        return feature in self._features
 
     # --- the server itself ---
 
-    async def start(self) -> None:
-        """Listen, on the same port as before if there was a before; the conversation is still there."""
-        await self._listener.start()
-
     async def stop(self) -> None:
-        """Go away: the port refuses, event streams end, sends in progress are lost."""
+        """End event streams, refuse connections, cancel sends in progress. The conversation stays."""
         for follower in list(self.conversation.followers):
             follower.queue.put_nowait(None)
         for watcher in self.conversation.watchers:
             watcher.put_nowait(None)
-        with contextlib.suppress(TimeoutError):  # who does not read by then is cut off
+        with contextlib.suppress(TimeoutError):  # the listener closes the connections of slower readers
             async with asyncio.timeout(STREAM_END_S):
                 await self.until(lambda: not (self.followers or self.conversation.watchers))
         await self._listener.stop()
@@ -114,7 +112,7 @@ class SimulatedAgentApi(Served):
         self._uploads.remove()
 
     async def restart(self) -> None:
-        """A new life on the same port: the conversation is gone, ids begin again."""
+        """Restart on the same port, without the conversation; ids start at 0."""
         await self.stop()
         self.conversation.restart()
         self._turns.lock.release()
@@ -123,104 +121,80 @@ class SimulatedAgentApi(Served):
     # --- the agent ---
 
     def set_status(self, status: Status) -> None:
-        """Running or stable; stable also ends a turn that a POST waits for (ACP)."""
+        """Set the status. "stable" also ends a turn that a POST waits for (ACP)."""
         self.conversation.set_status(status, agent_type=self.agent_type)
         if status == "stable":
             self._turns.over()
         self._changes.notify()
 
     def add_message(self, role: str, content: str, time: str | None = None) -> Message:
-        """Append a message; returns it as `GET /messages` shows it."""
+        """Append a message. Returns it as `GET /messages` shows it."""
         return self.conversation.add(role, content, time)
 
     def rewrite_last(self, content: str) -> Message:
-        """Rewrite the last message, as each change of the screen does."""
+        """Replace the content of the last message, as a change of the screen does."""
         return self.conversation.rewrite_last(content)
 
     def load(self, source: Path | str | Mapping[str, Any] | Iterable[Mapping[str, Any]]) -> None:
-        """Replace the conversation: a transcript file, its content, or messages."""
+        """Replace the conversation by a transcript file, its content, or messages."""
         self.conversation.load(source)
 
     def agent_error(self, message: str, level: Literal["warning", "error"] = "error") -> None:
-        """The agent complains (0.12.0 and later)."""
+        """Report an error of the agent (0.12.0 and later)."""
         if not self.has("agent_error"):
-            raise SimulatorError(f"AgentAPI {self.version} has no agent_error")
+            raise SimulatorError(f"AgentAPI {self.version} has no agent_error", hint="use 0.12.0 or later")
         self.conversation.error(message, level)
 
     def fail_turn(self, error: str) -> None:
-        """ACP: the prompt in progress fails; the agent's half answer is deleted and its id is spent."""
+        """Let the current prompt fail (ACP). The agent's partial answer is removed, and its id is not reused."""
         self.conversation.set_status("stable", agent_type=self.agent_type)
         self._turns.over(error)
         self._changes.notify()
 
-    # --- what goes wrong ---
+    # --- faults ---
 
     def hang(self) -> None:
-        """Hold the lock of a send: /status and /messages hang, /events and /openapi.json answer."""
+        """Hold the send lock: `/status` and `/messages` hang, `/events` and `/openapi.json` answer."""
         self._turns.lock.hang()
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the send lock."""
         self._turns.lock.release()
 
     def bogus_tail(self, times: int = 1) -> None:
-        """The next `times` answers of /messages end with an entry without role."""
+        """Append an entry without a role to the next `times` answers of `/messages`."""
         self._bogus_tails += times
 
     def collide_ids(self) -> None:
-        """Every id is shared by two messages from now on."""
+        """Give every id to two messages, from now on."""
         self.conversation.collide_ids()
 
     def fault(self, kind: str, *, route: str = "*", times: int = 1, **params: Any) -> None:  # noqa: ANN401 - per kind
-        """Let the next `times` requests (of `route`) meet a fault; kinds: `mishaps.KINDS` and `faults.EXCHANGE`."""
+        """Inject a fault into the next `times` requests of `route` ("*": any).
+
+        Kinds and parameters: `faults.inject` and `response_faults.inject`.
+        """
         if route != "*" and route not in ROUTES.values():
             raise SimulatorError(f"no such route: {route!r}", hint=f"known: {', '.join(ROUTES.values())}")
         self._faults.add(route, Fault(kind, params), times)
 
-    def waiting_faults(self) -> dict[str, list[str]]:
-        """The kinds of those nobody has met yet, by route."""
-        return self._faults.waiting()
-
-    def clear_faults(self) -> None:
-        """Forget the faults nobody met."""
-        self._faults.clear()
-
-    # --- what it saw ---
-
-    @property
-    def requests(self) -> list[RecordedRequest]:
-        """Everything received, in order of arrival."""
-        return self._log.entries
+    # --- observations ---
 
     @property
     def received(self) -> list[dict[str, str]]:
-        """Messages that were POSTed and taken: {content, type}."""
+        """The messages that were sent by POST and accepted: {content, type}."""
         return self._turns.received
-
-    def calls(self, route: str) -> list[RecordedRequest]:
-        """The requests of one route: status, messages, message, events, upload, screen, openapi."""
-        return self._log.of(route)
-
-    def recent(self) -> list[dict[str, object]]:
-        """The newest requests, as `RequestLog.recent` has them."""
-        return self._log.recent()
 
     @property
     def followers(self) -> int:
-        """How many `/events` streams are open."""
+        """The number of open `/events` streams."""
         return len(self.conversation.followers)
-
-    async def until(self, predicate: Callable[[], bool]) -> None:
-        """Wait for `predicate()`, asked again whenever a request or an answer comes or the status is set."""
-        await self._changes.until(predicate)
 
     # --- routes ---
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        if self._admin is not None and request.path.startswith("/_sim/"):
-            return await self._admin(request)
         name = ROUTES.get(request.path, "other")
-        entry = self._log.note(request, name)
+        entry = self._log.record(request, name)
         fault = self._faults.take(name)
 
         if fault is None or fault.kind != "reset_before_body":
@@ -231,16 +205,16 @@ class SimulatedAgentApi(Served):
 
         if fault is None:
             response = await answer()
-        elif fault.kind in mishaps.KINDS:
-            response = await mishaps.play(fault, request, hosts=self._hosts)
+        elif fault.kind in response_faults.KINDS:
+            response = await response_faults.inject(fault, request, hosts=self._hosts)
         else:
-            response = await faults.play(fault, request, answer)
-        self._log.answered(entry, response.status)
+            response = await faults.inject(fault, request, answer)
+        self._log.record_status(entry, response.status)
         return response
 
     async def _answer(self, name: str, request: web.Request, body: bytes) -> web.StreamResponse:
         if not self._host_allowed(request.headers.get("Host", "")):
-            return mishaps.refused_host(self._hosts)
+            return response_faults.refused_host(self._hosts)
         if name == "other" or (name == "upload" and not self.has("upload")):
             return _elsewhere(request.path)
         if request.method != METHODS.get(name, "GET"):
@@ -266,7 +240,7 @@ class SimulatedAgentApi(Served):
                     monotonic=self._monotonic,
                     on_change=self._changes.notify,
                 )
-        return answers.document(openapi.document(self))
+        return answers.document(openapi.document(self.version, self._features))
 
     def _host_allowed(self, host: str) -> bool:
         return not self.has("host_check") or "*" in self._hosts or answers.hostname(host) in self._hosts
@@ -296,8 +270,10 @@ def _elsewhere(path: str) -> web.Response:
     return answers.plain(404, "404 page not found")
 
 
-def _version_number(version: str) -> tuple[int, ...]:
+def _features(version: str) -> frozenset[str]:
+    """The features of `SINCE` that an AgentAPI of `version` has. Raises `SimulatorError` for a malformed version."""
     found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
     if found is None:
-        raise SimulatorError(f"no version of AgentAPI: {version!r}", hint="write it like 0.12.1")
-    return tuple(int(part) for part in found.groups())
+        raise SimulatorError(f"malformed version of AgentAPI: {version!r}", hint="write it like 0.12.1")
+    number = tuple(int(part) for part in found.groups())
+    return frozenset(feature for feature, since in SINCE.items() if number >= since)

@@ -1,19 +1,20 @@
-"""AgentAPI's state file: the conversation on disk, written on SIGUSR1 and at the end, read at the start."""
+"""AgentAPI's state file: the conversation on disk, written at SIGUSR1 and at exit, read at start."""
 
 import json
 import os
 from pathlib import Path
+from typing import Final
 
 from agentd.simulator.agentapi.conversation import Conversation
 
-VERSION = 1
+VERSION: Final = 1
 
 
 def save(conversation: Conversation, path: Path) -> bool:
-    """Write the conversation if anything but a user's message changed since the last save; returns whether it did.
+    """Write the conversation if anything except a user's message changed since the last save. Returns whether it wrote.
 
     `{"version":1,"messages":[{"id","message","role","time"}],"initial_prompt","initial_prompt_sent"}`, mode 0600,
-    written aside, flushed and renamed.
+    written to a temporary file, fsynced and renamed.
     """
     if not conversation.dirty:
         return False
@@ -31,20 +32,20 @@ def save(conversation: Conversation, path: Path) -> bool:
         "initial_prompt": "",
         "initial_prompt_sent": False,
     }
-    aside = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.tmp")
     with os.fdopen(
-        os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+        os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
     ) as file:
         json.dump(state, file, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
-    aside.replace(path)
+    temporary.replace(path)
     conversation.dirty = False
     return True
 
 
 def load(conversation: Conversation, path: Path) -> None:
-    """Take over what was saved. No file: nothing; a broken one: an agent_error, and an empty start."""
+    """Load the saved conversation. A missing file is ignored; a malformed one causes an agent_error and an empty start."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -62,8 +63,8 @@ def load(conversation: Conversation, path: Path) -> None:
             }
             for one in state["messages"]
         ]
-    except (ValueError, KeyError, TypeError) as wrong:
-        conversation.error(f"Failed to load state: {wrong}", "warning")
+    except (ValueError, KeyError, TypeError) as exc:
+        conversation.error(f"Failed to load state: {exc}", "warning")
         return
     conversation.load(messages)
     conversation.dirty = False

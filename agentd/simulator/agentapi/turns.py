@@ -1,4 +1,4 @@
-"""What a sent message sets off: the agent's turn, in the manner of a terminal (PTY) or of a protocol (ACP)."""
+"""The agent's turns, which sent messages start, in PTY and in ACP mode."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -9,10 +9,10 @@ from agentd.simulator.agentapi.conversation import Conversation, Status
 
 
 class Turns:
-    """Takes messages one at a time. `set_status` is how a turn shows; `reply(prompt)`, if any, how it ends by itself.
+    """Accepts messages one at a time and runs a turn for each.
 
-    PTY: a send lasts `send_s`, the turn begins with its end. ACP: the send is the turn. A turn lasts `turn_s`, or
-    until `over()`.
+    PTY: a send takes `send_s`, and the turn begins when it ends. ACP: the send lasts for the whole turn. With `reply`, a
+    turn ends after `turn_s` with the message `reply(prompt)`; without it, at `over()`.
     """
 
     def __init__(
@@ -38,16 +38,16 @@ class Turns:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def send(self, content: str, kind: str) -> None:
-        """Deliver a message. Raises `sending.SendFailed`. A caller that gives up does not take its message back."""
+        """Deliver a message. Raises `sending.SendError`. Cancelling the caller does not cancel the delivery."""
         await asyncio.shield(self._spawn(self._deliver(content, kind), "send"))
 
     def over(self, error: str = "") -> None:
-        """The turn in progress has ended, with `error` if it failed."""
+        """End the current turn, with `error` if it failed."""
         self._error = error
         self._over.set()
 
     async def close(self) -> None:
-        """Give up sends and turns in progress."""
+        """Cancel the sends and turns in progress."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -58,9 +58,9 @@ class Turns:
             if recorded:
                 content = sending.trimmed(content)
                 if not content:
-                    raise sending.SendFailed(sending.EMPTY)
+                    raise sending.SendError(sending.EMPTY)
                 if self._conversation.status != "stable":
-                    raise sending.SendFailed(sending.NOT_WAITING)
+                    raise sending.SendError(sending.NOT_WAITING)
             self.received.append({"content": content, "type": kind})
             if self._conversation.mode == "acp":
                 await self._prompt(content, recorded=recorded)
@@ -84,7 +84,7 @@ class Turns:
         if self._error:
             if len(self._conversation.messages) > before:
                 self._conversation.remove_last()
-            raise sending.SendFailed(self._error)
+            raise sending.SendError(self._error)
 
     async def _take_turn(self, prompt: str, reply: Callable[[str], str], *, recorded: bool) -> None:
         await self._sleep(self._turn_s)
@@ -101,4 +101,4 @@ class Turns:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # a send whose client is gone fails unheard, as it does in the real server
+            task.exception()  # retrieved, or asyncio would log the error of a send whose client disconnected

@@ -1,4 +1,4 @@
-"""`POST /upload`: multipart, one field `file`, at most 10 MiB, kept in a directory that goes when the server stops."""
+"""`POST /upload`: multipart, one field `file` of at most 10 MiB, stored in a directory until the server stops."""
 
 import hashlib
 import shutil
@@ -6,12 +6,13 @@ import tempfile
 from email import message_from_bytes, policy
 from email.message import Message
 from pathlib import Path
+from typing import Final
 
 from aiohttp import web
 
 from agentd.simulator.agentapi import answers
 
-MAX_FILE_BYTES = 10 << 20
+MAX_FILE_BYTES: Final = 10 << 20
 
 
 class Uploads:
@@ -21,7 +22,7 @@ class Uploads:
         self._folder: Path | None = None
 
     async def serve(self, request: web.Request, body: bytes) -> web.Response:
-        """Keep the file and say where it lies."""
+        """Store the file and answer with its path."""
         part = _file_part(request, body)
         if part is None:
             return answers.problem(
@@ -35,16 +36,16 @@ class Uploads:
         data = content if isinstance(content, bytes) else b""
         if len(data) > MAX_FILE_BYTES:
             return answers.problem(request, 400, "Bad Request", "file size exceeds 10MB limit")
-        path = self._keep(_base_name(part.get_filename()), data)
+        path = self._store(_base_name(part.get_filename()), data)
         return answers.reply(request, "UploadResponseBody", {"ok": True, "filePath": str(path)})
 
     def remove(self) -> None:
-        """Delete everything that was uploaded."""
+        """Delete all uploaded files."""
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _keep(self, name: str, data: bytes) -> Path:
+    def _store(self, name: str, data: bytes) -> Path:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="agentapi-uploads-"))
         folder = self._folder / hashlib.sha256(data).hexdigest()[:16]
@@ -63,7 +64,7 @@ def _file_part(request: web.Request, body: bytes) -> Message | None:
 
 
 def _base_name(name: str | None) -> str:
-    """The last part of the name a client gave: no path, and nothing a file system refuses."""
+    """The last component of the client's file name, without what a file system refuses."""
     plain = (
         (name or "")
         .replace("\0", "")

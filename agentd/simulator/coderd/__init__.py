@@ -1,4 +1,4 @@
-"""The control plane: workspaces, builds, claims, tasks and what an agent may ask about them."""
+"""A simulated coderd: workspaces, builds, claims and tasks, the routes for agents and for users, and faults."""
 
 from agentd.simulator.coderd.server import SimulatedCoderd
 

@@ -1,16 +1,16 @@
-"""AgentAPI's message list as coderd's Go structs take it in: what is dropped, what is filled in, what is refused."""
+"""Decodes AgentAPI's message list as coderd does with Go structs: unknown fields are dropped, missing ones get defaults."""
 
 import calendar
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from agentd.simulator import gojson
 
-ZERO_TIME = "0001-01-01T00:00:00Z"
-_ROOT = "agentapisdk.MessagesResponseBody"
-_LAYOUT = "2006-01-02T15:04:05Z07:00"
-_ELEMENTS = (
+ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+_ROOT: Final = "agentapisdk.MessagesResponseBody"
+_LAYOUT: Final = "2006-01-02T15:04:05Z07:00"
+_ELEMENTS: Final = (
     ("2006", r"\d{4}"),
     ("-", "-"),
     ("01", r"\d\d"),
@@ -28,13 +28,13 @@ _ELEMENTS = (
 
 
 class NotTheStructError(ValueError):
-    """The JSON does not fit the struct; the message is Go's."""
+    """The JSON does not fit the struct. The message is Go's."""
 
 
 def decode(text: str) -> dict[str, Any]:
-    """The first value of `text` as the struct holds it: `$schema` (if sent) and `messages` (None when missing).
+    """The first value of `text` in the struct's fields: `$schema` (if sent) and `messages` (None when missing).
 
-    Raises `gojson.GoSyntaxError` for what is no JSON and `NotTheStructError` for what does not fit; the messages are Go's.
+    Raises `gojson.GoSyntaxError` when `text` is not JSON and `NotTheStructError` when it does not fit the struct.
     """
     value = gojson.first_value(text)
     if value is None:
@@ -51,7 +51,7 @@ def decode(text: str) -> dict[str, Any]:
 
 
 def texts(data: Mapping[str, Any]) -> Iterator[str]:
-    """Every string of decoded data that its sender chose."""
+    """Every string of decoded data, except times."""
     yield data.get("$schema", "")
     for message in data["messages"] or ():
         yield message["content"]
@@ -90,7 +90,7 @@ def _int64(value: object, where: str) -> int:
 
 
 def rfc3339(value: object) -> str:
-    """`value` as Go's `time.Time` reads and writes it again: no trailing zeros, Z for UTC. Raises `NotTheStructError`."""
+    """`value` as Go's `time.Time` decodes and encodes it: no trailing zeros, Z for UTC. Raises `NotTheStructError`."""
     if not isinstance(value, str) or isinstance(value, gojson.Number):
         raise NotTheStructError("Time.UnmarshalJSON: input is not a JSON string")
     parts, rest = [], value
@@ -103,7 +103,7 @@ def rfc3339(value: object) -> str:
     if rest:
         raise _unparsed(value, f": extra text: {_quote(rest)}")
     year, month, day, hour, minute, second = (int(parts[index]) for index in (0, 2, 4, 6, 8, 10))
-    # Go's proleptic calendar has a year 0, which is a leap year like 4.
+    # Go has a year 0, which is a leap year like 4; Python's calendar starts at 1.
     last_day = calendar.monthrange(year or 4, month)[1] if 1 <= month <= 12 else 31
     for name, ok in (
         ("month", 1 <= month <= 12),
@@ -137,7 +137,7 @@ def _mismatch(value: object, where: str, go_type: str) -> NotTheStructError:
 
 
 def _value(value: object) -> str:
-    """A number that does not fit is named with its digits, anything else by its kind."""
+    """How Go's error names a value: a number with its digits, any other value by its kind."""
     return f"number {value}" if isinstance(value, gojson.Number) else gojson.kind_of(value)
 
 

@@ -1,26 +1,27 @@
-"""How coderd words its answers, and how it reads ids."""
+"""Responses in coderd's format, and the parser of ids."""
 
 import re
 import uuid
 from collections.abc import Sequence
+from typing import Final
 
 from aiohttp import web
 
 from agentd.simulator import gojson
 
-JSON = "application/json; charset=utf-8"
-NOT_FOUND = "Resource not found or you do not have access to this resource"
+JSON: Final = "application/json; charset=utf-8"
+NOT_FOUND: Final = "Resource not found or you do not have access to this resource"
 
 
 def reply(status: int, value: object) -> web.Response:
-    """`value` as coderd writes it; None gives `null` and a newline."""
+    """A response with `value` as JSON. The body for None is `null` and a newline."""
     return web.Response(status=status, body=gojson.encode(value), headers={"Content-Type": JSON})
 
 
 def error(
     status: int, message: str, *, detail: str = "", validations: Sequence[tuple[str, str]] = ()
 ) -> web.Response:
-    """`codersdk.Response`; `validations` are (field, detail). Empty parts are left out."""
+    """An error as `codersdk.Response`. `validations` are pairs of field and detail. Empty parts are omitted."""
     value: dict[str, object] = {"message": message}
     if detail:
         value["detail"] = detail
@@ -34,12 +35,12 @@ def route_not_found() -> web.Response:
 
 
 def not_found() -> web.Response:
-    """Absent and foreign objects look the same."""
+    """The 404 for a missing object, and for an object that the caller may not access."""
     return error(404, NOT_FOUND)
 
 
 def body_too_large(limit: int) -> web.Response:
-    """E4's answer to a JSON body above `limit` bytes."""
+    """The 413 of E4 for a JSON body of more than `limit` bytes."""
     return error(413, "Request body too large.", detail=f"Maximum request body size is {limit} bytes.")
 
 
@@ -48,7 +49,7 @@ def internal(detail: str) -> web.Response:
 
 
 def parse_uuid(text: str) -> str:
-    """The canonical form of `text`, by the rules of Go's `uuid.Parse`: also urn:uuid:, braces and no dashes.
+    """The canonical form of `text`, by the rules of Go's `uuid.Parse`: urn:uuid:, braces and no dashes are valid.
 
     Raises ValueError with Go's message.
     """

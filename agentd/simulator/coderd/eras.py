@@ -1,18 +1,19 @@
-"""What coderd does when: one row per era, and what a server's version changes inside one.
+"""coderd's behaviour by era, and the differences between the versions of an era.
 
-Eras follow the releases: E1 v2.22 to v2.31, E2 v2.32 to v2.34.3, E3 from v2.33.10 and v2.34.4 on, E4 the main branch
-of August 2026, E5 what follows the removal of Tasks.
+An era is a range of releases: E1 is v2.22 to v2.31, E2 is v2.32 to v2.34.3, E3 is v2.33.10, v2.34.4 and later, E4 is the
+main branch of August 2026, E5 is coderd after the removal of Tasks.
 """
 
 import enum
 import re
 from dataclasses import dataclass, replace
+from typing import Final
 
 from agentd.simulator.faults import SimulatorError
 
 
 class Wait(enum.Enum):
-    """What `?wait=true` means to the reinit endpoint."""
+    """The effect of `?wait=true` on the reinit endpoint."""
 
     IGNORED = "ignored"
     DURABLE = "durable check"
@@ -21,7 +22,7 @@ class Wait(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Behaviour:
-    """What one server does differently from others."""
+    """What differs between eras and versions."""
 
     version: str
     wait: Wait
@@ -29,26 +30,27 @@ class Behaviour:
     log_snapshot: bool
     snapshot_in_logs: bool
     stop_auth: bool
-    """The token of the start build stays valid while the stop build's job is pending or running."""
+    """The start build's token stays valid while the job of the stop build is pending or running."""
     oversize_status: int
     busy_send_status: int
     app_status_checks_slug_first: bool
     tasks: bool
 
 
-_ERAS = {
+_ERAS: Final = {
     "E1": Behaviour("v2.31.14", Wait.IGNORED, False, True, True, True, 400, 502, False, True),
     "E2": Behaviour("v2.34.3", Wait.DURABLE, True, True, True, True, 400, 409, False, True),
     "E3": Behaviour("v2.36.0", Wait.GATED, True, True, True, True, 400, 409, False, True),
     "E4": Behaviour("v2.37.0-devel+c9a1e2bce", Wait.GATED, True, True, True, True, 413, 409, False, True),
     "E5": Behaviour("v2.37.0", Wait.GATED, True, False, False, True, 413, 409, False, False),
 }
-ERAS = tuple(_ERAS)
+ERAS: Final = tuple(_ERAS)
 
 
 def behaviour(era: str, *, build_version: str | None, enable_tasks: bool) -> Behaviour:
-    """How a server of `era` behaves; `build_version` ("v2.29.1") refines E1 and is what the server says it is.
+    """The behaviour of a server of `era`.
 
+    `build_version` (like "v2.29.1") is the version that the server reports; inside E1 it also changes the behaviour.
     Raises `SimulatorError` for an unknown era.
     """
     if era not in _ERAS:

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the simulated coderd, served at `/_sim/openapi.json`: the real one has no such route."""
+"""The OpenAPI document of the simulated coderd, served at `/_sim/openapi.json`. The real coderd has no such route."""
 
 from typing import Any, Final
 
@@ -20,13 +20,17 @@ from agentd.simulator.openapi import (
     document as render,
 )
 
-_JSON = "application/json; charset=utf-8"
-_SAMPLE_ID = "44444444-4444-4444-8444-444444444444"
-_ERROR = Body(record(message=TEXT, detail_=TEXT, validations_=array(record(field=TEXT, detail=TEXT))), _JSON)
-_REFUSAL = Body(record(error=TEXT), _JSON)
-_LOG = record(id=INTEGER, content=TEXT, type=words("input", "output"), time=TEXT)
-_STATE = record(timestamp=TEXT, state=words("working", "idle", "complete", "failed"), message=TEXT, uri=TEXT)
-_TASK = record(
+_JSON: Final = "application/json; charset=utf-8"
+_SAMPLE_ID: Final = "44444444-4444-4444-8444-444444444444"
+_ERROR: Final = Body(
+    record(message=TEXT, detail_=TEXT, validations_=array(record(field=TEXT, detail=TEXT))), _JSON
+)
+_REFUSAL: Final = Body(record(error=TEXT), _JSON)
+_LOG: Final = record(id=INTEGER, content=TEXT, type=words("input", "output"), time=TEXT)
+_STATE: Final = record(
+    timestamp=TEXT, state=words("working", "idle", "complete", "failed"), message=TEXT, uri=TEXT
+)
+_TASK: Final = record(
     id=TEXT,
     organization_id=TEXT,
     owner_id=TEXT,
@@ -52,8 +56,10 @@ _TASK = record(
     created_at=TEXT,
     updated_at=TEXT,
 )
-_BUILD = Body(record(workspace_build=record(build_number=INTEGER, transition=TEXT, reason=TEXT)), _JSON)
-_EXECUTION = Body(
+_BUILD: Final = Body(
+    record(workspace_build=record(build_number=INTEGER, transition=TEXT, reason=TEXT)), _JSON
+)
+_EXECUTION: Final = Body(
     record(
         execution_id=TEXT,
         run_id=TEXT,
@@ -66,23 +72,23 @@ _EXECUTION = Body(
     ),
     _JSON,
 )
-_INPUT = Body(record(input=TEXT))
+_INPUT: Final = Body(record(input=TEXT))
 _ME: Final = "/api/v2/workspaceagents/me"
 _ANY_TASK: Final = "/api/v2/tasks/{user}/{task}"
-_OF_TASK = (in_path("user", "me"), in_path("task", _SAMPLE_ID))
-_SECURITY: dict[str, Schema] = {
+_OF_TASK: Final = (in_path("user", "me"), in_path("task", _SAMPLE_ID))
+_SECURITY: Final[dict[str, Schema]] = {
     "agent": {"type": "apiKey", "in": "header", "name": "Coder-Session-Token"},
     "user": {"type": "apiKey", "in": "header", "name": "Coder-Session-Token"},
 }
 
 
 def document(version: str) -> dict[str, Any]:
-    """What a server of any era may be asked, and all it may answer."""
-    return render("coderd (simulated)", version, [*_agent(), *_tasks(), *_open()], _SECURITY)
+    """The document of every era: all requests, and all possible answers."""
+    return render("coderd (simulated)", version, [*_agent(), *_tasks(), *_public()], _SECURITY)
 
 
 def _answers(good: int, *bodies: Body, also: tuple[int, ...] = ()) -> dict[int, tuple[Body, ...]]:
-    """`good`, the errors in `also`, and what any route may answer: 401, 404, 405 (no body), 429."""
+    """`good`, the errors in `also`, and the answers of every route: 401, 404, 405 (no body), 429."""
     return {
         good: bodies,
         **dict.fromkeys((401, 404, 429, *also), (_ERROR,)),
@@ -96,7 +102,7 @@ def _agent() -> list[Operation]:
         Operation(
             "GET",
             f"{_ME}/reinit",
-            "Wait for the workspace to be claimed",
+            "Stream the claim of the workspace",
             _answers(200, STREAM, also=(409, 500)),
             parameters=(in_query("wait", {"type": "boolean"}),),
             security="agent",
@@ -116,7 +122,7 @@ def _agent() -> list[Operation]:
         Operation(
             "PATCH",
             f"{_ME}/app-status",
-            "Report what the agent does",
+            "Report the agent's status",
             _answers(200, Body({"type": "null"}, _JSON), also=(400, 413)),
             body=Body(
                 record(
@@ -142,18 +148,19 @@ def _tasks() -> list[Operation]:
     return [
         Operation("GET", "/api/v2/tasks", "All tasks", _answers(200, tasks), security="user"),
         one("GET", "", "One task", _answers(200, Body(_TASK, _JSON))),
-        one("DELETE", "", "Delete it and its snapshot", _answers(202)),
-        one("GET", "/logs", "Its conversation", _answers(200, logs, also=(400, 409, 500, 502))),
-        one("POST", "/send", "Say something", _answers(204, also=(400, 409, 413, 500, 502)), _INPUT),
-        one("PATCH", "/input", "Replace its prompt", _answers(204, also=(400, 409, 413)), _INPUT),
-        one("POST", "/pause", "Stop its workspace", _answers(202, _BUILD, also=(409, 413, 500))),
-        one("POST", "/resume", "Start its workspace", _answers(202, _BUILD, also=(409, 413, 500))),
+        one("DELETE", "", "Delete the task and its snapshot", _answers(202)),
+        one("GET", "/logs", "The task's conversation", _answers(200, logs, also=(400, 409, 500, 502))),
+        one("POST", "/send", "Send input to the task", _answers(204, also=(400, 409, 413, 500, 502)), _INPUT),
+        one("PATCH", "/input", "Replace the task's prompt", _answers(204, also=(400, 409, 413)), _INPUT),
+        one("POST", "/pause", "Stop the task's workspace", _answers(202, _BUILD, also=(409, 413, 500))),
+        one("POST", "/resume", "Start the task's workspace", _answers(202, _BUILD, also=(409, 413, 500))),
     ]
 
 
-def _open() -> list[Operation]:
+def _public() -> list[Operation]:
+    """The routes without a coder token."""
     token = Body(record(session_token=TEXT), _JSON)
-    proofs = {
+    identity_documents = {
         "aws": record(signature=TEXT, document=TEXT, agent_name_=TEXT),
         "azure": record(signature=TEXT, encoding=TEXT, agent_name_=TEXT),
         "google": record(json_web_token=TEXT, agent_name_=TEXT),
@@ -162,15 +169,15 @@ def _open() -> list[Operation]:
         Operation(
             "POST",
             f"/api/v2/workspaceagents/{cloud}-instance-identity",
-            f"The word of {cloud} for a token",
+            f"Exchange an instance identity of {cloud} for an agent token",
             _answers(200, token, also=(400, 409, 413)),
-            body=Body(proof),
+            body=Body(document),
         )
-        for cloud, proof in proofs.items()
+        for cloud, document in identity_documents.items()
     ]
     build = Body(record(external_url=TEXT, version=TEXT), _JSON)
     return [
-        Operation("GET", "/api/v2/buildinfo", "Which release this is", _answers(200, build)),
+        Operation("GET", "/api/v2/buildinfo", "The release of the server", _answers(200, build)),
         *identities,
         *_executions(),
     ]
@@ -181,10 +188,10 @@ def _executions() -> list[Operation]:
     refusals = {400: (_REFUSAL,), 404: (_REFUSAL, Body(TEXT, "text/plain; charset=utf-8")), 405: ()}
     status = words("pending", "queued", "waiting", "running", "succeeded", "failed", "cancelled", "timeout")
     report = record(status=status, result_={}, error_=TEXT, duration_ms_=INTEGER)
-    happened = record(
+    event = record(
         execution_id=TEXT, run_id_=TEXT, status=status, result_={}, error_=TEXT, duration_ms_=INTEGER
     )
-    taken = Body(
+    accepted = Body(
         record(success={"type": "boolean"}, created_={"type": "boolean"}, updated_={"type": "boolean"}), _JSON
     )
     one = "/api/v1/executions/{execution}"
@@ -194,7 +201,7 @@ def _executions() -> list[Operation]:
             Operation(
                 method,
                 f"{one}/status",
-                "Report how it goes; its caller reads the answer",
+                "Set the status of an execution",
                 {200: (_EXECUTION,), 409: (_REFUSAL,), **refusals},
                 of_one,
                 Body(report),
@@ -204,8 +211,8 @@ def _executions() -> list[Operation]:
         Operation(
             "POST",
             "/api/v1/workflow/executions/events",
-            "Something happened to it; fire and forget",
-            {200: (taken,), **refusals},
-            body=Body(happened),
+            "Report an event of an execution; late events are ignored",
+            {200: (accepted,), **refusals},
+            body=Body(event),
         ),
     ]

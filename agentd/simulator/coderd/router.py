@@ -1,16 +1,16 @@
-"""From a request to its answer: record it, let its fault play, then rate limit, auth and route in coderd's order."""
+"""Answers a request in coderd's order: fault, rate limit, authentication, route."""
 
 import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import aiohttp
 from aiohttp import web
 
 from agentd.simulator import faults, sse
-from agentd.simulator.coderd import answers, gate
+from agentd.simulator.coderd import access, answers
 from agentd.simulator.coderd.routes import (
     app_status,
     executions,
@@ -22,13 +22,13 @@ from agentd.simulator.coderd.routes import (
 )
 from agentd.simulator.coderd.workspaces import Caller
 from agentd.simulator.coderd.world import World
-from agentd.simulator.serving import Handler, RequestLog, read_body
+from agentd.simulator.serving import RequestLog, read_body
 
-_ME = "/api/v2/workspaceagents/me"
-_TASK = "/api/v2/tasks/{user}/{task}"
-_EXPERIMENTAL = "/api/experimental/tasks"
-"""Where tasks lived before they were promoted; kept as an alias."""
-_EXECUTION = "/api/v1/executions/{execution}"
+_ME: Final = "/api/v2/workspaceagents/me"
+_TASK: Final = "/api/v2/tasks/{user}/{task}"
+_EXPERIMENTAL: Final = "/api/experimental/tasks"
+"""The former path of tasks, which coderd keeps as an alias."""
+_EXECUTION: Final = "/api/v1/executions/{execution}"
 Auth: TypeAlias = Literal["agent", "user", "open"]
 
 
@@ -44,7 +44,7 @@ def _route(name: str, method: str, auth: Auth, path: str) -> Route:
     return Route(name, method, auth, re.compile(re.sub(r"\{\w+\}", "([^/]*)", path) + r"\Z"))
 
 
-ROUTES = (
+ROUTES: Final = (
     _route("reinit", "GET", "agent", f"{_ME}/reinit"),
     _route("log-snapshot", "POST", "agent", f"{_ME}/tasks/{{task}}/log-snapshot"),
     _route("app-status", "PATCH", "agent", f"{_ME}/app-status"),
@@ -63,21 +63,21 @@ ROUTES = (
     _route("execution-status", "PUT", "open", f"{_EXECUTION}/status"),
     _route("execution-events", "POST", "open", "/api/v1/workflow/executions/events"),
 )
-OTHER = "other"
-ROUTE_NAMES = frozenset(route.name for route in ROUTES) | {OTHER}
+OTHER: Final = "other"
+ROUTE_NAMES: Final = frozenset(route.name for route in ROUTES) | {OTHER}
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request on its way through the routes."""
+    """One request: its path parameters, its body, and the headers of its answer."""
 
     request: web.Request
     args: tuple[str, ...]
     body: bytes
     headers: dict[str, str]
-    manners: sse.Manners
+    options: sse.StreamOptions
     on_open: Callable[[], None]
-    """To be called when a stream's headers go out, which may be long before the stream ends."""
+    """Called when a stream's headers are sent."""
 
 
 class Router:
@@ -89,26 +89,22 @@ class Router:
         *,
         log: RequestLog,
         plan: faults.FaultPlan,
-        limit: gate.RateLimit,
+        limit: access.RateLimit,
         user_token: str,
-        admin: Handler | None,
     ) -> None:
         self._world = world
         self._log = log
         self._plan = plan
         self._limit = limit
         self._user_token = user_token
-        self._admin = admin
         self._http: aiohttp.ClientSession | None = None
-        """For what coderd asks a task's app; opened with the first question."""
+        """For coderd's requests to a task's app. Opened with the first one."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one request as coderd would, or as the fault that waits for it wants."""
-        if self._admin is not None and request.path.startswith("/_sim/"):
-            return await self._admin(request)
+        """Record the request, and answer it as coderd does or with the fault that waits for it."""
         route, args = match(request)
         name = route.name if route else OTHER
-        entry = self._log.note(request, name)
+        entry = self._log.record(request, name)
         fault = self._plan.take(name)
         headers = self._common_headers()
 
@@ -116,28 +112,34 @@ class Router:
             entry.body = await read_body(request)
 
         async def answer() -> web.StreamResponse:
-            bent = fault is not None and fault.kind in faults.STREAM
-            manners = self._world.manners.bent_by(fault) if fault and bent else self._world.manners
+            options = self._world.options
+            if fault is not None and fault.kind in faults.STREAM:
+                options = options.with_fault(fault)
             call = Call(
-                request, args, entry.body, headers, manners, on_open=lambda: self._log.answered(entry, 200)
+                request,
+                args,
+                entry.body,
+                headers,
+                options,
+                on_open=lambda: self._log.record_status(entry, 200),
             )
             response = await self._answer(route, call)
             if request.method != "GET":
-                # Stored before it is answered: what a client was told survives a kill -9.
+                # Commit before the answer, so that an acknowledged change survives a kill -9.
                 self._world.commit()
             if not response.prepared:
                 response.headers.update(headers)
             return response
 
         if fault is not None and fault.kind in faults.EXCHANGE:
-            response = await faults.play(fault, request, answer)
+            response = await faults.inject(fault, request, answer)
         else:
             response = await answer()
-        self._log.answered(entry, response.status)
+        self._log.record_status(entry, response.status)
         return response
 
     async def close(self) -> None:
-        """Let go of the connections to the tasks' apps."""
+        """Close the connections to the tasks' apps."""
         if self._http is not None:
             await self._http.close()
             self._http = None
@@ -147,7 +149,7 @@ class Router:
         if path.startswith("/api/v1/"):
             return self._for_execution(route, call)
         if not path.startswith(("/api/v2", _EXPERIMENTAL)):
-            # Whatever is no API is the dashboard: a wrong base URL looks like success.
+            # coderd serves its dashboard on every other path, so a wrong base URL gets a 200.
             return _dashboard()
         limit_headers, passes = self._limit.check(call.request.remote or "", path)
         call.headers.update(limit_headers)
@@ -155,12 +157,12 @@ class Router:
             return self._limit.refusal()
         caller = None
         if path == _ME or path.startswith(f"{_ME}/"):
-            who = gate.agent_of(
+            authenticated = access.authenticate(
                 call.request, self._world.workspaces, stop_auth=self._world.behaviour.stop_auth
             )
-            if isinstance(who, web.Response):
-                return who
-            caller = who
+            if isinstance(authenticated, web.Response):
+                return authenticated
+            caller = authenticated
         if route is None or self._is_absent(route):
             return answers.route_not_found()
         if route.method != call.request.method:
@@ -178,7 +180,7 @@ class Router:
             self._world,
             call.request,
             caller,
-            manners=call.manners,
+            options=call.options,
             headers=call.headers,
             on_open=call.on_open,
         )
@@ -190,14 +192,14 @@ class Router:
             return answers.reply(
                 200, {"external_url": "https://github.com/coder/coder", "version": self._version}
             )
-        if gate.token_of(call.request) != self._user_token:
-            return gate.signed_out()
+        if access.token_of(call.request) != self._user_token:
+            return access.signed_out()
         if self._world.behaviour.oversize_status == 413 and len(call.body) > app_status.MAX_BODY_BYTES:
             return answers.body_too_large(app_status.MAX_BODY_BYTES)
         return await self._for_user(route.name, call)
 
     def _for_execution(self, route: Route | None, call: Call) -> web.Response:
-        """Routes of the control plane that runs agents: no coderd, so no coder token and no rate limit."""
+        """The routes of a control plane that runs agents. They are not coderd's: no token and no rate limit."""
         if route is None:
             return web.Response(status=404, text="404 page not found")
         if route.method != call.request.method:
@@ -248,7 +250,7 @@ class Router:
 
 
 def match(request: web.Request) -> tuple[Route | None, tuple[str, ...]]:
-    """The route of a request, and what its path holds; with another method if only that is wrong."""
+    """The route and the path parameters of a request. A route of another method if only the method is wrong."""
     path = request.path
     if path.startswith(_EXPERIMENTAL):
         path = path.replace(_EXPERIMENTAL, "/api/v2/tasks", 1)

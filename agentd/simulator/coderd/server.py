@@ -1,4 +1,4 @@
-"""The simulated coderd: the steps of its workspaces, the faults of its network, and what it was asked."""
+"""The simulated coderd: its server, its faults and its clock. `CoderdOperations` has the operations on its records."""
 
 import asyncio
 import time
@@ -9,24 +9,28 @@ from typing import Any, Literal, Self
 
 from agentd.simulator import sse
 from agentd.simulator.coderd import eras
-from agentd.simulator.coderd.admin import Admin
-from agentd.simulator.coderd.gate import RateLimit
+from agentd.simulator.coderd.access import RateLimit
+from agentd.simulator.coderd.operations import CoderdOperations
 from agentd.simulator.coderd.router import ROUTE_NAMES, Router
-from agentd.simulator.coderd.steps import Steps
 from agentd.simulator.coderd.workspaces import Workspace
 from agentd.simulator.coderd.world import World
-from agentd.simulator.faults import Fault, FaultPlan, SimulatorError
-from agentd.simulator.serving import Cut, Listener, RecordedRequest, RequestLog, Served, cut, reset
+from agentd.simulator.faults import Fault, FaultPlan, FaultyServer, SimulatorError
+from agentd.simulator.serving import DropMode, Listener, RequestLog, cut, reset
 
 
-class SimulatedCoderd(Steps, Served):
+class SimulatedCoderd(CoderdOperations, FaultyServer):
     """A coderd on 127.0.0.1, for `async with`.
 
-    `era` is E1 to E5; `flush="eager"` sends a stream's headers at once (coderd waits for the first event or ping);
-    `ping_s` is the ping's period; `rate_limit` counts per client address, path and minute (0: none);
-    `hold_builds` leaves what a user begins (a resume) pending for `run_job` and `start_finish`;
-    `state` is a sqlite file that keeps it all, and from which a later one goes on (None: memory); `sleep` paces pings
-    and `now` is the server's clock (Unix seconds).
+    Args:
+        era: E1 to E5, see `eras`.
+        ping_s: seconds between the pings of a stream.
+        flush: "eager" sends a stream's headers at once; coderd sends them with the first event or ping.
+        rate_limit: requests per minute for each client address and path; 0 for no limit.
+        enable_tasks: whether E4 has the task routes (CODER_ENABLE_AI_TASKS).
+        build_version: the version that the server reports, see `eras.behaviour`.
+        state: a sqlite file for the records, which a later server can open; None for memory.
+        hold_builds: the build of a resume stays pending until `run_job` and `start_finish`.
+        sleep, now: its clocks; `now` returns Unix seconds.
     """
 
     def __init__(
@@ -39,7 +43,6 @@ class SimulatedCoderd(Steps, Served):
         enable_tasks: bool = True,
         port: int = 0,
         build_version: str | None = None,
-        admin: bool = False,
         state: Path | str | None = None,
         hold_builds: bool = False,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -49,7 +52,7 @@ class SimulatedCoderd(Steps, Served):
         self.era = era
         self._world = World(
             behaviour=eras.behaviour(era, build_version=build_version, enable_tasks=enable_tasks),
-            manners=sse.Manners(eager=flush == "eager", ping_s=ping_s),
+            options=sse.StreamOptions(eager=flush == "eager", ping_s=ping_s),
             now=self.now,
             sleep=sleep,
             state=state,
@@ -63,7 +66,6 @@ class SimulatedCoderd(Steps, Served):
             plan=self._faults,
             limit=RateLimit(rate_limit, self.now),
             user_token=self.user_token,
-            admin=Admin(self).handle if admin else None,
         )
         self._listener = Listener(self._router.handle, host="127.0.0.1", port=port)
 
@@ -83,72 +85,49 @@ class SimulatedCoderd(Steps, Served):
 
     @property
     def build_version(self) -> str:
-        """What `X-Coder-Build-Version` says."""
+        """The value of `X-Coder-Build-Version`."""
         return self._world.behaviour.version
 
     # --- the server itself ---
 
-    async def start(self) -> None:
-        """Listen: on the same port and with the same state as before, if there was a before."""
-        await self._listener.start()
-
     async def stop(self) -> None:
-        """Go away as coderd does when it is restarted: streams end in order, connections close, the port refuses."""
-        await self._break_off("eof")
+        """Stop as coderd does at a restart: end the streams, close the connections, refuse new ones. The records stay."""
+        await self._drop_streams("eof")
         await self._listener.stop()
         await self._router.close()
         self._world.commit()
 
-    async def drop_connections(self, how: Cut = "eof") -> None:
-        """End every open connection, and go on listening. Returns when the streams are gone (not for half_open)."""
+    async def drop_connections(self, how: DropMode = "eof") -> None:
+        """Drop every open connection and continue to listen. Returns when the streams have ended (not for half_open)."""
         if how == "half_open":
             for transport in self._listener.transports():
                 transport.pause_reading()
-        await self._break_off(how)
+        await self._drop_streams(how)
         for transport in self._listener.transports():
             if how == "reset":
                 reset(transport)
             elif how == "cut":
                 cut(transport)
 
-    async def _break_off(self, how: Cut) -> None:
+    async def _drop_streams(self, how: DropMode) -> None:
         streams = self._world.open_streams()
         for stream in streams:
-            stream.break_off(how)
+            stream.drop(how)
         if how != "half_open":
             await asyncio.gather(*(stream.closed.wait() for stream in streams))
 
     def now(self) -> float:
-        """The server's clock, Unix seconds."""
+        """The server's clock in Unix seconds."""
         return self._now() + float(self._world.identity["clock_offset_s"])
 
     def advance_clock(self, seconds: float) -> None:
-        """Step the server's clock: rate limit windows, notification minutes, snapshot times."""
+        """Advance the server's clock, which rate limits, notifications and snapshots use."""
         self._world.identity["clock_offset_s"] = str(float(self._world.identity["clock_offset_s"]) + seconds)
         self._world.commit()
 
-    # --- what it saw ---
-
-    @property
-    def requests(self) -> list[RecordedRequest]:
-        """Everything received, in order of arrival."""
-        return self._log.entries
-
-    def calls(self, route: str) -> list[RecordedRequest]:
-        """The requests of one route: reinit, log-snapshot, app-status, identity, task-logs, …"""
-        return self._log.of(route)
-
-    def recent(self) -> list[dict[str, object]]:
-        """The newest requests, as `RequestLog.recent` has them."""
-        return self._log.recent()
-
     def open_streams(self, ws: Workspace) -> int:
-        """How many reinit requests of `ws` are being held."""
+        """The number of open reinit streams of `ws`."""
         return len(self._world.open_streams(ws))
-
-    async def until(self, predicate: Callable[[], bool]) -> None:
-        """Wait for `predicate()`, asked again whenever a request, an answer or a stream comes or goes."""
-        await self._world.changes.until(predicate)
 
     # --- faults ---
 
@@ -161,7 +140,7 @@ class SimulatedCoderd(Steps, Served):
         times: int = 1,
         content_type: str | None = None,
     ) -> None:
-        """Answer the next `times` requests of `route` ("*": any) with this, before any check."""
+        """Answer the next `times` requests of `route` ("*": any) with this response, before any check."""
         self.fault(
             route,
             "respond",
@@ -173,15 +152,10 @@ class SimulatedCoderd(Steps, Served):
         )
 
     def fault(self, route: str, kind: str, *, times: int = 1, **params: Any) -> None:  # noqa: ANN401 - per kind
-        """Let the next `times` requests of `route` meet a fault; kinds and parameters: `faults.play`, `sse.Manners`."""
+        """Inject a fault into the next `times` requests of `route` ("*": any).
+
+        Kinds and parameters: `faults.inject` and `sse.StreamOptions.with_fault`.
+        """
         if route != "*" and route not in ROUTE_NAMES:
             raise SimulatorError(f"no such route: {route!r}", hint=f"known: {', '.join(sorted(ROUTE_NAMES))}")
         self._faults.add(route, Fault(kind, params), times)
-
-    def waiting_faults(self) -> dict[str, list[str]]:
-        """The kinds of those nobody has met yet, by route."""
-        return self._faults.waiting()
-
-    def clear_faults(self) -> None:
-        """Forget the faults nobody met."""
-        self._faults.clear()

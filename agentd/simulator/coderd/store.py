@@ -1,9 +1,8 @@
-"""A simulated coderd's memory in sqlite, so that it can be stopped, or killed, and come back with its history.
+"""Stores the records of a simulated coderd in sqlite, so that it keeps them after a stop or a kill.
 
-The routes work on plain objects (`World`). What this module promises is that nothing is answered before it is stored:
-`commit()` compares the rows those objects make with the rows that were written last and writes the difference in one
-transaction. So a task's soft deletion and the removal of its snapshot are one step here as they are in coderd, and no
-route can forget to say what it changed.
+The routes change plain objects (`Records`). `commit()` compares the rows of these objects with the rows of the last commit
+and writes the difference in one transaction, before the route's answer is sent. So a task's soft deletion and the removal
+of its snapshot are one transaction, as in coderd, and a route need not list its changes.
 """
 
 import json
@@ -11,27 +10,24 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from agentd.simulator.coderd.records import AppStatus, Execution, Notification, StoredSnapshot, Task
+from agentd.simulator.coderd.records import AppStatus, Execution, Notification, Records, StoredSnapshot, Task
 from agentd.simulator.coderd.workspaces import Agent, Build, Job, Stage, Workspace
 from agentd.simulator.faults import SimulatorError
 
-if TYPE_CHECKING:
-    from agentd.simulator.coderd.world import World
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 Row: TypeAlias = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """`columns` as sqlite takes them; the first `keys` of them are the primary key."""
+    """A table. The first `keys` of the `columns` are the primary key."""
 
     name: str
     keys: int
     columns: str
-    rows: "Callable[[World], Iterable[Row]]"
+    rows: Callable[[Records], Iterable[Row]]
 
     @property
     def names(self) -> list[str]:
@@ -50,8 +46,8 @@ class _Table:
         return f"SELECT {', '.join(names)} FROM {self.name} ORDER BY {', '.join(key)}"  # noqa: S608 - our own names
 
 
-def _workspace_rows(world: "World") -> Iterable[Row]:
-    for at, ws in enumerate(world.workspaces.all()):
+def _workspace_rows(records: Records) -> Iterable[Row]:
+    for at, ws in enumerate(records.workspaces.all()):
         bumps = json.dumps(ws.deadline_bumps)
         yield (
             at,
@@ -66,8 +62,8 @@ def _workspace_rows(world: "World") -> Iterable[Row]:
         )
 
 
-def _build_rows(world: "World") -> Iterable[Row]:
-    for ws in world.workspaces.all():
+def _build_rows(records: Records) -> Iterable[Row]:
+    for ws in records.workspaces.all():
         for build in ws.builds:
             yield (
                 ws.id, build.number, build.transition, build.initiator_id, int(build.stage), str(build.job), build.error,
@@ -75,47 +71,47 @@ def _build_rows(world: "World") -> Iterable[Row]:
             )  # fmt: skip
 
 
-def _agent_rows(world: "World") -> Iterable[Row]:
-    for ws in world.workspaces.all():
+def _agent_rows(records: Records) -> Iterable[Row]:
+    for ws in records.workspaces.all():
         for build in ws.builds:
             for at, agent in enumerate(build.agents):
                 apps = json.dumps(agent.apps)
                 yield ws.id, build.number, at, agent.id, agent.name, agent.token, agent.instance_id, apps
 
 
-def _task_rows(world: "World") -> Iterable[Row]:
-    for at, task in enumerate(world.tasks.values()):
+def _task_rows(records: Records) -> Iterable[Row]:
+    for at, task in enumerate(records.tasks.values()):
         yield (
             at, task.id, task.workspace.id if task.workspace else None, task.name, task.app_slug, task.app_url,
             task.initial_prompt, task.created_at, task.deleted,
         )  # fmt: skip
 
 
-def _snapshot_rows(world: "World") -> Iterable[Row]:
-    for task_id, row in world.snapshots.items():
+def _snapshot_rows(records: Records) -> Iterable[Row]:
+    for task_id, row in records.snapshots.items():
         yield task_id, json.dumps(row.envelope, ensure_ascii=False), row.body, row.created_at
 
 
-def _status_rows(world: "World") -> Iterable[Row]:
-    for ws_id, rows in world.app_statuses.items():
+def _status_rows(records: Records) -> Iterable[Row]:
+    for ws_id, rows in records.app_statuses.items():
         for at, row in enumerate(rows):
             yield ws_id, at, row.app_slug, row.state, row.message, row.uri, row.created_at
 
 
-def _notification_rows(world: "World") -> Iterable[Row]:
-    for at, one in enumerate(world.notifications):
+def _notification_rows(records: Records) -> Iterable[Row]:
+    for at, one in enumerate(records.notifications):
         yield at, one.template, one.task_id, one.workspace, one.minute, json.dumps(one.labels)
 
 
-def _execution_rows(world: "World") -> Iterable[Row]:
-    for one in world.executions.values():
+def _execution_rows(records: Records) -> Iterable[Row]:
+    for one in records.executions.values():
         yield (
             one.id, one.run_id, one.status, one.result, one.error, one.started_at, one.completed_at, one.duration_ms
         )  # fmt: skip
 
 
-_TABLES = (
-    _Table("meta", 1, "key value", lambda world: sorted(world.identity.items())),
+_TABLES: Final = (
+    _Table("meta", 1, "key value", lambda records: sorted(records.identity.items())),
     _Table(
         "workspaces",
         1,
@@ -158,56 +154,56 @@ _TABLES = (
 
 
 class Store:
-    """One sqlite file (None: memory), held by one simulator at a time.
+    """One sqlite file (None: memory), which one simulator at a time may open.
 
-    Raises `SimulatorError` when the file is no such state, is another version's, or another simulator holds it.
+    Raises `SimulatorError` when the file was not written by this version of the simulator, or another one has it open.
     """
 
     def __init__(self, path: Path | str | None) -> None:
         self._path = path
         self._written: dict[str, dict[Row, Row]] = {table.name: {} for table in _TABLES}
-        hint = "one simulator at a time, and a file that one has written"
+        hint = "use a file that a simulator has written, and only one simulator at a time"
         try:
             self._db = sqlite3.connect(str(path or ":memory:"), isolation_level=None, timeout=0)
-        except sqlite3.Error as failed:
-            raise SimulatorError(f"state {path}: {failed}", hint=hint) from None
+        except sqlite3.Error as exc:
+            raise SimulatorError(f"state {path}: {exc}", hint=hint) from None
         try:
             self._open()
-        except sqlite3.Error as failed:
+        except sqlite3.Error as exc:
             self._db.close()
-            raise SimulatorError(f"state {path}: {failed}", hint=hint) from None
+            raise SimulatorError(f"state {path}: {exc}", hint=hint) from None
         except SimulatorError:
             self._db.close()
             raise
 
-    def load(self, world: "World") -> None:
-        """Put what was stored into a new `world`."""
+    def load(self, records: Records) -> None:
+        """Load the stored rows into new `records`."""
         rows = {
             table.name: [tuple(row) for row in self._db.execute(table.sql("select"))] for table in _TABLES
         }
         for table in _TABLES:
             self._written[table.name] = {row[: table.keys]: row for row in rows[table.name]}
-        world.identity.update(dict(rows["meta"]))
-        _load_workspaces(world, rows)
+        records.identity.update(dict(rows["meta"]))
+        _load_workspaces(records, rows)
         for _, task_id, ws_id, name, slug, url, prompt, created_at, deleted in rows["tasks"]:
-            workspace = world.workspaces.get(ws_id) if ws_id else None
-            world.tasks[task_id] = Task(
+            workspace = records.workspaces.get(ws_id) if ws_id else None
+            records.tasks[task_id] = Task(
                 task_id, workspace, name, slug, url, prompt, created_at, bool(deleted)
             )
         for task_id, envelope, body, created_at in rows["task_snapshots"]:
-            world.snapshots[task_id] = StoredSnapshot(json.loads(envelope), body, created_at)
+            records.snapshots[task_id] = StoredSnapshot(json.loads(envelope), body, created_at)
         for ws_id, _, *values in rows["workspace_app_statuses"]:
-            world.app_statuses.setdefault(ws_id, []).append(AppStatus(*values))
+            records.app_statuses.setdefault(ws_id, []).append(AppStatus(*values))
         for _, template, task_id, workspace_name, minute, labels in rows["notifications"]:
             pairs = tuple((name, value) for name, value in json.loads(labels))
-            world.notifications.append(Notification(template, task_id, workspace_name, minute, pairs))
+            records.notifications.append(Notification(template, task_id, workspace_name, minute, pairs))
         for row in rows["executions"]:
-            world.executions[row[0]] = Execution(*row)
+            records.executions[row[0]] = Execution(*row)
 
-    def commit(self, world: "World") -> None:
-        """Write what changed since the last commit, all of it or nothing."""
+    def commit(self, records: Records) -> None:
+        """Write all changes since the last commit in one transaction."""
         changes: list[tuple[str, list[Row]]] = []
-        rows = {table.name: {row[: table.keys]: row for row in table.rows(world)} for table in _TABLES}
+        rows = {table.name: {row[: table.keys]: row for row in table.rows(records)} for table in _TABLES}
         for table in _TABLES:
             before, after = self._written[table.name], rows[table.name]
             changes.append((table.sql("delete"), [key for key in before if key not in after]))
@@ -222,25 +218,25 @@ class Store:
         self._written = rows
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._db.close()
 
     def _open(self) -> None:
-        # A lock for as long as the process lives; the kernel takes it from one that was killed.
+        # The lock lasts for the life of the process; the kernel releases it when the process is killed.
         self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         with self._transaction():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version == 0 and self._db.execute("SELECT 1 FROM sqlite_master").fetchone():
-                raise SimulatorError(f"state {self._path}: somebody else's database")
+                raise SimulatorError(f"state {self._path}: the file is another program's database")
             if version == 0:
                 for table in _TABLES:
                     self._db.execute(table.sql("create"))
                 self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             elif version != SCHEMA_VERSION:
                 raise SimulatorError(
-                    f"state {self._path}: written by another version (schema {version}, this one reads {SCHEMA_VERSION})"
+                    f"state {self._path}: written by another version (schema {version}; this version reads {SCHEMA_VERSION})"
                 )
 
     def _transaction(self) -> "_Transaction":
@@ -248,7 +244,7 @@ class Store:
 
 
 class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK when something was raised."""
+    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK after an exception."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -260,9 +256,9 @@ class _Transaction:
         self._db.execute("COMMIT" if kind is None else "ROLLBACK")
 
 
-def _load_workspaces(world: "World", rows: dict[str, list[Row]]) -> None:
+def _load_workspaces(records: Records, rows: dict[str, list[Row]]) -> None:
     for _, ws_id, name, owner_id, token, lifecycle, health, connected, bumps in rows["workspaces"]:
-        world.workspaces.put(
+        records.workspaces.put(
             Workspace(
                 ws_id,
                 name,
@@ -278,7 +274,7 @@ def _load_workspaces(world: "World", rows: dict[str, list[Row]]) -> None:
         "workspace_builds"
     ]:
         build = Build(number, transition, initiator, Stage(stage), Job(job), error, reason, created_at)
-        world.workspaces.get(ws_id).builds.append(build)
+        records.workspaces.get(ws_id).builds.append(build)
     for ws_id, number, _, agent_id, name, token, instance_id, apps in rows["workspace_agents"]:
         agent = Agent(agent_id, name, token, tuple(json.loads(apps)), instance_id)
-        world.workspaces.get(ws_id).builds[number - 1].agents.append(agent)
+        records.workspaces.get(ws_id).builds[number - 1].agents.append(agent)

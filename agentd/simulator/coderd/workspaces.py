@@ -1,17 +1,18 @@
-"""Workspaces, their builds and agents, and which agent token opens the door when.
+"""Workspaces, their builds and agents, and the validity of agent tokens.
 
-The state is coderd's: a workspace is its builds, a build carries the agents its job recorded. Whether a token is
-valid is never stored, it follows from the builds.
+As in coderd, a workspace has builds, and a build has the agents that its job recorded. The validity of a token is not
+stored; it follows from the builds.
 """
 
 import enum
 import uuid
 from dataclasses import dataclass, field
+from typing import Final
 
 from agentd.simulator.faults import SimulatorError
 
-PREBUILDS_USER = "c42fdf75-3097-471c-8c33-fb52454d81c0"
-NIL_UUID = "00000000-0000-0000-0000-000000000000"
+PREBUILDS_USER: Final = "c42fdf75-3097-471c-8c33-fb52454d81c0"
+NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 
 
 class Job(enum.StrEnum):
@@ -31,7 +32,7 @@ class Stage(enum.IntEnum):
 
 @dataclass(slots=True)
 class Agent:
-    """An agent as one build recorded it; the next build records another row, with the same token or a new one."""
+    """An agent as one build recorded it. The next build records a new row, with the same token or a new one."""
 
     id: str
     name: str
@@ -55,7 +56,7 @@ class Build:
 
 @dataclass(slots=True, eq=False)
 class Workspace:
-    """One workspace. `token` is the newest agent's, whether it opens anything now or not."""
+    """One workspace. `token` is that of the newest agent, valid or not."""
 
     id: str
     name: str
@@ -65,7 +66,7 @@ class Workspace:
     agent_lifecycle: str = "ready"
     app_health: str = "healthy"
     agent_connected: bool = True
-    """Whether coderd can dial the agent: live logs and sends go that way."""
+    """Whether coderd can connect to the agent, for live logs and sends."""
     deadline_bumps: list[float] = field(default_factory=list)
 
     @property
@@ -74,13 +75,13 @@ class Workspace:
 
     @property
     def agent(self) -> Agent:
-        """The newest agent any build recorded."""
+        """The newest recorded agent."""
         return next(build.agents[0] for build in reversed(self.builds) if build.agents)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom a token let in."""
+    """The authenticated agent of a request."""
 
     workspace: Workspace
     build: Build
@@ -88,7 +89,7 @@ class Caller:
 
 
 class Workspaces:
-    """All of them, and the steps they take. A step coderd would not take raises `SimulatorError`."""
+    """All workspaces and their transitions. A transition that coderd refuses raises `SimulatorError`."""
 
     def __init__(self) -> None:
         self._all: dict[str, Workspace] = {}
@@ -100,7 +101,7 @@ class Workspaces:
         return self._all[workspace_id]
 
     def put(self, workspace: Workspace) -> None:
-        """Take over a workspace as it was stored."""
+        """Add a stored workspace."""
         self._all[workspace.id] = workspace
 
     def add(
@@ -114,33 +115,33 @@ class Workspaces:
         apps: tuple[str, ...],
         now: float,
     ) -> Workspace:
-        """A workspace whose first build, by its owner, has succeeded."""
+        """Create a workspace whose first build, initiated by its owner, has succeeded."""
         token = token or str(uuid.uuid4())
         workspace = Workspace(
             workspace_id or str(uuid.uuid4()), f"workspace-{len(self._all) + 1}", owner_id, token
         )
         if workspace.id in self._all:
-            raise SimulatorError(f"workspace {workspace.id} exists")
+            raise SimulatorError(f"workspace {workspace.id} already exists")
         agent = Agent(str(uuid.uuid4()), agent_name, token, apps)
         workspace.builds.append(Build(1, "start", owner_id, stage, created_at=now, agents=[agent]))
         self._all[workspace.id] = workspace
         return workspace
 
     def claim_start(self, workspace: Workspace, owner_id: str, *, now: float, job: Job = Job.RUNNING) -> None:
-        """The owner changes and the claim build is inserted, in one transaction; its agents come when it is done."""
+        """Change the owner and insert the claim build, in one transaction. `claim_finish` records its agents."""
         if workspace.owner_id != PREBUILDS_USER:
-            raise SimulatorError(f"workspace {workspace.name} is no unclaimed prebuild")
+            raise SimulatorError(f"workspace {workspace.name} is not an unclaimed prebuild")
         workspace.owner_id = owner_id
         self._append(workspace, Build(0, "start", owner_id, Stage.CLAIM, job, created_at=now))
 
     def claim_finish(self, workspace: Workspace) -> None:
-        """The claim job has succeeded: the new build's agent carries the same token."""
+        """Let the claim job succeed. The agent of its build has the same token."""
         build = self._running(workspace, "start", Stage.CLAIM)
         build.agents.append(_next_agent(workspace, workspace.agent.token))
         build.job = Job.SUCCEEDED
 
     def claim_fail(self, workspace: Workspace, error: str, *, agents_recorded: bool) -> None:
-        """The claim job has failed. Normally no agents are recorded, so the token is dead for good."""
+        """Let the claim job fail. Normally no agents are recorded, so the token stays invalid."""
         build = self._running(workspace, "start", Stage.CLAIM)
         if agents_recorded:
             build.agents.append(_next_agent(workspace, workspace.agent.token))
@@ -156,7 +157,7 @@ class Workspaces:
         reason: str = "initiator",
         job: Job = Job.SUCCEEDED,
     ) -> str:
-        """A later start build; returns its agent's (new) token, which is good once the job has succeeded."""
+        """Insert a later start build. Returns the newest token: a new one if the job has succeeded."""
         self._refuse_running(workspace)
         pending = Job.RUNNING if job is Job.SUCCEEDED else job
         self._append(workspace, Build(0, "start", initiator_id, reason=reason, job=pending, created_at=now))
@@ -164,7 +165,7 @@ class Workspaces:
         return self.start_finish(workspace, token=token) if job is Job.SUCCEEDED else workspace.token
 
     def start_finish(self, workspace: Workspace, *, token: str | None = None, error: str = "") -> str:
-        """The start job has ended: well, with an agent and its new token, or with `error` and neither."""
+        """End the start job: with an agent and a new token, or with `error` and without an agent."""
         build = self._running(workspace, "start", Stage.NONE)
         if error:
             build.job, build.error = Job.FAILED, error
@@ -175,7 +176,7 @@ class Workspaces:
         return workspace.token
 
     def run_job(self, workspace: Workspace) -> None:
-        """A provisioner takes the pending job of the latest build."""
+        """Set the pending job of the latest build to running."""
         if workspace.latest.job is not Job.PENDING:
             raise SimulatorError(f"workspace {workspace.name} has no pending job")
         workspace.latest.job = Job.RUNNING
@@ -183,31 +184,31 @@ class Workspaces:
     def stop_start(
         self, workspace: Workspace, *, now: float, job: Job = Job.RUNNING, reason: str = "initiator"
     ) -> None:
-        """A stop build; its job is pending or running."""
+        """Insert a stop build. Its job is pending or running."""
         self._refuse_running(workspace)
         self._append(workspace, Build(0, "stop", workspace.owner_id, job=job, reason=reason, created_at=now))
 
     def stop_finish(self, workspace: Workspace, *, error: str = "") -> None:
-        """The stop job has ended, well or with `error`."""
+        """End the stop job, successfully or with `error`."""
         build = self._running(workspace, "stop", Stage.NONE)
         build.job, build.error = (Job.FAILED if error else Job.SUCCEEDED), error
         workspace.agent_lifecycle = "off"
 
     def delete(self, workspace: Workspace, *, now: float) -> None:
-        """A delete build: from its insertion on, no agent of the workspace may talk."""
+        """Insert a delete build, which invalidates the tokens of all agents of the workspace."""
         self._append(workspace, Build(0, "delete", workspace.owner_id, job=Job.RUNNING, created_at=now))
 
     def authenticate(self, token: str, *, stop_auth: bool) -> Caller | None:
-        """Whom `token` lets in now (`GetAuthenticatedWorkspaceAgentAndBuildByAuthToken`)."""
+        """The agent that `token` authenticates (`GetAuthenticatedWorkspaceAgentAndBuildByAuthToken`)."""
         for workspace in self._all.values():
             for build in workspace.builds:
                 for agent in build.agents:
-                    if agent.token == token and _may_talk(workspace, build, stop_auth):
+                    if agent.token == token and _is_authorized(workspace, build, stop_auth):
                         return Caller(workspace, build, agent)
         return None
 
     def of_instance(self, instance_id: str) -> list[Caller]:
-        """The agents whose rows carry `instance_id`, newest build first."""
+        """The agents with `instance_id`, newest build first."""
         return [
             Caller(workspace, build, agent)
             for workspace in self._all.values()
@@ -224,7 +225,8 @@ class Workspaces:
         build = workspace.latest
         busy = build.job in (Job.PENDING, Job.RUNNING)
         if not busy or (build.transition, build.stage) != (transition, stage):
-            raise SimulatorError(f"workspace {workspace.name} has no such job running")
+            kind = "claim" if stage is Stage.CLAIM else transition
+            raise SimulatorError(f"workspace {workspace.name}: no {kind} build is in progress")
         return build
 
     def _refuse_running(self, workspace: Workspace) -> None:
@@ -233,16 +235,17 @@ class Workspaces:
 
 
 def _next_agent(workspace: Workspace, token: str) -> Agent:
-    """The row the next build records for the same agent."""
+    """The row that the next build records for the same agent."""
     old = workspace.agent
     return Agent(str(uuid.uuid4()), old.name, token, old.apps, old.instance_id)
 
 
-def _may_talk(workspace: Workspace, build: Build, stop_auth: bool) -> bool:
+def _is_authorized(workspace: Workspace, build: Build, stop_auth: bool) -> bool:
+    """Whether the agents of `build` are authorized now."""
     latest = workspace.latest
     if build is latest:
         return build.transition != "delete"
-    # The shutdown rule: the stop build right after a good start, for as long as its job is at work.
+    # The shutdown rule: the agents of a successful start build, while the job of the stop build after it is not done.
     return (
         stop_auth
         and build.transition == "start"

@@ -1,1 +1,1 @@
-"""Scenarios: a story about agentd in a TOML file, played with the real daemon between the simulated peers."""
+"""Scenarios: test scripts in TOML, run with the real daemon between the simulated peers. Format: docs/scenarios.md."""

@@ -1,132 +1,130 @@
-"""What a scenario can do: the daemon as its operator would, the peers through the commands of their `/_sim/` door."""
+"""The actions of a scenario: operations on the daemon and on files, and the commands of the peers' control endpoints."""
 
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from agentd.simulator import admin
-from agentd.simulator.agentapi.admin import Admin as AgentAdmin
-from agentd.simulator.coderd.admin import Admin as CoderdAdmin
+from agentd.simulator.agentapi.control import AgentControl
+from agentd.simulator.coderd.control import CoderdControl
 from agentd.simulator.faults import SimulatorError
-from agentd.simulator.scenario.stage import Stage
+from agentd.simulator.scenario.run import ScenarioRun
 
 Fields: TypeAlias = Mapping[str, Any]
-Act: TypeAlias = Callable[[Stage, Fields], Awaitable[None]]
+Action: TypeAlias = Callable[[ScenarioRun, Fields], Awaitable[None]]
 
 
 def names() -> frozenset[str]:
-    """Every act by the name a file calls it."""
-    doors = [f"coderd.{name}" for name in CoderdAdmin.COMMANDS] + [
-        f"agent.{name}" for name in AgentAdmin.COMMANDS
-    ]
-    return frozenset([*_ACTS, *doors])
+    """The names of all actions."""
+    commands = [f"coderd.{name}" for name in CoderdControl.COMMANDS]
+    commands += [f"agent.{name}" for name in AgentControl.COMMANDS]
+    return frozenset([*ACTIONS, *commands])
 
 
-async def act(stage: Stage, what: str, fields: Fields) -> None:
-    """Do `what`. Raises `SimulatorError` (or what a wrong field raises) when it cannot be done."""
-    if what in _ACTS:
-        allowed, one = _ACTS[what]
+async def perform(run: ScenarioRun, name: str, fields: Fields) -> None:
+    """Perform the action `name`. Raises `SimulatorError` when it is impossible, and KeyError for a missing field."""
+    if name in ACTIONS:
+        allowed, action = ACTIONS[name]
         unknown = sorted(set(fields) - allowed)
         if unknown:
             raise SimulatorError(
-                f"{what} takes no {', '.join(unknown)}", hint=f"it takes {', '.join(allowed) or 'nothing'}"
+                f"{name}: unknown field {', '.join(unknown)}",
+                hint=f"known: {', '.join(sorted(allowed)) or 'none'}",
             )
-        await one(stage, fields)
+        await action(run, fields)
         return
-    peer, _, command = what.partition(".")
-    door = stage.coderd_door if peer == "coderd" else stage.agent_door
-    await admin.carry_out(door.commands, command, fields)
+    peer, _, command = name.partition(".")
+    await (run.coderd_control if peer == "coderd" else run.agent_control).run(command, fields)
 
 
-async def _start(stage: Stage, fields: Fields) -> None:
-    daemon = await stage.launch(fields.get("env", {}), tuple(fields.get("args", ())))
+async def _start(run: ScenarioRun, fields: Fields) -> None:
+    daemon = await run.start_daemon(fields.get("env", {}), tuple(fields.get("args", ())))
     if fields.get("ready", True):
         await daemon.log("agentd.started")
 
 
-async def _stop(stage: Stage, _fields: Fields) -> None:
-    await stage.require_daemon().stop()
+async def _stop(run: ScenarioRun, _fields: Fields) -> None:
+    await run.require_daemon().stop()
 
 
-async def _kill(stage: Stage, _fields: Fields) -> None:
-    await stage.require_daemon().kill()
+async def _kill(run: ScenarioRun, _fields: Fields) -> None:
+    await run.require_daemon().kill()
 
 
-async def _signal(stage: Stage, fields: Fields) -> None:
-    stage.require_daemon().signal(signal.Signals[f"SIG{fields['signal']}"])
+async def _signal(run: ScenarioRun, fields: Fields) -> None:
+    run.require_daemon().signal(signal.Signals[f"SIG{fields['signal']}"])
 
 
-async def _type(stage: Stage, fields: Fields) -> None:
-    await stage.type(list(fields["words"]), fields.get("env", {}))
+async def _command(run: ScenarioRun, fields: Fields) -> None:
+    await run.run_command(list(fields["words"]), fields.get("env", {}))
 
 
-async def _ask(stage: Stage, fields: Fields) -> None:
-    daemon = stage.require_daemon()
-    stage.answer = await daemon.ask(
+async def _ask(run: ScenarioRun, fields: Fields) -> None:
+    daemon = run.require_daemon()
+    run.answer = await daemon.ask(
         fields["route"], method=fields.get("method", "GET"), body=fields.get("body")
     )
 
 
-async def _mark(stage: Stage, _fields: Fields) -> None:
-    stage.mark = len(stage.require_daemon().lines)
+async def _mark(run: ScenarioRun, _fields: Fields) -> None:
+    run.mark = len(run.require_daemon().lines)
 
 
-async def _write(stage: Stage, fields: Fields) -> None:
-    path = stage.path(fields["path"])
+async def _write(run: ScenarioRun, fields: Fields) -> None:
+    path = run.path(fields["path"])
     path.write_text(fields.get("text", ""), encoding="utf-8")
     path.chmod(int(fields.get("mode", "600"), 8))
 
 
-async def _remove(stage: Stage, fields: Fields) -> None:
-    stage.path(fields["path"]).unlink()
+async def _remove(run: ScenarioRun, fields: Fields) -> None:
+    run.path(fields["path"]).unlink()
 
 
-async def _hook(stage: Stage, fields: Fields) -> None:
-    stage.write_hook(fields["name"], fields["script"])
+async def _hook(run: ScenarioRun, fields: Fields) -> None:
+    run.write_hook(fields["name"], fields["script"])
 
 
-async def _exchange(stage: Stage, fields: Fields) -> None:
-    await stage.exchange_coderd(fields)
+async def _exchange(run: ScenarioRun, fields: Fields) -> None:
+    await run.replace_coderd(fields)
 
 
-async def _manifest(stage: Stage, _fields: Fields) -> None:
-    stage.manifest.fetch_manifest()
+async def _manifest(run: ScenarioRun, _fields: Fields) -> None:
+    run.manifest.fetch_manifest()
 
 
-async def _play(stage: Stage, _fields: Fields) -> None:
-    stage.play_script()
+async def _play(run: ScenarioRun, _fields: Fields) -> None:
+    run.play_script()
 
 
-async def _restart_agent(stage: Stage, _fields: Fields) -> None:
-    await stage.agent.restart()
-    stage.agent_up = True
+async def _restart_agent(run: ScenarioRun, _fields: Fields) -> None:
+    await run.agent.restart()
 
 
-def _turn(peer: str, *, up: bool) -> Act:
-    async def turn(stage: Stage, _fields: Fields) -> None:
-        await stage.set_up(peer, up=up)
+def _listen(peer: str, *, up: bool) -> Action:
+    async def set_listening(run: ScenarioRun, _fields: Fields) -> None:
+        await run.set_listening(peer, up=up)
 
-    return turn
+    return set_listening
 
 
-_NONE: frozenset[str] = frozenset()
-_ACTS: dict[str, tuple[frozenset[str], Act]] = {
+_NONE: Final[frozenset[str]] = frozenset()
+ACTIONS: Final[Mapping[str, tuple[frozenset[str], Action]]] = {
     "daemon.start": (frozenset({"env", "args", "ready"}), _start),
     "daemon.stop": (_NONE, _stop),
     "daemon.kill": (_NONE, _kill),
     "daemon.signal": (frozenset({"signal"}), _signal),
     "daemon.ask": (frozenset({"route", "method", "body"}), _ask),
-    "command": (frozenset({"words", "env"}), _type),
+    "command": (frozenset({"words", "env"}), _command),
     "mark": (_NONE, _mark),
     "write": (frozenset({"path", "text", "mode"}), _write),
     "remove": (frozenset({"path"}), _remove),
     "hook": (frozenset({"name", "script"}), _hook),
-    "coderd.up": (_NONE, _turn("coderd", up=True)),
-    "coderd.down": (_NONE, _turn("coderd", up=False)),
+    "coderd.up": (_NONE, _listen("coderd", up=True)),
+    "coderd.down": (_NONE, _listen("coderd", up=False)),
     "coderd.exchange": (frozenset({"era", "build_version", "enable_tasks", "rate_limit"}), _exchange),
-    "agent.up": (_NONE, _turn("agent", up=True)),
-    "agent.down": (_NONE, _turn("agent", up=False)),
+    "agent.up": (_NONE, _listen("agent", up=True)),
+    "agent.down": (_NONE, _listen("agent", up=False)),
     "agent.restart": (_NONE, _restart_agent),
     "agent.play": (_NONE, _play),
     "agent.manifest": (_NONE, _manifest),
 }
+"""Name → its fields, and its function. The commands of the peers are not listed here."""

@@ -1,14 +1,14 @@
-"""Whether what was found is what a scenario wants, and if not, why not.  Pure.
+"""Compares a found value with a wanted one. Pure.
 
-A table wants each of its keys, others do not matter; a table whose keys are all operators says something about one
-value; anything else wants to be equal.
+A table matches when each of its keys matches; other keys of the found table are ignored. A table whose keys are all
+operators is a comparison. Any other value matches when it is equal.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
     "at_least": lambda found, limit: _is_number(found) and found >= limit,
     "at_most": lambda found, limit: _is_number(found) and found <= limit,
     "contains": lambda found, part: isinstance(found, (str, list, dict)) and part in found,
@@ -23,7 +23,7 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def mismatch(found: object, wanted: object, where: str = "") -> str | None:
-    """None when `found` is as `wanted`, else one line that says what differs: path, wanted, found."""
+    """None when `found` matches `wanted`, else one line with the first difference: path, wanted, found."""
     if isinstance(wanted, Mapping):
         if wanted and all(name in OPERATORS for name in wanted):
             return next(
@@ -37,9 +37,9 @@ def mismatch(found: object, wanted: object, where: str = "") -> str | None:
         if not isinstance(found, Mapping):
             return f"{where}: wanted {dict(wanted)!r}, found {_short(found)}"
         for name, inner in wanted.items():
-            wrong = mismatch(found.get(name), inner, f"{where}.{name}" if where else str(name))
-            if wrong is not None:
-                return wrong
+            difference = mismatch(found.get(name), inner, f"{where}.{name}" if where else str(name))
+            if difference is not None:
+                return difference
         return None
     if found == wanted and _is_bool(found) == _is_bool(wanted):
         return None

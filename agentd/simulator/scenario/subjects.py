@@ -1,61 +1,61 @@
-"""What a scenario can look at: each subject gives one value, which the step's fields are compared with."""
+"""The subjects of a scenario's `wait` and `expect`: each returns a value, which is compared with the step's fields."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import aiohttp
 
 from agentd.simulator.scenario.matching import mismatch
-from agentd.simulator.scenario.stage import Stage
+from agentd.simulator.scenario.run import ScenarioRun
 
 Fields: TypeAlias = Mapping[str, Any]
-Subject: TypeAlias = Callable[[Stage, Fields], Awaitable[object]]
+Subject: TypeAlias = Callable[[ScenarioRun, Fields], Awaitable[object]]
 
 
 def names() -> frozenset[str]:
-    """Every subject by the name a file calls it."""
+    """The names of all subjects."""
     return frozenset(_SUBJECTS)
 
 
-async def differs(stage: Stage, what: str, fields: Fields) -> str | None:
-    """None when the subject is as the fields want it now, else what differs."""
-    parameters, subject = _SUBJECTS[what]
+async def compare(run: ScenarioRun, name: str, fields: Fields) -> str | None:
+    """None when the subject `name` matches the fields now, else the difference."""
+    parameters, subject = _SUBJECTS[name]
     wanted = {key: value for key, value in fields.items() if key not in parameters}
-    if what == "log":
+    if name == "log":
         wanted = {"times": fields.get("times", {"at_least": 1})}
-    return mismatch(await subject(stage, fields), wanted)
+    return mismatch(await subject(run, fields), wanted)
 
 
-async def _status(stage: Stage, _fields: Fields) -> object:
-    return await _local(stage, "/v1/status")
+async def _status(run: ScenarioRun, _fields: Fields) -> object:
+    return await _local(run, "/v1/status")
 
 
-async def _claims(stage: Stage, _fields: Fields) -> object:
-    answer = await _local(stage, "/v1/claims")
+async def _claims(run: ScenarioRun, _fields: Fields) -> object:
+    answer = await _local(run, "/v1/claims")
     claims = answer["claims"] if isinstance(answer, dict) else []
     return {"count": len(claims), "states": [claim.get("state") for claim in claims]}
 
 
-async def _ready(stage: Stage, _fields: Fields) -> object:
-    return await _local(stage, "/readyz")
+async def _ready(run: ScenarioRun, _fields: Fields) -> object:
+    return await _local(run, "/readyz")
 
 
-async def _log(stage: Stage, fields: Fields) -> object:
+async def _log(run: ScenarioRun, fields: Fields) -> object:
     wanted = {key: value for key, value in fields.items() if key != "times"}
-    lines = stage.require_daemon().lines[stage.mark :]
+    lines = run.require_daemon().lines[run.mark :]
     return {"times": sum(mismatch(line, wanted) is None for line in lines)}
 
 
-async def _exit(stage: Stage, _fields: Fields) -> object:
-    return {"code": await stage.require_daemon().ended()}
+async def _exit(run: ScenarioRun, _fields: Fields) -> object:
+    return {"code": await run.require_daemon().ended()}
 
 
-async def _hooks(stage: Stage, _fields: Fields) -> object:
-    return {"runs": stage.runs, "count": len(stage.runs)}
+async def _hooks(run: ScenarioRun, _fields: Fields) -> object:
+    return {"runs": run.hook_runs, "count": len(run.hook_runs)}
 
 
-async def _snapshot(stage: Stage, _fields: Fields) -> object:
-    stored = stage.coderd.snapshots.get(stage.task_id)
+async def _snapshot(run: ScenarioRun, _fields: Fields) -> object:
+    stored = run.coderd.snapshots.get(run.task_id)
     messages = stored.envelope["data"]["messages"] if stored else []
     return {
         "stored": stored is not None,
@@ -66,59 +66,58 @@ async def _snapshot(stage: Stage, _fields: Fields) -> object:
     }
 
 
-async def _calls(stage: Stage, fields: Fields) -> object:
-    calls = [call for call in stage.coderd.requests if call.route == fields["route"]]
-    statuses = [call.status for call in calls]
-    return {"count": len(calls), "statuses": statuses, "last": statuses[-1] if statuses else None}
+async def _calls(run: ScenarioRun, fields: Fields) -> object:
+    statuses = [call.status for call in run.coderd.calls(fields["route"])]
+    return {"count": len(statuses), "statuses": statuses, "last": statuses[-1] if statuses else None}
 
 
-async def _coderd(stage: Stage, _fields: Fields) -> object:
-    """The workspace's view of `/_sim/state`, with the statuses and notifications by their names."""
+async def _coderd(run: ScenarioRun, _fields: Fields) -> object:
+    """`/_sim/state`, where builds and statuses are those of the scenario's workspace."""
     return {
-        **stage.coderd_door.state(),
-        "streams": stage.coderd.open_streams(stage.workspace),
+        **run.coderd_control.state(),
+        "streams": run.coderd.open_streams(run.workspace),
         "builds": [
-            f"{build.transition} {build.stage.name.lower()} {build.job}" for build in stage.workspace.builds
+            f"{build.transition} {build.stage.name.lower()} {build.job}" for build in run.workspace.builds
         ],
-        "statuses": [row.state for row in stage.coderd.app_statuses[stage.workspace.id]],
-        "notifications": [one.template for one in stage.coderd.notifications],
+        "statuses": [row.state for row in run.coderd.app_statuses[run.workspace.id]],
+        "notifications": [one.template for one in run.coderd.notifications],
     }
 
 
-async def _agent(stage: Stage, _fields: Fields) -> object:
+async def _agent(run: ScenarioRun, _fields: Fields) -> object:
     return {
-        "status": stage.agent.conversation.status,
-        "messages": len(stage.agent.conversation.messages),
-        "received": [one["content"] for one in stage.agent.received],
-        "followers": stage.agent.followers,
-        "playing": stage.playing,
+        "status": run.agent.conversation.status,
+        "messages": len(run.agent.conversation.messages),
+        "received": [one["content"] for one in run.agent.received],
+        "followers": run.agent.followers,
+        "playing": run.playing,
     }
 
 
-async def _command(stage: Stage, _fields: Fields) -> object:
-    typed = stage.typed
-    return None if typed is None else {"code": typed.code, "out": typed.out, "err": typed.err}
+async def _command(run: ScenarioRun, _fields: Fields) -> object:
+    result = run.command
+    return None if result is None else {"code": result.code, "out": result.out, "err": result.err}
 
 
-async def _answer(stage: Stage, _fields: Fields) -> object:
-    return stage.answer
+async def _answer(run: ScenarioRun, _fields: Fields) -> object:
+    return run.answer
 
 
-async def _file(stage: Stage, fields: Fields) -> object:
-    path = stage.path(fields["path"])
+async def _file(run: ScenarioRun, fields: Fields) -> object:
+    path = run.path(fields["path"])
     return {"exists": path.exists(), "text": path.read_text(errors="replace") if path.is_file() else None}
 
 
-async def _local(stage: Stage, route: str) -> object:
-    """The local API's answer; None while nobody answers."""
+async def _local(run: ScenarioRun, route: str) -> object:
+    """The answer of the local API; None while it is unreachable."""
     try:
-        return await stage.require_daemon().ask(route)
+        return await run.require_daemon().ask(route)
     except (aiohttp.ClientError, OSError):
         return None
 
 
-_NONE: frozenset[str] = frozenset()
-_SUBJECTS: dict[str, tuple[frozenset[str], Subject]] = {
+_NONE: Final[frozenset[str]] = frozenset()
+_SUBJECTS: Final[dict[str, tuple[frozenset[str], Subject]]] = {
     "status": (_NONE, _status),
     "claims": (_NONE, _claims),
     "ready": (_NONE, _ready),

@@ -1,1 +1,1 @@
-"""coderd's endpoints, one file each."""
+"""coderd's routes."""

@@ -1,38 +1,40 @@
-"""`PATCH /workspaceagents/me/app-status`: the checks in order, the row, the deadline bump, the notification."""
+"""`PATCH /workspaceagents/me/app-status`: validation, the row, the extension of the deadline, the notification."""
 
 import html
 import re
+from typing import Final
 
 from aiohttp import web
 
 from agentd.simulator import gojson
 from agentd.simulator.coderd import answers
+from agentd.simulator.coderd.records import AppStatus, Notification
 from agentd.simulator.coderd.workspaces import Caller
-from agentd.simulator.coderd.world import AppStatus, Notification, World
+from agentd.simulator.coderd.world import World
 
-STATES = ("working", "idle", "complete", "failure")
-MAX_MESSAGE_BYTES = 160
-MAX_BODY_BYTES = 4 << 20
-"""E4's limit on JSON endpoints without one of their own."""
-_TEMPLATES = {
+STATES: Final = ("working", "idle", "complete", "failure")
+MAX_MESSAGE_BYTES: Final = 160
+MAX_BODY_BYTES: Final = 4 << 20
+"""E4's limit for JSON endpoints without a limit of their own."""
+_TEMPLATES: Final = {
     "working": "Task Working",
     "idle": "Task Idle",
     "complete": "Task Completed",
     "failure": "Task Failed",
 }
-_TAG = re.compile(r"<[^>]*>")
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
-_SPACE = re.compile(r"\s+")
+_TAG: Final = re.compile(r"<[^>]*>")
+_ANSI: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
+_SPACE: Final = re.compile(r"\s+")
 
 
 def serve(world: World, caller: Caller, body: bytes) -> web.Response:
-    """Insert one status, or say what is wrong with it."""
+    """Insert one status, or answer with the error."""
     if world.behaviour.oversize_status == 413 and len(body) > MAX_BODY_BYTES:
         return answers.body_too_large(MAX_BODY_BYTES)
     try:
         slug, state, message, uri = _fields(body)
-    except ValueError as wrong:
-        return answers.error(400, "Request body must be valid JSON.", detail=str(wrong))
+    except ValueError as exc:
+        return answers.error(400, "Request body must be valid JSON.", detail=str(exc))
     if not world.behaviour.app_status_checks_slug_first:
         state = state.lower()
     refusal = _check(world, caller, slug, state, message)
@@ -43,7 +45,7 @@ def serve(world: World, caller: Caller, body: bytes) -> web.Response:
 
 
 def sanitize(message: str) -> str:
-    """What is stored of a message: no tags, no terminal escapes, nothing unprintable, single blanks."""
+    """`message` without tags, terminal escapes and unprintable characters, with single blanks."""
     message = _ANSI.sub("", html.unescape(_TAG.sub("", message)))
     printable = "".join(char if char.isprintable() or char.isspace() else "" for char in message)
     return _SPACE.sub(" ", printable).strip()

@@ -1,23 +1,23 @@
-"""The control plane's word on a run of an agent: once it is over, nothing takes that back.
+"""The status of agent runs in a control plane. A terminal status is final.
 
-Two doors, as in the control planes that run agents (Agentfield's routes; coderd has none): events are fire-and-forget
-and unordered, so what comes too late is answered 200 and changes nothing; a status callback has a caller who reads the
-answer, so what would rewrite an end is refused. The same end again is a redelivery and succeeds without effect.
+The routes are Agentfield's; coderd has none. Events are fire-and-forget and unordered, so a late event gets 200 and
+changes nothing. A status callback has a caller that reads the answer, so a change of a terminal status gets 409. The
+same terminal status again is a redelivery: 200 without effect.
 """
 
 import re
 from collections.abc import Callable
+from typing import Final
 
 from aiohttp import web
 
 from agentd.simulator import gojson
 from agentd.simulator.coderd.records import Execution
-from agentd.simulator.coderd.routes.task_state import stamp
 from agentd.simulator.coderd.world import World
 
-TERMINAL = frozenset({"succeeded", "failed", "cancelled", "timeout"})
-STATUSES = frozenset({"pending", "queued", "waiting", "running"}) | TERMINAL
-_ALIASES = {
+TERMINAL: Final = frozenset({"succeeded", "failed", "cancelled", "timeout"})
+STATUSES: Final = frozenset({"pending", "queued", "waiting", "running"}) | TERMINAL
+_ALIASES: Final = {
     "success": "succeeded",
     "completed": "succeeded",
     "complete": "succeeded",
@@ -29,14 +29,14 @@ _ALIASES = {
 }
 
 
-_TYPES: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
+_TYPES: Final[tuple[tuple[str, str, Callable[[object], bool]], ...]] = (
     *((name, "string", lambda value: gojson.kind_of(value) == "string") for name in ("execution_id", "run_id", "workflow_id", "status", "error")),
     ("duration_ms", "int64", lambda value: re.fullmatch(r"-?\d{1,18}", str(value)) is not None and gojson.kind_of(value) == "number"),
 )  # fmt: skip
 
 
 def event(world: World, body: bytes) -> web.Response:
-    """`POST /api/v1/workflow/executions/events`: 200 `{"created"|"updated": true, "success": true}`, whatever it changed."""
+    """`POST /api/v1/workflow/executions/events`: 200 `{"created"|"updated": true, "success": true}`, also without a change."""
     fields = _fields(body)
     if isinstance(fields, str):
         return _answer(400, {"error": f"invalid payload: {fields}"})
@@ -58,7 +58,7 @@ def event(world: World, body: bytes) -> web.Response:
 
 
 def update_status(world: World, execution_id: str, body: bytes) -> web.Response:
-    """`POST|PUT /api/v1/executions/{id}/status`: 200 with the execution, 409 for what would rewrite its end."""
+    """`POST|PUT /api/v1/executions/{id}/status`: 200 with the execution, 409 for a change of a terminal status."""
     fields = _fields(body)
     if isinstance(fields, str):
         return _answer(400, {"error": f"invalid request body: {fields}"})
@@ -83,15 +83,15 @@ def show(world: World, execution_id: str) -> web.Response:
 
 
 def describe(one: Execution) -> dict[str, object]:
-    """The execution as its pollers see it; what is not known is left out."""
+    """The execution as JSON. Unknown values are omitted."""
     value: dict[str, object] = {"execution_id": one.id, "run_id": one.run_id, "status": one.status}
     if one.result is not None:
         value["result"] = gojson.plain(gojson.first_value(one.result))
     if one.error is not None:
         value["error"] = one.error
-    value["started_at"] = stamp(one.started_at)
+    value["started_at"] = gojson.timestamp(one.started_at)
     if one.completed_at is not None:
-        value["completed_at"] = stamp(one.completed_at)
+        value["completed_at"] = gojson.timestamp(one.completed_at)
     if one.duration_ms is not None:
         value["duration_ms"] = one.duration_ms
     return value
@@ -122,13 +122,13 @@ def _normalized(status: str) -> str:
 
 
 def _fields(body: bytes) -> gojson.Pairs | str:
-    """The object, or what is wrong with it in Go's words."""
+    """The object, or Go's error message."""
     if not body.strip():
         return "EOF"
     try:
         value = gojson.first_value(gojson.text_of(body))
-    except gojson.GoSyntaxError as wrong:
-        return str(wrong)
+    except gojson.GoSyntaxError as exc:
+        return str(exc)
     if not isinstance(value, gojson.Pairs):
         return f"json: cannot unmarshal {gojson.kind_of(value)} into Go value of type handlers.request"
     for name, go_type, kind in _TYPES:
@@ -152,6 +152,6 @@ def _not_found() -> web.Response:
 
 
 def _answer(status: int, value: object) -> web.Response:
-    # gin, not coderd: HTML-escaped like Go's encoder, and no newline at the end.
+    # The format of the gin framework: HTML-escaped, without a newline at the end.
     body = gojson.dumps(value).encode()
     return web.Response(status=status, body=body, headers={"Content-Type": "application/json; charset=utf-8"})

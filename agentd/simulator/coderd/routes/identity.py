@@ -1,13 +1,15 @@
-"""`POST /workspaceagents/{aws,azure,google}-instance-identity`: a cloud's word for a session token."""
+"""`POST /workspaceagents/{aws,azure,google}-instance-identity`: exchanges an instance identity for an agent token."""
+
+from typing import Final
 
 from aiohttp import web
 
-from agentd.simulator import gojson, proofs
+from agentd.simulator import gojson, instance_identity
 from agentd.simulator.coderd import answers
 from agentd.simulator.coderd.workspaces import Caller
 from agentd.simulator.coderd.world import World
 
-_REQUIRED = {
+_REQUIRED: Final = {
     "aws": ("signature", "document"),
     "azure": ("signature", "encoding"),
     "google": ("json_web_token",),
@@ -15,13 +17,13 @@ _REQUIRED = {
 
 
 def serve(world: World, cloud: str, body: bytes) -> web.Response:
-    """The token of the agent that the proof names."""
+    """Answer with the token of the agent on the instance that the signed document names."""
     if cloud not in _REQUIRED:
         return answers.route_not_found()
     try:
         value = gojson.first_value(gojson.text_of(body))
-    except gojson.GoSyntaxError as wrong:
-        return answers.error(400, "Request body must be valid JSON.", detail=str(wrong))
+    except gojson.GoSyntaxError as exc:
+        return answers.error(400, "Request body must be valid JSON.", detail=str(exc))
     fields = (
         {name: str(item) for name, item in value if item is not None}
         if isinstance(value, gojson.Pairs)
@@ -29,22 +31,22 @@ def serve(world: World, cloud: str, body: bytes) -> web.Response:
     )
     missing = [name for name in _REQUIRED[cloud] if not fields.get(name)]
     if missing:
-        complaint = 'Validation failed for tag "required" with value: ""'
-        return answers.error(400, "Validation failed.", validations=[(name, complaint) for name in missing])
+        detail = 'Validation failed for tag "required" with value: ""'
+        return answers.error(400, "Validation failed.", validations=[(name, detail) for name in missing])
     try:
         instance_id = _verify(cloud, fields)
-    except proofs.BadProofError as wrong:
+    except instance_identity.InvalidIdentityError as exc:
         name = {"aws": "AWS", "azure": "Azure", "google": "GCP"}[cloud]
-        return answers.error(401, f"Invalid {name} identity.", detail=str(wrong))
+        return answers.error(401, f"Invalid {name} identity.", detail=str(exc))
     return _token_for(world, instance_id, fields.get("agent_name", ""))
 
 
 def _verify(cloud: str, fields: dict[str, str]) -> str:
     if cloud == "aws":
-        return proofs.verify_aws(fields["document"], fields["signature"])
+        return instance_identity.verify_aws(fields["document"], fields["signature"])
     if cloud == "azure":
-        return proofs.verify_azure(fields["signature"])
-    return proofs.verify_google(fields["json_web_token"])
+        return instance_identity.verify_azure(fields["signature"])
+    return instance_identity.verify_google(fields["json_web_token"])
 
 
 def _token_for(world: World, instance_id: str, agent_name: str) -> web.Response:

@@ -1,22 +1,25 @@
-"""`POST /workspaceagents/me/tasks/{task}/log-snapshot`: every check in coderd's order."""
+"""`POST /workspaceagents/me/tasks/{task}/log-snapshot`, with coderd's checks in coderd's order."""
+
+from typing import Final
 
 from aiohttp import web
 
 from agentd.simulator import gojson
 from agentd.simulator.coderd import agentapi_messages, answers
+from agentd.simulator.coderd.records import StoredSnapshot
 from agentd.simulator.coderd.workspaces import Caller
-from agentd.simulator.coderd.world import StoredSnapshot, World
+from agentd.simulator.coderd.world import World
 
-MAX_BYTES = 65_536
-"""coderd's `taskSnapshotMaxSize`: bytes of request body, itself accepted."""
+MAX_BYTES: Final = 65_536
+"""coderd's `taskSnapshotMaxSize`: the largest accepted request body."""
 
 
 def serve(world: World, request: web.Request, caller: Caller, task_id: str, body: bytes) -> web.Response:
-    """Store the snapshot, or say what is wrong with it."""
+    """Store the snapshot, or answer with the error."""
     try:
         task_id = answers.parse_uuid(task_id)
-    except ValueError as wrong:
-        return answers.error(400, "Invalid task ID format.", detail=str(wrong))
+    except ValueError as exc:
+        return answers.error(400, "Invalid task ID format.", detail=str(exc))
     refusal = _check_query(request)
     if refusal is not None:
         return refusal
@@ -48,15 +51,15 @@ def _check_query(request: web.Request) -> web.Response | None:
 
 
 def _store(world: World, task_id: str, body: bytes) -> web.Response:
-    # MaxBytesReader lets the decoder see the first 65,536 bytes; it complains only when the value needs more.
+    # Go's MaxBytesReader passes the first 65,536 bytes to the decoder, which fails only if the value is longer.
     try:
         data = agentapi_messages.decode(gojson.text_of(body[:MAX_BYTES]))
-    except gojson.UnfinishedError as short:
+    except gojson.UnfinishedError as exc:
         if len(body) > MAX_BYTES:
             return _too_large(world)
-        return _not_decoded(world, str(short))
-    except ValueError as wrong:
-        return _not_decoded(world, str(wrong))
+        return _not_decoded(world, str(exc))
+    except ValueError as exc:
+        return _not_decoded(world, str(exc))
     if data.get("messages") is None:
         return answers.error(
             400, "Invalid agentapi payload structure.", detail='Missing required "messages" field.'
@@ -77,7 +80,7 @@ def _too_large(world: World) -> web.Response:
         response = answers.error(
             400, "Failed to decode request payload.", detail="http: request body too large"
         )
-    response.force_close()  # MaxBytesReader ends the connection
+    response.force_close()  # MaxBytesReader closes the connection
     return response
 
 

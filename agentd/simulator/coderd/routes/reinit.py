@@ -1,6 +1,7 @@
-"""`GET /workspaceagents/me/reinit`: the claim stream, by era."""
+"""`GET /workspaceagents/me/reinit`: the claim stream of each era."""
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from aiohttp import web
 
@@ -10,14 +11,14 @@ from agentd.simulator.coderd.eras import Wait
 from agentd.simulator.coderd.workspaces import NIL_UUID, PREBUILDS_USER, Caller, Job, Stage, Workspace
 from agentd.simulator.coderd.world import World
 
-_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})  # strconv.ParseBool
+_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})  # strconv.ParseBool
 
-REGULAR = "This endpoint is only for agents running in prebuilt workspaces."
-HANDLED = "The prebuild claim for this workspace has already been handled by an earlier build."
+REGULAR: Final = "This endpoint is only for agents running in prebuilt workspaces."
+HANDLED: Final = "The prebuild claim for this workspace has already been handled by an earlier build."
 
 
 def claim_event(world: World, workspace: Workspace) -> bytes:
-    """The event of a claim as this era spells it."""
+    """The claim event in the format of the server's era."""
     if not world.behaviour.owner_in_event:
         return sse.event("data", {"WorkspaceID": workspace.id, "reason": "prebuild_claimed"})
     payload = {"workspace_id": workspace.id, "reason": "prebuild_claimed"}
@@ -31,14 +32,14 @@ async def serve(
     request: web.Request,
     caller: Caller,
     *,
-    manners: sse.Manners,
+    options: sse.StreamOptions,
     headers: Mapping[str, str],
     on_open: Callable[[], None],
 ) -> web.StreamResponse:
-    """Answer 409, or hold the stream until it ends; `on_open()` when its headers go out."""
+    """Answer 409, or serve the stream until it ends. `on_open()` is called when its headers are sent."""
     workspace = caller.workspace
-    stream = sse.EventStream(request, manners=manners, headers=headers, sleep=world.sleep, on_open=on_open)
-    # Subscribed before the durable check, so that no claim falls between the two.
+    stream = sse.EventStream(request, options=options, headers=headers, sleep=world.sleep, on_open=on_open)
+    # Subscribe before the durable check, so that no claim between the two is lost.
     world.streams.setdefault(workspace.id, []).append(stream)
     try:
         waits = request.query.get("wait", "") in _TRUE
@@ -53,7 +54,7 @@ async def serve(
 
 
 def durable_check(world: World, workspace: Workspace) -> bytes | web.Response | None:
-    """What `?wait=true` finds out: an event to seed, a 409, or None (stream and wait)."""
+    """The result of `?wait=true`: an event to send first, a 409, or None to wait on the stream."""
     wait = world.behaviour.wait
     if wait is Wait.IGNORED or workspace.owner_id == PREBUILDS_USER:
         return None
@@ -62,7 +63,7 @@ def durable_check(world: World, workspace: Workspace) -> bytes | web.Response | 
     latest = workspace.latest
     if wait is Wait.GATED and latest.stage is not Stage.CLAIM:
         if latest.initiator_id == PREBUILDS_USER:
-            return None  # owned by the user already, the claim build is about to be inserted
+            return None  # the user already owns the workspace, but the claim build is not inserted yet
         return _not_waiting(HANDLED)
     if latest.job is Job.SUCCEEDED:
         return claim_event(world, workspace)

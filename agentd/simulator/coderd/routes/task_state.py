@@ -1,16 +1,16 @@
-"""What coderd says a task is doing: its status from build, agent and app, and its last reported state."""
+"""A task's status, which follows from build, agent and app, and its last reported state."""
 
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
+from agentd.simulator import gojson
 from agentd.simulator.coderd import answers
 from agentd.simulator.coderd.records import Task
 from agentd.simulator.coderd.workspaces import Job, Workspace
 from agentd.simulator.coderd.world import World
 
-_LIFECYCLE = {
+_LIFECYCLE: Final = {
     "": "initializing",
     "created": "initializing",
     "starting": "initializing",
@@ -18,12 +18,21 @@ _LIFECYCLE = {
     "start_timeout": "active",
     "start_error": "active",
 }
-_HEALTH = {"initializing": "initializing", "unhealthy": "error", "healthy": "active", "disabled": "active"}
-_WAITING_FOR = {"": "Agent is connecting", "created": "Agent is connecting", "starting": "Agent is starting"}
+_HEALTH: Final = {
+    "initializing": "initializing",
+    "unhealthy": "error",
+    "healthy": "active",
+    "disabled": "active",
+}
+_WAITING_FOR: Final = {
+    "": "Agent is connecting",
+    "created": "Agent is connecting",
+    "starting": "Agent is starting",
+}
 
 
 def find(world: World, name: str) -> Task | None:
-    """The task of that id or name; an id that is not found is looked for as a name."""
+    """The task with that id or name. An unknown id is looked up as a name."""
     try:
         task = world.tasks.get(answers.parse_uuid(name))
     except ValueError:
@@ -34,7 +43,7 @@ def find(world: World, name: str) -> Task | None:
 
 
 def status_of(task: Task) -> str:
-    """pending, initializing, active, paused, unknown or error (view `tasks_with_status`)."""
+    """pending, initializing, active, paused, unknown or error, as in coderd's view `tasks_with_status`."""
     workspace = task.workspace
     if workspace is None:
         return "pending"
@@ -48,7 +57,7 @@ def status_of(task: Task) -> str:
 
 
 def app_refusal(task: Task) -> web.Response | None:
-    """Why an active task's app cannot be talked to, if it cannot; in coderd's order."""
+    """The error when the app of an active task cannot be reached, else None. The checks have coderd's order."""
     if task.workspace is None:
         return answers.error(400, "Task does not have a workspace.")
     if task.app_slug not in task.workspace.agent.apps:
@@ -67,7 +76,7 @@ def _build_status(workspace: Workspace) -> str:
     if build.job is Job.FAILED:
         return "error"
     if build.transition in ("stop", "delete"):
-        # A pause in progress is neither active nor paused.
+        # While the stop job runs, the task is neither active nor paused.
         return "paused" if build.job is Job.SUCCEEDED else "unknown"
     return "pending" if build.job is Job.PENDING else "active"
 
@@ -91,13 +100,13 @@ def describe(world: World, task: Task) -> dict[str, Any]:
         "initial_prompt": task.initial_prompt,
         "status": status,
         "current_state": _current_state(world, task, status),
-        "created_at": stamp(task.created_at),
-        "updated_at": stamp(task.created_at),
+        "created_at": gojson.timestamp(task.created_at),
+        "updated_at": gojson.timestamp(task.created_at),
     }
 
 
 def _workspace_of(workspace: Workspace | None) -> dict[str, Any]:
-    """The task's view of its workspace; without one what may be left out is, and the rest is null."""
+    """The workspace fields of a task. Without a workspace, optional fields are omitted and the others are null or empty."""
     if workspace is None:
         return {
             "workspace_id": None,
@@ -120,7 +129,7 @@ def _workspace_of(workspace: Workspace | None) -> dict[str, Any]:
 
 
 def workspace_build(workspace: Workspace) -> dict[str, Any]:
-    """The part of `codersdk.WorkspaceBuild` that tells which build was begun."""
+    """The fields of `codersdk.WorkspaceBuild` that identify the latest build."""
     build = workspace.latest
     return {
         "workspace_id": workspace.id,
@@ -138,14 +147,19 @@ def _current_state(world: World, task: Task, status: str) -> dict[str, Any] | No
         return None
     if status == "initializing":
         message = _waits_for(workspace)
-        return {"timestamp": stamp(world.now()), "state": "working", "message": message, "uri": ""}
+        timestamp = gojson.timestamp(world.now())
+        return {"timestamp": timestamp, "state": "working", "message": message, "uri": ""}
     rows = [row for row in world.app_statuses.get(workspace.id, ()) if row.app_slug == task.app_slug]
-    begun = workspace.latest
-    if not rows or (begun.transition == "start" and rows[-1].created_at < begun.created_at):
+    build = workspace.latest
+    if not rows or (build.transition == "start" and rows[-1].created_at < build.created_at):
         return None
     last = rows[-1]
-    state = "failed" if last.state == "failure" else last.state
-    return {"timestamp": stamp(last.created_at), "state": state, "message": last.message, "uri": last.uri}
+    return {
+        "timestamp": gojson.timestamp(last.created_at),
+        "state": "failed" if last.state == "failure" else last.state,
+        "message": last.message,
+        "uri": last.uri,
+    }
 
 
 def _waits_for(workspace: Workspace) -> str:
@@ -170,9 +184,3 @@ def _workspace_status(workspace: Workspace) -> str:
     if build.job is Job.FAILED:
         return "failed"
     return "pending" if build.job is Job.PENDING else words[build.job is Job.SUCCEEDED]
-
-
-def stamp(unix_s: float) -> str:
-    """Microseconds, as the database keeps them, trailing zeros trimmed, as Go writes them."""
-    at = datetime.fromtimestamp(unix_s, UTC)
-    return at.strftime("%Y-%m-%dT%H:%M:%S") + f".{at.microsecond:06d}".rstrip("0").rstrip(".") + "Z"

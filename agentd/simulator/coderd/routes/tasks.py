@@ -1,6 +1,6 @@
-"""`/api/v2/tasks`: what a user sees of a task and may do to it. Logs are live while it is active, stored while not."""
+"""`/api/v2/tasks`, the user's routes. The logs of an active task come from its AgentAPI, else from the stored snapshot."""
 
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
@@ -13,17 +13,17 @@ from agentd.simulator.coderd.workspaces import Job
 from agentd.simulator.coderd.world import World
 from agentd.simulator.faults import SimulatorError
 
-_TYPES = {"user": "input", "agent": "output"}
+_TYPES: Final = {"user": "input", "agent": "output"}
 
 
 def listing(world: World) -> web.Response:
-    """All tasks that are not deleted."""
+    """The tasks that are not deleted."""
     tasks = [task_state.describe(world, task) for task in world.tasks.values() if not task.deleted]
     return answers.reply(200, {"tasks": tasks, "count": len(tasks)})
 
 
 async def logs(world: World, task: Task, http: aiohttp.ClientSession) -> web.Response:
-    """The conversation: from the agent, from the snapshot, or not at all."""
+    """The conversation from the agent or from the snapshot; 409 when the status allows neither."""
     status = task_state.status_of(task)
     if status == "active":
         return task_state.app_refusal(task) or await _live_logs(task, http)
@@ -47,7 +47,7 @@ def _stored_logs(world: World, task: Task) -> web.Response:
     if isinstance(entries, str):
         return answers.error(500, "Invalid snapshot data.", detail=entries)
     return answers.reply(
-        200, {"logs": entries, "snapshot": True, "snapshot_at": task_state.stamp(stored.created_at)}
+        200, {"logs": entries, "snapshot": True, "snapshot_at": gojson.timestamp(stored.created_at)}
     )
 
 
@@ -56,23 +56,23 @@ async def _live_logs(task: Task, http: aiohttp.ClientSession) -> web.Response:
         async with http.get(f"{task.app_url}/messages") as response:
             body = await response.read()
             status = response.status
-    except (aiohttp.ClientError, TimeoutError) as failed:
-        return answers.error(502, "Failed to get messages from task app.", detail=str(failed))
+    except (aiohttp.ClientError, TimeoutError) as exc:
+        return answers.error(502, "Failed to get messages from task app.", detail=str(exc))
     if status != 200:
         return answers.error(
             502, "Failed to get messages from task app.", detail=f"unexpected status code {status}"
         )
     try:
         entries = _entries(agentapi_messages.decode(gojson.text_of(body))["messages"] or [])
-    except ValueError as wrong:
-        return answers.error(502, "Failed to get messages from task app.", detail=str(wrong))
+    except ValueError as exc:
+        return answers.error(502, "Failed to get messages from task app.", detail=str(exc))
     if isinstance(entries, str):
         return answers.error(502, "Invalid task app response.", detail=entries)
     return answers.reply(200, {"logs": entries})
 
 
 def _entries(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | str:
-    """Messages as log entries, or what is wrong with one of them: roles are looked at only here."""
+    """Messages as log entries, or the error of an unknown role. coderd checks roles only here."""
     entries = []
     for message in messages:
         if message["role"] not in _TYPES:
@@ -89,7 +89,7 @@ def _entries(messages: list[dict[str, Any]]) -> list[dict[str, Any]] | str:
 
 
 async def send(world: World, task: Task, body: bytes, http: aiohttp.ClientSession) -> web.Response:
-    """Hand the user's input to the agent, if it takes it right now: nothing is queued."""
+    """Send the user's input to the agent if it is stable. Nothing is queued."""
     text = _input(body, "TaskSendRequest")
     if isinstance(text, web.Response):
         return text
@@ -111,10 +111,10 @@ async def send(world: World, task: Task, body: bytes, http: aiohttp.ClientSessio
         )
     try:
         async with http.post(f"{task.app_url}/message", json={"content": text, "type": "user"}) as response:
-            taken = response.status == 200
+            accepted = response.status == 200
     except (aiohttp.ClientError, TimeoutError):
-        taken = False
-    return web.Response(status=204) if taken else answers.error(502, "Task app rejected the message.")
+        accepted = False
+    return web.Response(status=204) if accepted else answers.error(502, "Task app rejected the message.")
 
 
 def _not_now(status: str) -> web.Response | None:
@@ -150,8 +150,8 @@ def update_input(task: Task, body: bytes) -> web.Response:
 def _input(body: bytes, go_type: str) -> str | web.Response:
     try:
         value = gojson.first_value(gojson.text_of(body))
-    except gojson.GoSyntaxError as wrong:
-        return answers.error(400, "Request body must be valid JSON.", detail=str(wrong))
+    except gojson.GoSyntaxError as exc:
+        return answers.error(400, "Request body must be valid JSON.", detail=str(exc))
     if value is not None and not isinstance(value, gojson.Pairs):
         detail = f"json: cannot unmarshal {gojson.kind_of(value)} into Go value of type codersdk.{go_type}"
         return answers.error(400, "Request body must be valid JSON.", detail=detail)
@@ -163,7 +163,7 @@ def _input(body: bytes, go_type: str) -> str | web.Response:
 
 
 def pause(world: World, task: Task) -> web.Response:
-    """Begin a stop build; whatever state the task is in, as long as no build is under way."""
+    """Begin a stop build, in every state of the task, unless a build is in progress."""
     if task.workspace is None:
         return answers.error(500, "Task does not have a workspace.")
     try:
@@ -175,7 +175,7 @@ def pause(world: World, task: Task) -> web.Response:
 
 
 def resume(world: World, task: Task) -> web.Response:
-    """Begin a start build: the agent comes back with a new token. It is done at once unless builds are held."""
+    """Begin a start build, which gives the agent a new token. It succeeds at once, unless builds are held."""
     if task.workspace is None:
         return answers.error(500, "Task does not have a workspace.")
     latest = task.workspace.latest
@@ -199,7 +199,7 @@ def resume(world: World, task: Task) -> web.Response:
 
 
 def delete(world: World, task: Task) -> web.Response:
-    """Begin a delete build, soft-delete the task and drop its snapshot with it: stored in one transaction."""
+    """Begin a delete build, soft-delete the task and delete its snapshot, in one transaction."""
     if task.workspace is not None:
         world.workspaces.delete(task.workspace, now=world.now())
     world.drop_task(task)

@@ -6,12 +6,15 @@ import json
 import pytest
 
 from agentd.simulator.agentapi import SimulatedAgentApi
+from agentd.simulator.agentapi.control import AgentControl
 from agentd.simulator.coderd import SimulatedCoderd
+from agentd.simulator.coderd.control import CoderdControl
 
 
 @pytest.fixture
 async def coderd():
-    async with SimulatedCoderd(admin=True) as server:
+    async with SimulatedCoderd() as server:
+        CoderdControl(server).mount()
         yield server
 
 
@@ -126,7 +129,8 @@ async def test_bodies_and_methods_are_checked(coderd, ask):
 
 
 async def test_the_agent_is_driven_from_outside(command, ask):
-    async with SimulatedAgentApi(admin=True) as agent:
+    async with SimulatedAgentApi() as agent:
+        AgentControl(agent).mount()
         await command(agent, "status", status="running")
         assert agent.conversation.status == "running"
         assert (await command(agent, "status", status="asleep"))[0] == 400

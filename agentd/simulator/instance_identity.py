@@ -1,6 +1,6 @@
-"""Instance identities of a made-up cloud: signed by the simulated metadata server, verified by the simulated coderd.
+"""Instance identity documents, which the simulated metadata server signs and the simulated coderd verifies.
 
-The shapes are those of AWS, Azure and Google; the signature is an HMAC with a key that both sides know.
+The formats are those of AWS, Azure and Google; the signature is an HMAC with a key that both simulators share.
 """
 
 import base64
@@ -8,12 +8,13 @@ import binascii
 import hashlib
 import hmac
 import json
+from typing import Final
 
-_KEY = b"agentd's simulated cloud"
+_KEY: Final = b"agentd's simulated cloud"
 
 
-class BadProofError(Exception):
-    """The proof was not made by this cloud. The text is coderd's detail."""
+class InvalidIdentityError(Exception):
+    """The signature of an identity document is wrong. The text is the detail in coderd's answer."""
 
     def __init__(self) -> None:
         super().__init__("Signature verification failed.")
@@ -34,38 +35,38 @@ def aws(instance_id: str) -> tuple[str, str]:
 
 
 def verify_aws(document: str, signature: str) -> str:
-    """The instance id. Raises `BadProofError`."""
+    """The instance id. Raises `InvalidIdentityError`."""
     _compare(document.encode(), _unbase64(signature))
     return _text(document.encode(), "instanceId")
 
 
 def azure(vm_id: str) -> str:
-    """The attested document: one base64 text that holds its own signature."""
+    """The attested document: one base64 text of signature and payload."""
     payload = json.dumps({"vmId": vm_id}).encode()
     return base64.b64encode(_mac(payload) + payload).decode()
 
 
 def verify_azure(signature: str) -> str:
-    """The VM id. Raises `BadProofError`."""
+    """The VM id. Raises `InvalidIdentityError`."""
     raw = _unbase64(signature)
     _compare(raw[32:], raw[:32])
     return _text(raw[32:], "vmId")
 
 
 def google(instance_id: str, audience: str) -> str:
-    """A JSON web token for `audience`."""
+    """A JSON Web Token for `audience`."""
     claims = {"aud": audience, "google": {"compute_engine": {"instance_id": instance_id}}}
     signed = ".".join(_part(json.dumps(one).encode()) for one in ({"alg": "HS256", "typ": "JWT"}, claims))
     return f"{signed}.{_part(_mac(signed.encode()))}"
 
 
 def verify_google(token: str) -> str:
-    """The instance id, for the audience `coder`. Raises `BadProofError`."""
+    """The instance id, for the audience `coder`. Raises `InvalidIdentityError`."""
     signed, _, signature = token.rpartition(".")
     _compare(signed.encode(), _unbase64(signature, urlsafe=True))
     claims = json.loads(_unbase64(signed.partition(".")[2], urlsafe=True))
     if claims["aud"] != "coder":
-        raise BadProofError
+        raise InvalidIdentityError
     return str(claims["google"]["compute_engine"]["instance_id"])
 
 
@@ -75,7 +76,7 @@ def _mac(payload: bytes) -> bytes:
 
 def _compare(payload: bytes, signature: bytes) -> None:
     if not hmac.compare_digest(_mac(payload), signature):
-        raise BadProofError
+        raise InvalidIdentityError
 
 
 def _text(payload: bytes, name: str) -> str:
@@ -91,4 +92,4 @@ def _unbase64(text: str, *, urlsafe: bool = False) -> bytes:
     try:
         return base64.b64decode(padded, altchars=b"-_" if urlsafe else None, validate=True)
     except (binascii.Error, ValueError):
-        raise BadProofError from None
+        raise InvalidIdentityError from None

@@ -1,7 +1,10 @@
-"""What an AgentAPI does when it is not well: answers that no schema describes."""
+"""Faults of AgentAPI's responses, beside those of `faults.EXCHANGE`: bodies that no schema describes, and the 400 for a
+refused host.
+"""
 
 import asyncio
 from collections.abc import Iterable
+from typing import Final
 
 from aiohttp import web
 
@@ -9,20 +12,20 @@ from agentd.simulator import serving
 from agentd.simulator.agentapi import answers
 from agentd.simulator.faults import Fault, SimulatorError
 
-KINDS = frozenset(
+KINDS: Final = frozenset(
     {"html", "malformed", "empty", "null", "endless", "endless_string", "cut_body", "refuse_host"}
 )
 
-_BEGIN = b'{"$schema":"http://localhost:3284/schemas/MessagesResponseBody.json","messages":['
-_ENTRY = b'{"id":0,"content":"' + b"x" * 8192 + b'","role":"agent","time":"2026-03-02T09:00:00Z"},'
+_BEGIN: Final = b'{"$schema":"http://localhost:3284/schemas/MessagesResponseBody.json","messages":['
+_ENTRY: Final = b'{"id":0,"content":"' + b"x" * 8192 + b'","role":"agent","time":"2026-03-02T09:00:00Z"},'
 
 
-async def play(fault: Fault, request: web.Request, *, hosts: Iterable[str]) -> web.StreamResponse:
-    """Play one of `KINDS`.
+async def inject(fault: Fault, request: web.Request, *, hosts: Iterable[str]) -> web.StreamResponse:
+    """Answer with one of `KINDS`.
 
-    html: a page, 200. malformed: JSON with a hole, 200. empty: no body, 200. null: `{"messages":null}`.
-    endless: messages without end; endless_string: one message without end; both as fast as they are read.
-    cut_body: the connection ends inside the list. refuse_host: the 400 of the Host check.
+    html: a page, 200. malformed: invalid JSON, 200. empty: no body, 200. null: `{"messages":null}`.
+    endless: an endless list of messages; endless_string: an endless message; both as fast as the client reads.
+    cut_body: the connection closes inside the list. refuse_host: the 400 of the Host check.
     """
     match fault.kind:
         case "html":
@@ -41,11 +44,11 @@ async def play(fault: Fault, request: web.Request, *, hosts: Iterable[str]) -> w
             return await _cut_body(request)
         case "refuse_host":
             return refused_host(hosts)
-    raise SimulatorError(f"fault {fault.kind!r} does not fit AgentAPI")
+    raise SimulatorError(f"fault {fault.kind!r} does not apply to AgentAPI")
 
 
 def refused_host(hosts: Iterable[str]) -> web.Response:
-    """The Host check's answer."""
+    """The answer of the Host check."""
     return answers.plain(400, f"Invalid host header. Allowed hosts: {', '.join(hosts)}")
 
 
@@ -54,19 +57,19 @@ def _answer(body: bytes, content_type: str) -> web.Response:
 
 
 async def _endless(request: web.Request, begin: bytes, block: bytes) -> web.StreamResponse:
-    response = await _begun(request, begin)
+    response = await _started(request, begin)
     while True:
         await response.write(block)
         await asyncio.sleep(0)
 
 
 async def _cut_body(request: web.Request) -> web.StreamResponse:
-    await _begun(request, _BEGIN + _ENTRY[:100])
+    await _started(request, _BEGIN + _ENTRY[:100])
     serving.cut(request.transport)
-    await serving.never()
+    await serving.wait_until_cancelled()
 
 
-async def _begun(request: web.Request, begin: bytes) -> web.StreamResponse:
+async def _started(request: web.Request, begin: bytes) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.enable_chunked_encoding()
     await response.prepare(request)

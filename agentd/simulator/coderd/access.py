@@ -1,18 +1,19 @@
-"""What stands before every handler: the rate limit, then the agent's token."""
+"""The rate limit and the agent's authentication, which precede every handler."""
 
 import math
 from collections.abc import Callable
+from typing import Final
 
 from aiohttp import web
 
 from agentd.simulator.coderd import answers
 from agentd.simulator.coderd.workspaces import Caller, Workspaces
 
-WINDOW_S = 60
+WINDOW_S: Final = 60
 
 
 class RateLimit:
-    """httprate's sliding window over the current and the previous minute, per client address and path."""
+    """httprate's sliding window over the current and the previous minute, for each client address and path."""
 
     def __init__(self, limit: int, now: Callable[[], float]) -> None:
         self._limit = limit
@@ -20,7 +21,7 @@ class RateLimit:
         self._counts: dict[tuple[str, str, int], int] = {}
 
     def check(self, address: str, path: str) -> tuple[dict[str, str], bool]:
-        """Count one request: the headers its answer carries, and whether it may pass. A limit of 0 or less is off."""
+        """Count one request. Returns the headers of its answer, and whether it is allowed. A limit of 0 or less is off."""
         if self._limit <= 0:
             return {}, True
         now = self._now()
@@ -49,7 +50,7 @@ def _round(value: float) -> int:
 
 
 def token_of(request: web.Request) -> str:
-    """The token of a request, looked for where coderd does, in its order (`APITokenFromRequest`)."""
+    """The token of a request, from the places that coderd reads, in its order (`APITokenFromRequest`)."""
     bearer = request.headers.get("Authorization", "")
     places = (
         request.cookies.get("coder_session_token", ""),
@@ -61,8 +62,8 @@ def token_of(request: web.Request) -> str:
     return next((token for token in places if token), "")
 
 
-def agent_of(request: web.Request, workspaces: Workspaces, *, stop_auth: bool) -> Caller | web.Response:
-    """Who calls, or the 401 that says why not. There is never a 403 here."""
+def authenticate(request: web.Request, workspaces: Workspaces, *, stop_auth: bool) -> Caller | web.Response:
+    """The calling agent, or the 401 with the reason. coderd never answers 403 here."""
     token = token_of(request)
     if not token:
         return answers.error(401, 'Cookie "coder_session_token" must be provided.')
@@ -86,7 +87,7 @@ def agent_of(request: web.Request, workspaces: Workspaces, *, stop_auth: bool) -
 
 
 def signed_out() -> web.Response:
-    """A user-facing route without a good API key."""
+    """The 401 of a user-facing route for a missing or invalid API key."""
     return answers.error(
         401,
         "You are signed out or your session has expired. Please sign in again to continue.",

@@ -1,4 +1,4 @@
-"""What happens to a simulated coderd's workspaces and tasks: each step is one transaction, stored before it shows."""
+"""The operations on a simulated coderd's workspaces and tasks. Each one is a transaction, which is stored at once."""
 
 import asyncio
 import uuid
@@ -12,19 +12,19 @@ from agentd.simulator.coderd.workspaces import PREBUILDS_USER, Job, Stage, Works
 from agentd.simulator.coderd.world import World
 
 
-class Steps:
-    """The steps of `SimulatedCoderd`. One that coderd would not take raises `SimulatorError`."""
+class CoderdOperations:
+    """The operations of `SimulatedCoderd`. An operation that coderd refuses raises `SimulatorError`."""
 
     _world: World
 
     @property
     def user_id(self) -> str:
-        """Who claims and starts when nobody else is named."""
+        """The default user of claims and builds."""
         return self._world.identity["user_id"]
 
     @property
     def user_token(self) -> str:
-        """An API key of that user, for the user-facing routes."""
+        """The user's API key, for the user-facing routes."""
         return self._world.identity["user_token"]
 
     def add_prebuild(
@@ -34,7 +34,7 @@ class Steps:
         agent_name: str = "main",
         apps: tuple[str, ...] = ("agentapi",),
     ) -> Workspace:
-        """An unclaimed prebuilt workspace, its agent running."""
+        """Add an unclaimed prebuilt workspace with a running agent."""
         return self._add(PREBUILDS_USER, Stage.CREATE, token, workspace_id, agent_name, apps)
 
     def add_workspace(
@@ -45,18 +45,18 @@ class Steps:
         agent_name: str = "main",
         apps: tuple[str, ...] = ("agentapi",),
     ) -> Workspace:
-        """A regular workspace, built by its owner."""
+        """Add a regular workspace, built by its owner."""
         return self._add(owner_id or self.user_id, Stage.NONE, token, workspace_id, agent_name, apps)
 
     def claim_start(self, ws: Workspace, owner_id: str | None = None, *, job: Job = Job.RUNNING) -> None:
-        """A user claims the prebuild: from now on its token is 401, while open streams live on."""
+        """Let a user claim the prebuild. Its token gets 401 from now on; open streams stay open."""
         self._world.workspaces.claim_start(ws, owner_id or self.user_id, now=self._world.now(), job=job)
         self._world.commit()
 
     async def claim_finish(self, ws: Workspace, *, publish: bool = True) -> None:
-        """The claim job has succeeded: the token is good again and the event goes to the open streams.
+        """Let the claim job succeed: the token is valid again, and the open streams get the event.
 
-        `publish=False` loses the event on its way, which coderd only logs.
+        `publish=False` loses the event, an error that coderd only logs.
         """
         self._world.workspaces.claim_finish(ws)
         self._world.commit()
@@ -66,7 +66,7 @@ class Steps:
     def claim_fail(
         self, ws: Workspace, error: str = "terraform apply failed", agents_recorded: bool = False
     ) -> None:
-        """The claim job has failed: 401 for ever, or 409 if agents were recorded nevertheless."""
+        """Let the claim job fail. The token gets 401, or 409 if agents were recorded."""
         self._world.workspaces.claim_fail(ws, error, agents_recorded=agents_recorded)
         self._world.commit()
 
@@ -78,7 +78,7 @@ class Steps:
         *,
         job: Job = Job.SUCCEEDED,
     ) -> str:
-        """A later start build, by default done at once. Returns the newest agent token (also `ws.token`)."""
+        """Add a later start build, which by default succeeds at once. Returns the newest agent token (also `ws.token`)."""
         newest = self._world.workspaces.start(
             ws, initiator_id or self.user_id, token=token, now=self._world.now(), job=job
         )
@@ -86,28 +86,28 @@ class Steps:
         return newest
 
     def start_finish(self, ws: Workspace, *, error: str = "", token: str | None = None) -> str:
-        """The start build is done: a new token; or has failed with `error`. Returns the newest token."""
+        """End the start build: with a new token, or with `error`. Returns the newest token."""
         newest = self._world.workspaces.start_finish(ws, token=token, error=error)
         self._world.commit()
         return newest
 
     def run_job(self, ws: Workspace) -> None:
-        """The pending job of the latest build runs now."""
+        """Let the pending job of the latest build run."""
         self._world.workspaces.run_job(ws)
         self._world.commit()
 
     def stop_start(self, ws: Workspace, *, job: Job = Job.RUNNING) -> None:
-        """A stop build has begun: the token stays good while it runs."""
+        """Begin a stop build. The token stays valid while the job runs."""
         self._world.workspaces.stop_start(ws, job=job, now=self._world.now())
         self._world.commit()
 
     def stop_finish(self, ws: Workspace, *, error: str = "") -> None:
-        """The stop build is done: 401."""
+        """End the stop build. The token gets 401 from now on."""
         self._world.workspaces.stop_finish(ws, error=error)
         self._world.commit()
 
     def delete_build(self, ws: Workspace) -> None:
-        """A delete build has begun: 401 at once, and the workspace's tasks go with their snapshots."""
+        """Begin a delete build. The token gets 401 at once; the workspace's tasks and their snapshots are deleted."""
         self._world.workspaces.delete(ws, now=self._world.now())
         for task in self._world.tasks.values():
             if task.workspace is ws:
@@ -115,7 +115,7 @@ class Steps:
         self._world.commit()
 
     def set_instance(self, ws: Workspace, instance_id: str) -> None:
-        """Let the agent of `ws` (and those of later builds) be found by its cloud's instance id."""
+        """Give the agent of `ws`, also that of later builds, the instance id of its cloud."""
         ws.agent.instance_id = instance_id
         self._world.commit()
 
@@ -127,7 +127,7 @@ class Steps:
         app_health: str | None = None,
         connected: bool | None = None,
     ) -> None:
-        """What coderd knows of the agent: its lifecycle ("" to "off"), the app's health, whether it can be dialled."""
+        """Set what coderd knows of the agent: its lifecycle ("" to "off"), the app's health, the connection."""
         if lifecycle is not None:
             ws.agent_lifecycle = lifecycle
         if app_health is not None:
@@ -137,7 +137,7 @@ class Steps:
         self._world.commit()
 
     async def publish(self, ws: Workspace, event: Mapping[str, Any] | bytes) -> None:
-        """Send on every open stream of `ws`: a mapping as a `data` event, bytes as they are, in one chunk."""
+        """Send on every open stream of `ws`, in one chunk: a mapping as a `data` event, bytes unchanged."""
         raw = event if isinstance(event, bytes) else sse.event("data", dict(event))
         await asyncio.gather(*(stream.send(raw) for stream in self._world.open_streams(ws)))
 
@@ -150,7 +150,7 @@ class Steps:
         app_url: str = "",
         initial_prompt: str = "",
     ) -> str:
-        """A task that runs in `ws` (None: has no workspace yet); `app_url` is its AgentAPI, for live logs. Returns its id."""
+        """Add a task of `ws` (None: without a workspace) and return its id. `app_url` is its AgentAPI, for live logs."""
         task_id = task_id or str(uuid.uuid4())
         self._world.tasks[task_id] = Task(
             task_id, ws, f"task-{task_id[:8]}", app_slug, app_url, initial_prompt, self._world.now()
@@ -159,7 +159,7 @@ class Steps:
         return task_id
 
     def delete_task(self, task_id: str) -> None:
-        """Soft-delete the task; its snapshot goes in the same step."""
+        """Soft-delete the task and delete its snapshot."""
         self._world.drop_task(self._world.tasks[task_id])
         self._world.commit()
 
@@ -170,29 +170,29 @@ class Steps:
 
     @property
     def tasks(self) -> dict[str, Task]:
-        """All tasks by id, deleted ones included."""
+        """All tasks by id, with deleted ones."""
         return self._world.tasks
 
     @property
     def snapshots(self) -> dict[str, StoredSnapshot]:
-        """What was stored, by task id."""
+        """The stored snapshots, by task id."""
         return self._world.snapshots
 
     @property
     def app_statuses(self) -> dict[str, list[AppStatus]]:
-        """Reported statuses, oldest first, by workspace id (an empty list where nothing was reported)."""
+        """The reported statuses by workspace id, oldest first. Every workspace has a list."""
         for workspace in self._world.workspaces.all():
             self._world.app_statuses.setdefault(workspace.id, [])
         return self._world.app_statuses
 
     @property
     def notifications(self) -> list[Notification]:
-        """What the user was sent."""
+        """The notifications that the user got."""
         return self._world.notifications
 
     @property
     def executions(self) -> dict[str, Execution]:
-        """What runs of agents reported, by id."""
+        """The runs of agents, by id."""
         return self._world.executions
 
     def _add(

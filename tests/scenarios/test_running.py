@@ -12,7 +12,7 @@ import pytest
 
 from agentd.cli import simulate
 from agentd.simulator.scenario import file
-from agentd.simulator.scenario.play import play
+from agentd.simulator.scenario.execute import execute
 
 HOLDS = """
 title = "coderd's clock"
@@ -38,23 +38,29 @@ exists = true
 WRONG = {
     "no TOML": ("title = ", "Invalid value"),
     "no title": ('[[step]]\nexpect = "agent"\n', "title: missing"),
-    "nothing expected": ('title = "x"\n[[step]]\ndo = "agent.hang"\n', "a scenario expects something"),
-    "an unknown key": ('title = "x"\nsteps = 3\n', "steps: unknown"),
-    "an unknown setting": ('title = "x"\n[coderd]\nerra = "E1"\n', "coderd.erra: unknown; known here: era"),
-    "a setting of the wrong type": ('title = "x"\n[coderd]\nera = 1\n', "coderd.era: 1 is of the wrong type"),
-    "an unknown workspace": ('title = "x"\n[coderd]\nworkspace = "y"\n', "prebuild or regular"),
+    "nothing expected": ('title = "x"\n[[step]]\ndo = "agent.hang"\n', "the scenario checks nothing"),
+    "an unknown key": ('title = "x"\nsteps = 3\n', "steps: unknown key"),
+    "an unknown setting": (
+        'title = "x"\n[coderd]\nerra = "E1"\n',
+        "coderd.erra: unknown key; known here: era",
+    ),
+    "a setting of the wrong type": ('title = "x"\n[coderd]\nera = 1\n', "coderd.era: 1 has the wrong type"),
+    "an unknown workspace": ('title = "x"\n[coderd]\nworkspace = "y"\n', "use prebuild or regular"),
     "an unknown act": (
         'title = "x"\n[[step]]\ndo = "coderd.explode"\n',
-        "step 1: cannot do 'coderd.explode'",
+        "step 1: unknown action 'coderd.explode'",
     ),
     "an unknown subject": (
         'title = "x"\n[[step]]\nwait = "moon"\n',
-        "step 1: cannot wait 'moon'; known: agent",
+        "step 1: unknown subject 'moon'; known: agent",
     ),
     "two verbs": ('title = "x"\n[[step]]\ndo = "mark"\nwait = "log"\n', "exactly one of do, wait and expect"),
-    "no number": ('title = "x"\n[[step]]\nwait = "log"\nwithin_s = "long"\n', "a number of seconds"),
+    "no number": (
+        'title = "x"\n[[step]]\nwait = "log"\nwithin_s = "long"\n',
+        "'long' is not a number of seconds",
+    ),
     "a bad script": ('title = "x"\n[agent]\nscript = [{dance = "yes"}]\n', "script step 1: unknown dance"),
-    "no such status": ('title = "x"\n[agent]\nscript = [{status = "asleep"}]\n', "no status 'asleep'"),
+    "no such status": ('title = "x"\n[agent]\nscript = [{status = "asleep"}]\n', "unknown status 'asleep'"),
 }
 
 
@@ -90,14 +96,14 @@ def test_a_scenario_that_holds_exits_0(written, run, capsys):
     assert run("run", str(written(HOLDS))) == 0
     told = capsys.readouterr().out
     assert "✓  1 do coderd.advance-clock (seconds = 60)" in told
-    assert "✓ story holds" in told
+    assert "✓ story passed" in told
 
 
 def test_the_step_that_does_not_hold_is_named_with_what_was_found(written, run, capsys):
     path = written(HOLDS.replace("messages = 2", "messages = 3"))
     assert run("run", "--quiet", str(path)) == 1
     complaint = capsys.readouterr().err
-    assert "✗ story: step 3 does not hold" in complaint
+    assert "✗ story: step 3 failed" in complaint
     assert "messages: wanted 3, found 2" in complaint
 
 
@@ -106,17 +112,17 @@ def test_one_of_several_that_does_not_hold_is_enough(written, run, capsys, tmp_p
     bad = tmp_path / "bad.toml"
     bad.write_text(HOLDS.replace("exists = true", "exists = false"))
     assert run("run", "--quiet", str(good), str(bad)) == 1
-    assert "1 of 2 scenarios hold; not: bad" in capsys.readouterr().out
+    assert "1 of 2 scenarios passed; failed: bad" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("step", "says"),
     [
-        ('do = "daemon.stop"', "no daemon was started yet"),
+        ('do = "daemon.stop"', "no daemon was started"),
         ('do = "remove"\npath = "nothing"', "FileNotFoundError"),
         ('do = "write"\npath = "../outside"', "outside the scenario's home"),
-        ('do = "mark"\nhow = "big"', "mark takes no how"),
-        ('do = "coderd.claim-fail"', "no such job running"),
+        ('do = "mark"\nhow = "big"', "mark: unknown field how"),
+        ('do = "coderd.claim-fail"', "no claim build is in progress"),
         ('do = "coderd.fault"\nroute = "moon"\nkind = "slow"', "no such route: 'moon'"),
         ('do = "hook"\nname = "10-x"', "script: missing"),
         (
@@ -129,7 +135,7 @@ async def test_what_cannot_be_done_fails_its_step(written, tmp_path, step, says)
     path = written(f'title = "x"\n[[step]]\n{step}\n[[step]]\nexpect = "agent"\n')
     home = tmp_path / "home"
     home.mkdir()
-    verdict = await play(file.load(path), home)
+    verdict = await execute(file.load(path), home)
     assert not verdict.holds
     assert says in verdict.why
 
@@ -157,7 +163,7 @@ async def test_a_script_plays_with_its_timings_and_its_errors(written, tmp_path)
     )
     home = tmp_path / "home"
     home.mkdir()
-    verdict = await play(file.load(path), home)
+    verdict = await execute(file.load(path), home)
     assert verdict.holds, verdict.why
 
 
