@@ -85,7 +85,7 @@ class PeerControl(abc.ABC, Generic[Peer]):
     def require_listening(self) -> None:
         """Raises `SimulatorError` when the peer is stopped."""
         if not self.peer.listening:
-            raise SimulatorError(f"{self.NAME} is away", hint="send the command `back` first")
+            raise SimulatorError(f"{self.NAME} is stopped", hint="send the command `back` first")
 
     def after_response(self, action: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run `action` after the response was sent, because it may close the connection of the response."""

@@ -33,7 +33,7 @@ async function refresh() {
     return;
   }
   setPill(byId("link"), "live", "good");
-  showStory(state.story);
+  showDemo(state.steps);
   const { coderd, agentapi } = state.peers;
   for (const section of document.querySelectorAll("[data-peer]")) section.hidden = !(section.dataset.peer in state.peers);
   setText(byId("facts"), [coderd && `coderd ${coderd.era} on ${coderd.url}`, agentapi && `AgentAPI ${agentapi.version} (${agentapi.mode}) on ${agentapi.url}`].filter(Boolean).join("  ·  "));
@@ -43,13 +43,13 @@ async function refresh() {
   showRequests();
 }
 
-function showStory(story) {
-  byId("story-card").hidden = story.length === 0;
-  if (story.length === 0) return;
-  const last = story.at(-1);
+function showDemo(steps) {
+  byId("demo-card").hidden = steps.length === 0;
+  if (steps.length === 0) return;
+  const last = steps.at(-1);
   setPill(byId("step"), last.tone === "good" ? "as expected" : last.tone === "bad" ? "not as expected" : "now", last.tone || "busy");
   setText(byId("sentence"), last.text);
-  reconcile(byId("story"), [...story].reverse(), (entry) => entry.at + entry.text, (entry) =>
+  reconcile(byId("steps"), [...steps].reverse(), (entry) => entry.at + entry.text, (entry) =>
     el("li", {}, el("time", {}, formatTime(entry.at * 1000)), el("span", { class: "grow" }, entry.text), entry.tone ? pill(entry.tone === "good" ? "✓" : "✗", entry.tone) : null));
 }
 

@@ -122,7 +122,7 @@ async def test_metrics_have_the_version_and_the_hook_runs(testbed):
 async def test_the_demo_succeeds(testbed):
     result = await testbed.run("demo")
     assert result.code == 0, result
-    assert "Nothing ran twice, nothing was lost." in result.out
+    assert "No hook ran twice, and no message was lost." in result.out
 
 
 async def test_modules_that_no_answer_needs_are_imported_after_the_daemon_listens_and_before_its_first_task(

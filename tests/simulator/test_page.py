@@ -100,7 +100,7 @@ async def test_an_outage_leaves_the_page_and_ends_when_it_is_told(http, peers):
             async with http.get("state") as answer:
                 await answer.read()
         async with http.post(f"do/{name}/away", headers=PRESS) as answer:
-            assert (answer.status, "away" in (await answer.json())["message"]) == (400, True)
+            assert (answer.status, "stopped" in (await answer.json())["message"]) == (400, True)
         async with http.post(f"do/{name}/back", headers=PRESS) as answer:
             assert (answer.status, peer.listening) == (200, True)
         async with http.post(f"do/{name}/back", headers=PRESS) as answer:

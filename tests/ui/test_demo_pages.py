@@ -6,12 +6,12 @@ import sys
 
 SEEN = {
     # When the demo has said this, the daemon's page and the simulator's come to say that; what passes, their logs keep.
-    "it holds the claim stream": ("#log", "listening", "#log", "claim stream is open"),
+    "the claim stream is open": ("#log", "listening", "#log", "claim stream is open"),
     "two hooks ran": ("#claims", "20-dotfiles", "#builds", "the claim"),
-    "the agent works": ("#log", "The agent is running", "#log", "The agent is running"),
-    "the agent is quiet": ("#log", "The agent is stable", "#log", "The agent is stable"),
+    "the agent is running": ("#log", "The agent is running", "#log", "The agent is running"),
+    "the agent is settling": ("#log", "The agent is stable", "#log", "The agent is stable"),
     "kill -9": ("#log", "agentd does not answer", "#log", "agentapi has stopped"),
-    "the claim replayed after the restart": ("#log", "agentd answers again", "#log", "claim stream is open"),
+    "coderd replayed the claim after the restart": ("#log", "agentd answers again", "#log", "claim stream is open"),
     "the conversation was delivered from the spool": (
         "#deliveries",
         "answered 204",
@@ -20,7 +20,7 @@ SEEN = {
     ),
     "SIGTERM: exit 0": ("#log", "agentd does not answer", "#log", "snapshot of 65,"),
     "SIGTERM while coderd is down": ("#log", "agentd does not answer", "#log", "coderd has stopped"),
-    "delivered what the last run had kept": ("#claims", "20-dotfiles", "#talk", "thanks, that is all"),
+    "the next start delivered the snapshot": ("#claims", "20-dotfiles", "#talk", "thanks, that is all"),
 }
 
 
@@ -54,7 +54,7 @@ async def test_each_step_of_the_demo_is_seen_on_both_pages(browser, shots):
                 own.screenshot(shots / f"{number:02}-daemon-{name}.png"),
                 page.screenshot(shots / f"{number:02}-simulator-{name}.png"),
             )
-        if "Now it is yours" in line:
+        if "The demo is over" in line:
             await own.shows("live", "#link")
             await own.tall_screenshot(shots / "99-daemon-yours.png")
             await page.tall_screenshot(shots / "99-simulator-yours.png")

@@ -21,24 +21,24 @@ async def press(page, label, within="body"):
     await page.press("Enter")
 
 
-async def test_a_story_is_pressed_and_seen(page, stage, shots):
+async def test_the_buttons_drive_the_peers_and_the_page_shows_the_result(page, stage, shots):
     await page.tall_screenshot(shots / "1-before.png")
-    await press(page, "A user claims it")
+    await press(page, "Start the claim")
     await page.shows("the claim", "#builds")
-    await press(page, "The claim is built")
+    await press(page, "Finish the claim")
     await page.shows("2 start claim succeeded", "#log")
     await stage.daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="the claim settled")
     await press(page, "Running")
     await page.shows("running", "#agent")
-    await press(page, "The user says it")
+    await press(page, "Add as user message")
     await press(page, "Stable")
     await page.shows("204 stored", "#deliveries")
     await press(page, "500", "#coderd-controls")
     await page.shows("log-snapshot: respond", "#coderd-waiting")
-    await press(page, "Outage begins", "#coderd-controls")
+    await press(page, "Start an outage", "#coderd-controls")
     await page.shows("stopped", "#coderd-there")
     await page.tall_screenshot(shots / "2-outage.png")
-    await press(page, "Outage ends", "#coderd-controls")
+    await press(page, "End the outage", "#coderd-controls")
     await page.shows("listening", "#coderd-there")
     await page.until(
         "document.getElementById('streams').textContent", lambda seen: seen == "1 open claim stream"
