@@ -11,7 +11,12 @@ SEEN = {
     "the agent is running": ("#log", "The agent is running", "#log", "The agent is running"),
     "the agent is settling": ("#log", "The agent is stable", "#log", "The agent is stable"),
     "kill -9": ("#log", "agentd does not answer", "#log", "agentapi has stopped"),
-    "coderd replayed the claim after the restart": ("#log", "agentd answers again", "#log", "claim stream is open"),
+    "coderd replayed the claim after the restart": (
+        "#log",
+        "agentd answers again",
+        "#log",
+        "claim stream is open",
+    ),
     "the conversation was delivered from the spool": (
         "#deliveries",
         "answered 204",
