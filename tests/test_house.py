@@ -194,7 +194,7 @@ UNFINISHED = {
     "full stops": "",
     "words": """
         README.md agentd/cli agentd/simulator docs/architecture.md docs/compatibility.md
-        docs/contributing.md docs/operations.md docs/protocol.md docs/scenarios.md tests/scenarios
+        docs/contributing.md docs/operations.md docs/scenarios.md tests/scenarios
         tests/simulator tests/ui
     """,
 }
