@@ -39,8 +39,17 @@ class Delivery:
         self._spool = spool
         self._upload = upload
         self._clock = clock
+        newest = spool.newest()
+        # With `stop`, only the snapshots of an earlier run are uploaded before a flush.
+        leftover_serial = newest.serial if newest else 0
         self._uploaders = [
-            DestinationUploader(destination, spool=spool, clock=clock, deliveries=deliveries)
+            DestinationUploader(
+                destination,
+                spool=spool,
+                clock=clock,
+                deliveries=deliveries,
+                background_serial_max=leftover_serial if upload == "stop" else float("inf"),
+            )
             for destination in destinations
         ]
         metrics.gauge(

@@ -43,14 +43,26 @@ _DETAIL_MAX_CHARS: Final = 400
 
 
 class DestinationUploader:
-    """Sends snapshots from the spool to one destination. `deliveries` counts attempts by destination and outcome."""
+    """Sends snapshots from the spool to one destination. `deliveries` counts attempts by destination and outcome.
 
-    def __init__(self, destination: Destination, *, spool: Spool, clock: Clock, deliveries: Metric) -> None:
+    `run` sends snapshots with a serial of at most `background_serial_max`; a flush sends all.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        *,
+        spool: Spool,
+        clock: Clock,
+        deliveries: Metric,
+        background_serial_max: float,
+    ) -> None:
         self.name = destination.name
         self._destination = destination
         self._spool = spool
         self._clock = clock
         self._deliveries = deliveries
+        self._background_serial_max = background_serial_max
         self._log = log.get("snapshots").bind(destination=self.name)
         self._due = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -104,7 +116,7 @@ class DestinationUploader:
             self._due.clear()
             try:
                 async with self._sending:
-                    await self._deliver_pending(ATTEMPT_TIMEOUT_S)
+                    await self._deliver_pending(ATTEMPT_TIMEOUT_S, self._background_serial_max)
             except RetryableError as exc:
                 asked_s = min(exc.retry_after_s or 0.0, _RETRY_AFTER_MAX_S)
                 self._not_before = self._clock.monotonic() + max(self._backoff.next(), asked_s)
@@ -138,9 +150,9 @@ class DestinationUploader:
                         max(left_s * _ATTEMPT_SHARE, min(left_s * 0.95, _LAST_ATTEMPT_S))
                     )
 
-    async def _deliver_pending(self, timeout_s: float) -> None:
-        """Try every pending snapshot once, newest first. Raises the first `RetryableError`."""
-        for entry in self.pending():
+    async def _deliver_pending(self, timeout_s: float, serial_max: float = float("inf")) -> None:
+        """Try every pending snapshot up to `serial_max` once, newest first. Raises the first `RetryableError`."""
+        for entry in [entry for entry in self.pending() if entry.serial <= serial_max]:
             await self._deliver(entry, timeout_s)
             self._backoff.reset()
             self._not_before = self._clock.monotonic() + SPACING_S

@@ -371,6 +371,19 @@ async def test_under_the_stop_policy_only_a_flush_uploads(spool, server, task_id
     running.cancel()
 
 
+async def test_under_the_stop_policy_a_snapshot_captured_before_the_uploads_begin_is_not_a_leftover(
+    spool, server, task_id, coderd, clock, fake_clock
+):
+    delivery = delivery_of(spool, CoderDestination(coderd), upload="stop", clock=clock)
+    put(spool, task_id, "captured between the start of the local API and the start of the uploads")
+    running = asyncio.create_task(delivery.run())
+    await fake_clock.advance(60)
+    assert server.calls("log-snapshot") == []
+    running.cancel()
+    receipt = await delivery.flush(clock.monotonic() + 5)
+    assert receipt.outcome is SnapshotOutcome.DELIVERED
+
+
 async def test_background_retries_do_not_end_and_are_logged_once(
     spool, server, task_id, coderd, clock, fake_clock
 ):
