@@ -45,8 +45,6 @@ ANNOUNCE_S: Final = 1.0
 """A streaming screen changes 25 times a second; decoding and storing the messages each time costs 80 kB."""
 GOOD_CONNECTION_S: Final = 10.0
 """A stream that lasted this long resets the backoff."""
-# A request that returns after everything that the stream had to send before it; bounded, because it may hang.
-BARRIER_TIMEOUT_S: Final = 0.1
 # In a terminal AgentAPI answers when the agent has begun, or gives up after 17 s at most.
 PTY_SEND_TIMEOUT_S: Final = 20.0
 # By ACP it answers at the end of the turn, and a refusal comes at once. Closing the connection does not stop the turn.
@@ -114,17 +112,19 @@ class AgentApiAgent:
     async def messages(
         self, *, keep: int, timeout_s: float | None = None, fresh: bool = False
     ) -> Sequence[Message]:
-        """The window while the event stream keeps it, otherwise `GET /messages`."""
-        if self._is_current() and fresh:
-            await self._barrier()
-        if self._is_current():
+        """The window while the event stream keeps it, otherwise `GET /messages`.
+
+        Fresh messages need the request: an event may arrive after the answer to a later request.
+        """
+        if self._is_current() and not fresh:
             return self._window.live[-keep:]
         doubts = self._doubts
         messages = await self._client.messages(keep=keep, timeout_s=timeout_s, fresh=fresh)
-        self._doubts_at_read = doubts
-        # An empty list says nothing: a server that restarts has one.
-        if messages:
+        # Events may have made the window newer than the answer. An empty list says nothing: a server that restarts
+        # has one.
+        if messages and not self._is_current():
             self._window.replace(messages)
+        self._doubts_at_read = doubts
         return messages
 
     async def saved_messages(self, *, keep: int) -> Sequence[Message]:
@@ -278,14 +278,6 @@ class AgentApiAgent:
 
     def _last(self) -> LastMessage | None:
         return LastMessage.of(self._window.live) if self._is_current() else None
-
-    async def _barrier(self) -> None:
-        """Wait until the events that the server sent before now have arrived. Raises as `messages` does."""
-        try:
-            async with asyncio.timeout(BARRIER_TIMEOUT_S):
-                await self._client.status(fresh=True)
-        except TimeoutError as exc:
-            raise AgentBusyError(f"GET /status: no answer within {BARRIER_TIMEOUT_S:g} s") from exc
 
     async def _no_answer(self, exc: AgentBusyError) -> Observation:
         """`/status` hangs, as it does while a message is delivered; other paths answer meanwhile.

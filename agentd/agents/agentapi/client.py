@@ -99,10 +99,10 @@ class AgentApiClient:
         self.history_bytes = 0
         """Size of the last `/messages` body."""
 
-    async def status(self, *, fresh: bool = False) -> StatusReading:
-        """`GET /status`; `fresh`: sent after this call. Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`."""
+    async def status(self) -> StatusReading:
+        """`GET /status`. Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`."""
         try:
-            return await self._statuses.join(self._status_timeout_s, fresh=fresh)
+            return await self._statuses.join(self._status_timeout_s)
         except TimeoutError as exc:
             raise AgentBusyError(str(exc)) from exc
 
