@@ -192,7 +192,8 @@ async def test_tls_to_a_plain_http_server_is_a_tls_error() -> None:
 def kernel_timer(remote_port: int) -> str:
     """The kernel's timer of the connection to that port ("02": keepalive)."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return next(row[5][:2] for row in rows if row[2].endswith(f":{remote_port:04X}"))
+    # "01": established. An earlier connection to the same port may be left in TIME_WAIT.
+    return next(row[5][:2] for row in rows if row[2].endswith(f":{remote_port:04X}") and row[3] == "01")
 
 
 @pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="no /proc/net/tcp")

@@ -1,7 +1,7 @@
 """A watcher, the simulated agent it watches, and what it said."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
@@ -30,8 +30,9 @@ class Bench:
         self.states: list[AgentStatus] = []
         self.task_reports: TaskReports | None = None
         self.tracker = Tracker(5.0)
+        # Long, so that an answer of a busy machine is not a silence.
         self.client = AgentApiClient(
-            simulated.url, session=session, status_timeout_s=0.4, messages_timeout_s=0.4
+            simulated.url, session=session, status_timeout_s=10.0, messages_timeout_s=10.0
         )
         kind = AgentApiAgent if follow else NotFollowed
         self.agent = kind(self.client, AgentApiOptions(keep=3), clock=fake_clock.as_clock())
@@ -45,6 +46,14 @@ class Bench:
         )
         self.watcher.messages_read.add(self._on_messages)
         self.watcher.status_changed.add(self._on_status_changed)
+
+    @contextmanager
+    def short_timeouts(self, *routes: str):
+        """Let requests of `routes` time out after 0.1 s, for a test in which the agent does not answer them."""
+        before = vars(self.client).copy()
+        vars(self.client).update({f"_{route}_timeout_s": 0.1 for route in routes})
+        yield
+        vars(self.client).update({f"_{route}_timeout_s": before[f"_{route}_timeout_s"] for route in routes})
 
     def _on_messages(self, messages) -> None:
         self.windows.append([message.content for message in messages])
@@ -95,7 +104,7 @@ class Bench:
 
     async def until(self, predicate) -> None:
         """Let what is on its way arrive, in real time; the clock stands."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not predicate():
                 await asyncio.sleep(0.001)
 

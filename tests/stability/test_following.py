@@ -32,10 +32,11 @@ async def test_messages_that_appear_while_a_message_is_delivered_are_read(follow
     following.simulated.hang()
     following.simulated.set_status("running")
     following.simulated.add_message("user", "a long turn")
-    for second in range(1, 4):
-        following.simulated.add_message("agent", f"thought {second}")
-        await following.clock.advance(1.0)
-        await following.until(lambda second=second: following.windows[-1][-1] == f"thought {second}")
+    with following.short_timeouts("status", "messages"):
+        for second in range(1, 4):
+            following.simulated.add_message("agent", f"thought {second}")
+            await following.clock.advance(1.0)
+            await following.until(lambda second=second: following.windows[-1][-1] == f"thought {second}")
     assert following.windows[-1] == ["thought 1", "thought 2", "thought 3"]
     assert following.tracker.status is RUNNING
     following.simulated.release()
