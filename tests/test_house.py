@@ -193,7 +193,7 @@ UNFINISHED = {
     "export lists": "",
     "full stops": "",
     "words": """
-        README.md agentd/cli agentd/simulator docs/architecture.md docs/compatibility.md
+        README.md agentd/cli agentd/simulator docs/architecture.md
         docs/contributing.md docs/operations.md docs/scenarios.md tests/scenarios
         tests/simulator tests/ui
     """,
