@@ -4,7 +4,9 @@ import ast
 import functools
 import io
 import re
+import sys
 import tokenize
+import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -400,3 +402,23 @@ def test_the_parts_of_the_program_are_named():
         for match in VAGUE.finditer(line)
     )
     assert violations(wrong, "words") == []
+
+
+def test_every_package_that_is_imported_is_a_declared_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = {
+        re.split(r"[^A-Za-z0-9_-]", requirement)[0].replace("-", "_")
+        for requirement in (*project["dependencies"], *project["optional-dependencies"]["objects"])
+    }
+    imported = {
+        name.partition(".")[0]
+        for _, node in nodes(OURS)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom) and not node.level
+            else []
+        )
+    }
+    assert imported - set(sys.stdlib_module_names) - {"agentd"} == declared
