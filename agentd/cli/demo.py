@@ -1,7 +1,7 @@
 """`agentd demo`: runs agentd against simulated peers and prints each step.
 
-The daemon is the real one, as a child process; coderd and AgentAPI are simulated, on loopback ports. Each step checks its
-result, and the first failed step ends the demo with exit code 1.
+The daemon is the real one, as a child process; coderd and AgentAPI are simulated, on loopback ports. Each
+step checks its result, and the first failed step ends the demo with exit code 1.
 """
 
 import argparse
@@ -80,7 +80,10 @@ class Demo:
         self._daemons: list[DaemonProcess] = []
 
     async def run(self) -> None:
-        """Run the demo. Raises `DemoError`, and `TimeoutError` after `BUDGET_S` (twice that with a page, which pauses)."""
+        """Run the demo.
+
+        Raises `DemoError`, and `TimeoutError` after `BUDGET_S` (twice that with a page, which pauses).
+        """
         from agentd.simulator.agentapi import SimulatedAgentApi  # noqa: PLC0415 - not needed to parse arguments
         from agentd.simulator.coderd import SimulatedCoderd  # noqa: PLC0415 - not needed to parse arguments
 

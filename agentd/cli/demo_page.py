@@ -1,4 +1,4 @@
-"""The page of `agentd demo --ui`: it shows each step of the demo, and lets a viewer drive the peers afterwards."""
+"""The page of `agentd demo --ui`: shows each step of the demo, and drives the peers afterwards."""
 
 import asyncio
 import contextlib

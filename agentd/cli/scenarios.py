@@ -1,4 +1,4 @@
-"""`agentd simulate run` and `agentd simulate list`: scenarios with the real daemon between simulated peers."""
+"""`agentd simulate run` and `agentd simulate list`: run scenarios, list the shipped ones."""
 
 import argparse
 import asyncio

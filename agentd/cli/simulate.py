@@ -1,4 +1,4 @@
-"""`agentd simulate`: the simulated peers as stand-alone servers, and scenarios that run the daemon between them."""
+"""`agentd simulate`: the simulated peers as stand-alone servers, and scenarios."""
 
 import argparse
 import asyncio

@@ -1,4 +1,7 @@
-"""The Coder agent's debug server, in a workspace on 127.0.0.1:2113. It shows the last fetched manifest to local clients."""
+"""The Coder agent's debug server, in a workspace on 127.0.0.1:2113.
+
+It shows the last fetched manifest to local clients.
+"""
 
 import time
 from collections.abc import Callable

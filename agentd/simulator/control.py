@@ -1,4 +1,7 @@
-"""The `/_sim/` control endpoint of both simulated peers. It serves local clients, not web pages of other sites."""
+"""The `/_sim/` control endpoint of both simulated peers.
+
+It serves local clients, not web pages of other sites.
+"""
 
 import abc
 import asyncio
@@ -42,7 +45,9 @@ class PeerControl(abc.ABC, Generic[Peer]):
         return await result if inspect.isawaitable(result) else result
 
     async def answer(self, name: str, body: bytes) -> tuple[int, object]:
-        """Run the command `name` with a JSON object (or nothing) as body. Returns the HTTP status and the JSON value.
+        """Run the command `name` with a JSON object (or nothing) as body.
+
+        Returns the HTTP status and the JSON value.
 
         200 `{"done": NAME, "result": …}`; 400 when the body is malformed or the command fails.
         """
@@ -116,8 +121,8 @@ class PeerControl(abc.ABC, Generic[Peer]):
 def is_local(request: web.Request, proxies: Collection[str] = ()) -> bool:
     """Whether `request` was not sent by a page of another site.
 
-    Such a request has a foreign Origin or, after DNS rebinding, a foreign Host. `proxies` are the hosts (lower case) of
-    proxies that forward requests.
+    Such a request has a foreign Origin or, after DNS rebinding, a foreign Host. `proxies` are the hosts
+    (lower case) of proxies that forward requests.
     """
     host = request.headers.get("Host", "").lower()
     if request.headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and not _is_navigation(request):

@@ -1,7 +1,7 @@
 """The real daemon as a child process.
 
-The demo, the scenarios and the end-to-end tests use it as an operator does: through its environment, JSON log, local API
-and exit code.
+The demo, the scenarios and the end-to-end tests use it as an operator does: through its environment, JSON
+log, local API and exit code.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class ChildError(AgentdError):
 
 
 class DaemonProcess:
-    """`agentd run` with a given environment, for `async with`, which kills the daemon if it still runs at the end.
+    """`agentd run` with a given environment, for `async with`, which kills a daemon that still runs.
 
     `state_dir` is kept, so a second DaemonProcess with the same environment is a restart.
     """
@@ -99,7 +99,7 @@ class DaemonProcess:
         after: int = 0,
         wait_s: float = DEFAULT_WAIT_S,
     ) -> LogLine:
-        """Wait for a log line of `event` at index `after` or later that satisfies `where`, and return the first.
+        """Wait for a log line of `event` that satisfies `where`, from index `after` on. Returns the first.
 
         Raises `ChildError` when the daemon exits without such a line, and after `wait_s`.
         """
@@ -133,7 +133,10 @@ class DaemonProcess:
     async def status_until(
         self, satisfied: Callable[[dict[str, Any]], bool], *, what: str, wait_s: float = DEFAULT_WAIT_S
     ) -> dict[str, Any]:
-        """Read `/v1/status` until it is `satisfied`, and return it. Raises `ChildError` with `what` after `wait_s`."""
+        """Read `/v1/status` until it is `satisfied`, and return it.
+
+        Raises `ChildError` with `what` after `wait_s`.
+        """
         deadline = asyncio.get_running_loop().time() + wait_s
         status: dict[str, Any] = {}
         while asyncio.get_running_loop().time() < deadline:

@@ -50,7 +50,7 @@ FLOOD_CHUNK: Final = b"".join(b"X-Flood-%04d: %s\r\n" % (line, b"f" * 100) for l
 
 
 class SimulatorError(AgentdError):
-    """The simulated peer cannot do what a caller asks for: an unknown name, or an operation the real peer refuses."""
+    """The simulated peer refuses what its user requests: an unknown name or an impossible operation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,17 @@ class Fault:
 
 
 class FaultPlan:
-    """The faults of the next requests: a FIFO queue for each route, and the queue `*` for requests of any route."""
+    """The faults of the next requests: a FIFO queue for each route, and the queue `*` for any route."""
 
     def __init__(self, extra_kinds: frozenset[str] = frozenset()) -> None:
         self._kinds = EXCHANGE | STREAM | extra_kinds
         self._waiting: dict[str, deque[Fault]] = defaultdict(deque)
 
     def add(self, route: str, fault: Fault, times: int) -> None:
-        """Queue `fault` for the next `times` requests of `route`. Raises `SimulatorError` for an unknown kind."""
+        """Queue `fault` for the next `times` requests of `route`.
+
+        Raises `SimulatorError` for an unknown kind.
+        """
         if fault.kind not in self._kinds:
             raise SimulatorError(
                 f"no such fault: {fault.kind!r}", hint=f"known: {', '.join(sorted(self._kinds))}"

@@ -1,9 +1,9 @@
 """JSON and timestamps as Go's encoding/json writes and reads them.
 
-Encoding, as `json.Encoder`: compact, one newline at the end; coderd escapes `<`, `>` and `&` (SetEscapeHTML), AgentAPI
-does not; both escape U+2028 and U+2029.
-Decoding, as `json.Decoder`: reads the first value and ignores the rest, replaces each byte that is not UTF-8 and each
-lone surrogate by U+FFFD. The error messages are Go's; the peers send them in `detail`.
+Encoding, as `json.Encoder`: compact, one newline at the end. coderd escapes `<`, `>` and `&` (SetEscapeHTML),
+AgentAPI does not; both escape U+2028 and U+2029.
+Decoding, as `json.Decoder`: reads the first value and ignores the rest, replaces each byte that is not UTF-8
+and each lone surrogate by U+FFFD. The error messages are Go's; the peers send them in `detail`.
 """
 
 import codecs
@@ -124,7 +124,10 @@ def kind_of(value: object) -> str:
 
 
 class _Scanner:
-    """Finds the end of a value. Its errors are those of Go's scanner, which names the byte and the context."""
+    """Finds the end of a value.
+
+    Its errors are those of Go's scanner, which names the byte and the context.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -138,7 +141,10 @@ class _Scanner:
         return at
 
     def _begin(self, at: int, open_brackets: list[str]) -> tuple[int, bool]:
-        """Read a scalar or the start of a container. Returns the next position, and whether a value begins there."""
+        """Read a scalar or the start of a container.
+
+        Returns the next position, and whether a value begins there.
+        """
         char = self._char(at)
         if char in "{[":
             inside = _blanks(self._text, at + 1)
@@ -157,7 +163,10 @@ class _Scanner:
         raise self._unexpected(at, "looking for beginning of value")
 
     def _proceed(self, at: int, open_brackets: list[str]) -> tuple[int, bool]:
-        """Read what follows a value inside a container: a comma or the container's end. Returns as `_begin`."""
+        """Read what follows a value inside a container: a comma or the container's end.
+
+        Returns as `_begin`.
+        """
         at = _blanks(self._text, at)
         char, bracket = self._char(at), open_brackets[-1]
         if char == ("}" if bracket == "{" else "]"):

@@ -1,6 +1,7 @@
 """Instance identity documents, which the simulated metadata server signs and the simulated coderd verifies.
 
-The formats are those of AWS, Azure and Google; the signature is an HMAC with a key that both simulators share.
+The formats are those of AWS, Azure and Google; the signature is an HMAC with a key that both simulators
+share.
 """
 
 import base64

@@ -34,7 +34,10 @@ class Operation:
 
 
 def record(**fields: Schema) -> Schema:
-    """The schema of an object with these fields. A field whose name ends in `_` is optional, without the `_`."""
+    """The schema of an object with these fields.
+
+    A field whose name ends in `_` is optional, without the `_`.
+    """
     return {
         "type": "object",
         "properties": {name.removesuffix("_"): schema for name, schema in fields.items()},

@@ -1,7 +1,8 @@
-"""The page that shows and drives the simulated peers. It has a port of its own, so an outage of a peer does not stop it.
+"""The page that shows and drives the simulated peers.
 
-`GET /state` returns the state of both peers and the demo's steps, `GET /controls` the buttons, `GET /snapshot/TASK` the
-bytes that coderd stored; `POST /do/PEER/COMMAND` runs a command. All URLs are relative, so a proxy may add a path prefix.
+It has its own port, so an outage of a peer does not stop it. `GET /state` returns the state of both peers
+and the demo's steps, `GET /controls` the buttons, `GET /snapshot/TASK` the bytes that coderd stored;
+`POST /do/PEER/COMMAND` runs a command. All URLs are relative, so a proxy may add a path prefix.
 """
 
 import json
@@ -36,7 +37,8 @@ class DemoStep:
 class Page(Server):
     """The page's server on 127.0.0.1.
 
-    `links` (name → URL) appear in the page's header. `proxies` are the hosts of proxies that forward requests.
+    `links` (name → URL) appear in the page's header. `proxies` are the hosts of proxies that forward
+    requests.
     """
 
     def __init__(
@@ -117,7 +119,10 @@ class Page(Server):
 
 
 def _is_sent_by_page(request: web.Request) -> bool:
-    """Whether a POST has the page's header. A form cannot set it, and a script of another site needs a CORS preflight."""
+    """Whether a POST has the page's header.
+
+    A form cannot set it, and a script of another site needs a CORS preflight.
+    """
     return request.method in ("GET", "HEAD") or "X-Agentd" in request.headers
 
 

@@ -1,4 +1,4 @@
-"""A loopback server that can stop and start on the same port, a log of its requests, and ways to break a connection."""
+"""A loopback server that can restart on its port, a log of its requests, and ways to break a connection."""
 
 import asyncio
 import socket
@@ -13,11 +13,12 @@ from multidict import CIMultiDict, MultiDict
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 DropMode: TypeAlias = Literal["eof", "cut", "reset", "half_open"]
-"""How a connection is dropped. `eof` ends the response properly (last chunk, FIN), `cut` closes without the last chunk,
-`reset` sends a RST, `half_open` leaves the connection open and sends nothing more."""
+"""How a connection is dropped. `eof` ends the response properly (last chunk, FIN), `cut` closes without
+the last chunk, `reset` sends a RST, `half_open` leaves the connection open and sends nothing more."""
 
 KEPT_REQUESTS: Final = 20_000
-"""The request log drops its older half at this length. A stand-alone simulator gets a request a second for days."""
+"""The request log drops its older half at this length. A stand-alone simulator gets a request a second for
+days."""
 
 BODY_MAX_BYTES: Final = 16 << 20
 """More than any limit of either peer. The rest of a larger request body is not read."""
@@ -89,7 +90,10 @@ class RequestLog:
 
 
 class Listener:
-    """An aiohttp server on `host:port`. Port 0 picks a free port at the first start and keeps it afterwards."""
+    """An aiohttp server on `host:port`.
+
+    Port 0 picks a free port at the first start and keeps it afterwards.
+    """
 
     def __init__(self, handler: Handler, *, host: str, port: int) -> None:
         self._handler = handler
@@ -203,7 +207,10 @@ class RecordingServer(Server):
         return [entry for entry in self.requests if entry.route == route]
 
     def recent(self, limit: int = 40) -> list[dict[str, object]]:
-        """The newest `limit` series of equal requests, newest first: the last of each series, and `times`, its length."""
+        """The newest `limit` series of equal requests, newest first.
+
+        A series is represented by its last request, with the length of the series as `times`.
+        """
         series: list[dict[str, object]] = []
         times = 0
         for entry in reversed(self.requests):
@@ -224,7 +231,10 @@ class RecordingServer(Server):
         return series
 
     async def until(self, predicate: Callable[[], bool]) -> None:
-        """Return when `predicate()` is true. It is evaluated at each request, answer and change of the server's state."""
+        """Return when `predicate()` is true.
+
+        It is evaluated at each request, answer and change of the server's state.
+        """
         await self._log.changes.until(predicate)
 
 

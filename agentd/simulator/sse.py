@@ -1,8 +1,8 @@
 """coderd's server-sent events, byte for byte, and the faults of such a stream.
 
-From coderd's `ServerSentEventSender`: one write per event, no comments, no ids, no retry. coderd flushes nothing before
-the first event or ping, so an idle client gets no status line for 15 s. The ping interval counts from the start of the
-stream; events do not reset it.
+From coderd's `ServerSentEventSender`: one write per event, no comments, no ids, no retry. coderd flushes
+nothing before the first event or ping, so an idle client gets no status line for 15 s. The ping interval
+counts from the start of the stream; events do not reset it.
 """
 
 import asyncio
@@ -141,7 +141,10 @@ class EventStream:
             wait.cancel()
 
     def end(self) -> None:
-        """End the stream with its last chunk, as coderd does at shutdown. Cut it if the client does not read."""
+        """End the stream with its last chunk, as coderd does at shutdown.
+
+        Cut it if the client does not read.
+        """
         transport = self._request.transport
         if transport is not None and transport.get_write_buffer_size():
             serving.cut(transport)

@@ -1,8 +1,8 @@
 """A conversation as AgentAPI keeps it, and its subscribers.
 
 PTY: message 0 is the agent's start screen, ids count from 0, the last agent message is rewritten in place.
-ACP: the conversation starts empty; ids count from 0; a failed prompt removes the agent's message, and its id is not
-reused.
+ACP: the conversation starts empty and ids count from 0. A failed prompt removes the agent's message; its id
+is not reused.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class Event:
 
 @dataclass(slots=True, eq=False)
 class Follower:
-    """One subscription to `/events`: the conversation at its start, and the events since then. None ends it."""
+    """A subscription to `/events`: the conversation at its start, and a queue of events. None ends it."""
 
     messages: list[Message]
     status: Status

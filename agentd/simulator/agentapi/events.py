@@ -1,4 +1,7 @@
-"""The event streams `GET /events` and `GET /internal/screen`. They have no keepalive, no ids, and end for slow readers."""
+"""The event streams `GET /events` and `GET /internal/screen`.
+
+They have no keepalive, no ids, and end for slow readers.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -21,9 +24,10 @@ async def serve(
     monotonic: Callable[[], float],
     on_change: Callable[[], None],
 ) -> web.StreamResponse:
-    """Send the conversation and its events until the client disconnects or lags, or None is in the follower's queue.
+    """Send the conversation and its events.
 
-    `on_change()` is called when the subscription begins and when it ends.
+    The stream ends when the client disconnects or lags, and at None in the follower's queue. `on_change()` is
+    called when the subscription begins and when it ends.
     """
     response = web.StreamResponse(headers=sse.HEADERS)
     response.enable_chunked_encoding()
@@ -53,7 +57,7 @@ async def serve(
 async def serve_screen(
     request: web.Request, conversation: Conversation, *, on_change: Callable[[], None]
 ) -> web.StreamResponse:
-    """`GET /internal/screen`: the screen now and after each change, until the client disconnects or the server stops."""
+    """`GET /internal/screen`: the screen now and after each change, until the client or the server closes."""
     response = web.StreamResponse(headers=sse.HEADERS)
     response.enable_chunked_encoding()
     screens: asyncio.Queue[str | None] = asyncio.Queue()

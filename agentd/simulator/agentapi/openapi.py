@@ -32,7 +32,7 @@ _PROBLEM: Final = Body(
 
 
 def document(version: str, features: Collection[str]) -> dict[str, Any]:
-    """The document of an AgentAPI of `version` with `features`, without `/internal/screen`, as in the real one."""
+    """The document of an AgentAPI with `features`. Like the real one, it omits `/internal/screen`."""
     return render("AgentAPI (simulated)", version, _operations(features), {})
 
 

@@ -1,4 +1,7 @@
-"""AgentAPI's process: state file, pid file, and the effects of its signals. The caller handles the signals."""
+"""AgentAPI's process: state file, pid file, and the effects of its signals.
+
+The caller handles the signals.
+"""
 
 import contextlib
 import os
@@ -31,7 +34,10 @@ class AgentProcess:
         self._wrote_pid = False
 
     async def begin(self) -> None:
-        """Load the saved state, listen, write the pid file. Raises `SimulatorError` when the pid file's process runs."""
+        """Load the saved state, listen, write the pid file.
+
+        Raises `SimulatorError` when the pid file's process runs.
+        """
         if self._pid_file is not None:
             self._refuse_second(self._pid_file)
         if self._state_file is not None:
@@ -45,7 +51,10 @@ class AgentProcess:
         return self._state_file is not None and statefile.save(self._agent.conversation, self._state_file)
 
     async def end(self) -> int:
-        """Stop gracefully and return the exit code. In ACP mode the real server panics and leaves its pid file."""
+        """Stop gracefully and return the exit code.
+
+        In ACP mode the real server panics and leaves its pid file.
+        """
         if self._agent.mode == "acp" and self._agent.has("state"):
             await self._agent.stop()
             return PANIC

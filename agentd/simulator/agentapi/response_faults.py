@@ -1,6 +1,4 @@
-"""Faults of AgentAPI's responses, beside those of `faults.EXCHANGE`: bodies that no schema describes, and the 400 for a
-refused host.
-"""
+"""Faults that only AgentAPI's responses have: bodies that match no schema, and the 400 for a refused host."""
 
 import asyncio
 from collections.abc import Iterable
@@ -24,7 +22,7 @@ async def inject(fault: Fault, request: web.Request, *, hosts: Iterable[str]) ->
     """Answer with one of `KINDS`.
 
     html: a page, 200. malformed: invalid JSON, 200. empty: no body, 200. null: `{"messages":null}`.
-    endless: an endless list of messages; endless_string: an endless message; both as fast as the client reads.
+    endless: an endless list. endless_string: an endless message. Both are sent as fast as the client reads.
     cut_body: the connection closes inside the list. refuse_host: the 400 of the Host check.
     """
     match fault.kind:

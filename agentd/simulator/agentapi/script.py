@@ -1,8 +1,9 @@
 """An agent script: a conversation with timings.
 
-A step is a table with `after_s` (seconds after the previous step, default 0) and exactly one of: `status` ("running" or
-"stable"), `message` (with `role`, default "agent"), `rewrite` (the last message's new text), `append` (text added to the
-last message), `error` (with `level`), `transcript` (a file that replaces the conversation).
+A step is a table with `after_s` (seconds after the previous step, default 0) and exactly one of: `status`
+("running" or "stable"), `message` (with `role`, default "agent"), `rewrite` (the last message's new text),
+`append` (text added to the last message), `error` (with `level`), `transcript` (a file that replaces the
+conversation).
 """
 
 import asyncio

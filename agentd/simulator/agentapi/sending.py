@@ -17,7 +17,10 @@ EMPTY: Final = "message must not be empty"
 
 
 class SendLock:
-    """The lock that a send holds and that `/status` and `/messages` wait for. `hang()` holds it without a send."""
+    """The lock that a send holds and that `/status` and `/messages` wait for.
+
+    `hang()` holds it without a send.
+    """
 
     def __init__(self) -> None:
         self._free = asyncio.Event()

@@ -49,8 +49,8 @@ class SimulatedAgentApi(FaultyServer):
         mode, version: which AgentAPI to simulate.
         allowed_hosts: the hosts that the Host check accepts; `*` accepts all.
         agent_type: the value of that field in `/status`.
-        reply: `reply(prompt)` answers each user message after `turn_s`. Without it the agent stays running until
-            `set_status("stable")`.
+        reply: `reply(prompt)` answers each user message after `turn_s`. Without it the agent stays running
+            until `set_status("stable")`.
         send_s: seconds until the terminal accepts a message (PTY).
         sleep, now, monotonic: its clocks; `now` returns Unix seconds.
     """
@@ -146,7 +146,10 @@ class SimulatedAgentApi(FaultyServer):
         self.conversation.error(message, level)
 
     def fail_turn(self, error: str) -> None:
-        """Let the current prompt fail (ACP). The agent's partial answer is removed, and its id is not reused."""
+        """Let the current prompt fail (ACP).
+
+        The agent's partial answer is removed, and its id is not reused.
+        """
         self.conversation.set_status("stable", agent_type=self.agent_type)
         self._turns.over(error)
         self._changes.notify()
@@ -271,7 +274,10 @@ def _elsewhere(path: str) -> web.Response:
 
 
 def _features(version: str) -> frozenset[str]:
-    """The features of `SINCE` that an AgentAPI of `version` has. Raises `SimulatorError` for a malformed version."""
+    """The features of `SINCE` that an AgentAPI of `version` has.
+
+    Raises `SimulatorError` for a malformed version.
+    """
     found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", version)
     if found is None:
         raise SimulatorError(f"malformed version of AgentAPI: {version!r}", hint="write it like 0.12.1")

@@ -11,10 +11,11 @@ VERSION: Final = 1
 
 
 def save(conversation: Conversation, path: Path) -> bool:
-    """Write the conversation if anything except a user's message changed since the last save. Returns whether it wrote.
+    """Write the conversation if anything except a user's message changed since the last save.
 
-    `{"version":1,"messages":[{"id","message","role","time"}],"initial_prompt","initial_prompt_sent"}`, mode 0600,
-    written to a temporary file, fsynced and renamed.
+    Returns whether it wrote. Format:
+    `{"version":1,"messages":[{"id","message","role","time"}],"initial_prompt","initial_prompt_sent"}`.
+    The file has mode 0600; it is written to a temporary file, fsynced and renamed.
     """
     if not conversation.dirty:
         return False
@@ -45,7 +46,10 @@ def save(conversation: Conversation, path: Path) -> bool:
 
 
 def load(conversation: Conversation, path: Path) -> None:
-    """Load the saved conversation. A missing file is ignored; a malformed one causes an agent_error and an empty start."""
+    """Load the saved conversation.
+
+    A missing file is ignored; a malformed one causes an agent_error and an empty start.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

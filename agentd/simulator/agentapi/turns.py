@@ -11,8 +11,8 @@ from agentd.simulator.agentapi.conversation import Conversation, Status
 class Turns:
     """Accepts messages one at a time and runs a turn for each.
 
-    PTY: a send takes `send_s`, and the turn begins when it ends. ACP: the send lasts for the whole turn. With `reply`, a
-    turn ends after `turn_s` with the message `reply(prompt)`; without it, at `over()`.
+    PTY: a send takes `send_s`, and the turn begins when it ends. ACP: the send lasts for the whole turn.
+    With `reply`, a turn ends after `turn_s` with the message `reply(prompt)`; without it, at `over()`.
     """
 
     def __init__(
@@ -38,7 +38,10 @@ class Turns:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def send(self, content: str, kind: str) -> None:
-        """Deliver a message. Raises `sending.SendError`. Cancelling the caller does not cancel the delivery."""
+        """Deliver a message.
+
+        Raises `sending.SendError`. Cancelling the caller does not cancel the delivery.
+        """
         await asyncio.shield(self._spawn(self._deliver(content, kind), "send"))
 
     def over(self, error: str = "") -> None:

@@ -1,4 +1,4 @@
-"""`POST /upload`: multipart, one field `file` of at most 10 MiB, stored in a directory until the server stops."""
+"""`POST /upload`: multipart, one field `file` of at most 10 MiB. The server's stop deletes the files."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""A simulated coderd: workspaces, builds, claims and tasks, the routes for agents and for users, and faults."""
+"""A simulated coderd: workspaces, builds, claims and tasks, the routes of agents and users, and faults."""
 
 from agentd.simulator.coderd.server import SimulatedCoderd
 

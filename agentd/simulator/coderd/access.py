@@ -13,7 +13,7 @@ WINDOW_S: Final = 60
 
 
 class RateLimit:
-    """httprate's sliding window over the current and the previous minute, for each client address and path."""
+    """httprate's sliding window of the current and the previous minute, by client address and path."""
 
     def __init__(self, limit: int, now: Callable[[], float]) -> None:
         self._limit = limit
@@ -21,7 +21,10 @@ class RateLimit:
         self._counts: dict[tuple[str, str, int], int] = {}
 
     def check(self, address: str, path: str) -> tuple[dict[str, str], bool]:
-        """Count one request. Returns the headers of its answer, and whether it is allowed. A limit of 0 or less is off."""
+        """Count one request.
+
+        Returns the headers of its answer, and whether it is allowed. A limit of 0 or less is off.
+        """
         if self._limit <= 0:
             return {}, True
         now = self._now()

@@ -1,4 +1,7 @@
-"""Decodes AgentAPI's message list as coderd does with Go structs: unknown fields are dropped, missing ones get defaults."""
+"""Decodes AgentAPI's message list as coderd's Go structs do.
+
+Unknown fields are dropped, missing fields get defaults, and a wrong type is an error.
+"""
 
 import calendar
 import re
@@ -32,9 +35,9 @@ class NotTheStructError(ValueError):
 
 
 def decode(text: str) -> dict[str, Any]:
-    """The first value of `text` in the struct's fields: `$schema` (if sent) and `messages` (None when missing).
+    """The first value of `text` as the fields `$schema` (if sent) and `messages` (None when missing).
 
-    Raises `gojson.GoSyntaxError` when `text` is not JSON and `NotTheStructError` when it does not fit the struct.
+    Raises `gojson.GoSyntaxError` when `text` is not JSON, `NotTheStructError` when a field has a wrong type.
     """
     value = gojson.first_value(text)
     if value is None:
@@ -90,7 +93,10 @@ def _int64(value: object, where: str) -> int:
 
 
 def rfc3339(value: object) -> str:
-    """`value` as Go's `time.Time` decodes and encodes it: no trailing zeros, Z for UTC. Raises `NotTheStructError`."""
+    """`value` as Go's `time.Time` decodes and encodes it: no trailing zeros, Z for UTC.
+
+    Raises `NotTheStructError`.
+    """
     if not isinstance(value, str) or isinstance(value, gojson.Number):
         raise NotTheStructError("Time.UnmarshalJSON: input is not a JSON string")
     parts, rest = [], value

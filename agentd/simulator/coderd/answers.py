@@ -21,7 +21,10 @@ def reply(status: int, value: object) -> web.Response:
 def error(
     status: int, message: str, *, detail: str = "", validations: Sequence[tuple[str, str]] = ()
 ) -> web.Response:
-    """An error as `codersdk.Response`. `validations` are pairs of field and detail. Empty parts are omitted."""
+    """An error as `codersdk.Response`.
+
+    `validations` are pairs of field and detail. Empty parts are omitted.
+    """
     value: dict[str, object] = {"message": message}
     if detail:
         value["detail"] = detail
@@ -49,9 +52,9 @@ def internal(detail: str) -> web.Response:
 
 
 def parse_uuid(text: str) -> str:
-    """The canonical form of `text`, by the rules of Go's `uuid.Parse`: urn:uuid:, braces and no dashes are valid.
+    """The canonical form of `text`, by the rules of Go's `uuid.Parse`.
 
-    Raises ValueError with Go's message.
+    The prefix urn:uuid:, braces, and an id without dashes are valid. Raises ValueError with Go's message.
     """
     length = len(text.encode())
     if length == 45:

@@ -26,7 +26,7 @@ class CoderdControl(PeerControl[SimulatedCoderd]):
         return {**super().views(), "openapi.json": lambda: openapi.document(self.peer.build_version)}
 
     def state(self) -> dict[str, object]:
-        """Workspaces with builds, open streams and statuses; tasks, snapshots, notifications and executions."""
+        """Workspaces with builds, open streams and statuses; tasks; snapshots; notifications; executions."""
         coderd = self.peer
         return {
             "era": coderd.era,

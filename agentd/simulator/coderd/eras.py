@@ -1,7 +1,7 @@
 """coderd's behaviour by era, and the differences between the versions of an era.
 
-An era is a range of releases: E1 is v2.22 to v2.31, E2 is v2.32 to v2.34.3, E3 is v2.33.10, v2.34.4 and later, E4 is the
-main branch of August 2026, E5 is coderd after the removal of Tasks.
+An era is a range of releases: E1 is v2.22 to v2.31, E2 is v2.32 to v2.34.3, E3 is v2.33.10, v2.34.4 and
+later, E4 is the main branch of August 2026, E5 is coderd after the removal of Tasks.
 """
 
 import enum
@@ -50,8 +50,8 @@ ERAS: Final = tuple(_ERAS)
 def behaviour(era: str, *, build_version: str | None, enable_tasks: bool) -> Behaviour:
     """The behaviour of a server of `era`.
 
-    `build_version` (like "v2.29.1") is the version that the server reports; inside E1 it also changes the behaviour.
-    Raises `SimulatorError` for an unknown era.
+    `build_version` (like "v2.29.1") is the version that the server reports; inside E1 it also changes the
+    behaviour. Raises `SimulatorError` for an unknown era.
     """
     if era not in _ERAS:
         raise SimulatorError(f"no such era: {era!r}", hint=f"known: {', '.join(ERAS)}")

@@ -1,4 +1,7 @@
-"""The OpenAPI document of the simulated coderd, served at `/_sim/openapi.json`. The real coderd has no such route."""
+"""The OpenAPI document of the simulated coderd, served at `/_sim/openapi.json`.
+
+The real coderd has no such route.
+"""
 
 from typing import Any, Final
 

@@ -1,4 +1,7 @@
-"""The operations on a simulated coderd's workspaces and tasks. Each one is a transaction, which is stored at once."""
+"""The operations on a simulated coderd's workspaces and tasks.
+
+Each one is a transaction, which is stored at once.
+"""
 
 import asyncio
 import uuid
@@ -78,7 +81,10 @@ class CoderdOperations:
         *,
         job: Job = Job.SUCCEEDED,
     ) -> str:
-        """Add a later start build, which by default succeeds at once. Returns the newest agent token (also `ws.token`)."""
+        """Add a later start build, which by default succeeds at once.
+
+        Returns the newest agent token (also `ws.token`).
+        """
         newest = self._world.workspaces.start(
             ws, initiator_id or self.user_id, token=token, now=self._world.now(), job=job
         )
@@ -107,7 +113,10 @@ class CoderdOperations:
         self._world.commit()
 
     def delete_build(self, ws: Workspace) -> None:
-        """Begin a delete build. The token gets 401 at once; the workspace's tasks and their snapshots are deleted."""
+        """Begin a delete build.
+
+        The token gets 401 at once; the workspace's tasks and their snapshots are deleted.
+        """
         self._world.workspaces.delete(ws, now=self._world.now())
         for task in self._world.tasks.values():
             if task.workspace is ws:
@@ -127,7 +136,7 @@ class CoderdOperations:
         app_health: str | None = None,
         connected: bool | None = None,
     ) -> None:
-        """Set what coderd knows of the agent: its lifecycle ("" to "off"), the app's health, the connection."""
+        """Set what coderd knows of the agent: lifecycle ("" to "off"), health of its app, connection."""
         if lifecycle is not None:
             ws.agent_lifecycle = lifecycle
         if app_health is not None:
@@ -150,7 +159,10 @@ class CoderdOperations:
         app_url: str = "",
         initial_prompt: str = "",
     ) -> str:
-        """Add a task of `ws` (None: without a workspace) and return its id. `app_url` is its AgentAPI, for live logs."""
+        """Add a task of `ws` (None: without a workspace) and return its id.
+
+        `app_url` is its AgentAPI, for live logs.
+        """
         task_id = task_id or str(uuid.uuid4())
         self._world.tasks[task_id] = Task(
             task_id, ws, f"task-{task_id[:8]}", app_slug, app_url, initial_prompt, self._world.now()

@@ -1,4 +1,4 @@
-"""The records that coderd stores: workspaces, tasks, snapshots, app statuses, notifications and executions."""
+"""The records of a simulated coderd: workspaces, tasks, snapshots, statuses, notifications and executions."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -44,7 +44,10 @@ class AppStatus:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A notification of the user. coderd deduplicates equal ones of the same minute, so `minute` is compared too."""
+    """A notification of the user.
+
+    coderd deduplicates equal ones of the same minute, so `minute` is compared too.
+    """
 
     template: str
     task_id: str

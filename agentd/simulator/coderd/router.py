@@ -199,7 +199,10 @@ class Router:
         return await self._for_user(route.name, call)
 
     def _for_execution(self, route: Route | None, call: Call) -> web.Response:
-        """The routes of a control plane that runs agents. They are not coderd's: no token and no rate limit."""
+        """The routes of a control plane that runs agents.
+
+        They are not coderd's: no token and no rate limit.
+        """
         if route is None:
             return web.Response(status=404, text="404 page not found")
         if route.method != call.request.method:
@@ -250,7 +253,10 @@ class Router:
 
 
 def match(request: web.Request) -> tuple[Route | None, tuple[str, ...]]:
-    """The route and the path parameters of a request. A route of another method if only the method is wrong."""
+    """The route and the path parameters of a request.
+
+    A route of another method if only the method is wrong.
+    """
     path = request.path
     if path.startswith(_EXPERIMENTAL):
         path = path.replace(_EXPERIMENTAL, "/api/v2/tasks", 1)

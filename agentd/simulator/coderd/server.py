@@ -1,4 +1,7 @@
-"""The simulated coderd: its server, its faults and its clock. `CoderdOperations` has the operations on its records."""
+"""The simulated coderd: its server, its faults and its clock.
+
+`CoderdOperations` has the operations on its records.
+"""
 
 import asyncio
 import time
@@ -91,14 +94,20 @@ class SimulatedCoderd(CoderdOperations, FaultyServer):
     # --- the server itself ---
 
     async def stop(self) -> None:
-        """Stop as coderd does at a restart: end the streams, close the connections, refuse new ones. The records stay."""
+        """Stop as coderd does at a restart: end the streams, close the connections, refuse new ones.
+
+        The records stay.
+        """
         await self._drop_streams("eof")
         await self._listener.stop()
         await self._router.close()
         self._world.commit()
 
     async def drop_connections(self, how: DropMode = "eof") -> None:
-        """Drop every open connection and continue to listen. Returns when the streams have ended (not for half_open)."""
+        """Drop every open connection and continue to listen.
+
+        Returns when the streams have ended (not for half_open).
+        """
         if how == "half_open":
             for transport in self._listener.transports():
                 transport.pause_reading()

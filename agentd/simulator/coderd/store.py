@@ -1,8 +1,9 @@
 """Stores the records of a simulated coderd in sqlite, so that it keeps them after a stop or a kill.
 
-The routes change plain objects (`Records`). `commit()` compares the rows of these objects with the rows of the last commit
-and writes the difference in one transaction, before the route's answer is sent. So a task's soft deletion and the removal
-of its snapshot are one transaction, as in coderd, and a route need not list its changes.
+The routes change plain objects (`Records`). `commit()` compares the rows of these objects with the rows of
+the last commit and writes the difference in one transaction, before the route's answer is sent. So a task's
+soft deletion and the removal of its snapshot are one transaction, as in coderd, and a route need not list its
+changes.
 """
 
 import json
@@ -156,7 +157,8 @@ _TABLES: Final = (
 class Store:
     """One sqlite file (None: memory), which one simulator at a time may open.
 
-    Raises `SimulatorError` when the file was not written by this version of the simulator, or another one has it open.
+    Raises `SimulatorError` when the file was not written by this version of the simulator, or another one has
+    it open.
     """
 
     def __init__(self, path: Path | str | None) -> None:

@@ -1,7 +1,7 @@
 """Workspaces, their builds and agents, and the validity of agent tokens.
 
-As in coderd, a workspace has builds, and a build has the agents that its job recorded. The validity of a token is not
-stored; it follows from the builds.
+As in coderd, a workspace has builds, and a build has the agents that its job recorded. The validity of a
+token is not stored; it follows from the builds.
 """
 
 import enum
@@ -32,7 +32,10 @@ class Stage(enum.IntEnum):
 
 @dataclass(slots=True)
 class Agent:
-    """An agent as one build recorded it. The next build records a new row, with the same token or a new one."""
+    """An agent as one build recorded it.
+
+    The next build records a new row, with the same token or a new one.
+    """
 
     id: str
     name: str
@@ -128,7 +131,10 @@ class Workspaces:
         return workspace
 
     def claim_start(self, workspace: Workspace, owner_id: str, *, now: float, job: Job = Job.RUNNING) -> None:
-        """Change the owner and insert the claim build, in one transaction. `claim_finish` records its agents."""
+        """Change the owner and insert the claim build, in one transaction.
+
+        `claim_finish` records its agents.
+        """
         if workspace.owner_id != PREBUILDS_USER:
             raise SimulatorError(f"workspace {workspace.name} is not an unclaimed prebuild")
         workspace.owner_id = owner_id
@@ -245,7 +251,8 @@ def _is_authorized(workspace: Workspace, build: Build, stop_auth: bool) -> bool:
     latest = workspace.latest
     if build is latest:
         return build.transition != "delete"
-    # The shutdown rule: the agents of a successful start build, while the job of the stop build after it is not done.
+    # The shutdown rule: the agents of a successful start build, while the job of the stop build after it is
+    # not done.
     return (
         stop_auth
         and build.transition == "start"

@@ -15,10 +15,10 @@ from agentd.simulator.sse import EventStream, StreamOptions
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class World(Records):
-    """The stored records, and the state that exists only while the server runs. The routes read and change both.
+    """The stored records, and the state that exists only while the server runs.
 
-    `now` is the server's clock (Unix seconds), `sleep` paces its pings. `state` is the sqlite file of the records (None:
-    memory); existing records are loaded from it.
+    The routes read and change both. `now` is the server's clock (Unix seconds), `sleep` paces its pings.
+    `state` is the sqlite file of the records (None: memory), from which existing records are loaded.
     """
 
     behaviour: Behaviour

@@ -1,1 +1,1 @@
-"""Scenarios: test scripts in TOML, run with the real daemon between the simulated peers. Format: docs/scenarios.md."""
+"""Scenarios: test scripts in TOML (docs/scenarios.md), run with the real daemon and simulated peers."""

@@ -1,4 +1,4 @@
-"""The actions of a scenario: operations on the daemon and on files, and the commands of the peers' control endpoints."""
+"""The actions of a scenario: operations on the daemon and on files, and the peers' control commands."""
 
 import signal
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +21,10 @@ def names() -> frozenset[str]:
 
 
 async def perform(run: ScenarioRun, name: str, fields: Fields) -> None:
-    """Perform the action `name`. Raises `SimulatorError` when it is impossible, and KeyError for a missing field."""
+    """Perform the action `name`.
+
+    Raises `SimulatorError` when it is impossible, and KeyError for a missing field.
+    """
     if name in ACTIONS:
         allowed, action = ACTIONS[name]
         unknown = sorted(set(fields) - allowed)

@@ -21,7 +21,10 @@ _INDEPENDENT: Final = frozenset({"exit", "file", "hooks", "snapshot", "calls", "
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The result of a scenario. `failed` is the failed step (None: the scenario passed), `why` the difference."""
+    """The result of a scenario.
+
+    `failed` is the failed step (None: the scenario passed), `why` the difference.
+    """
 
     scenario: Scenario
     seconds: float

@@ -1,7 +1,7 @@
 """Compares a found value with a wanted one. Pure.
 
-A table matches when each of its keys matches; other keys of the found table are ignored. A table whose keys are all
-operators is a comparison. Any other value matches when it is equal.
+A table matches when each of its keys matches; other keys of the found table are ignored. A table whose keys
+are all operators is a comparison. Any other value matches when it is equal.
 """
 
 import re

@@ -44,7 +44,10 @@ class CommandResult:
 
 
 class ScenarioRun:
-    """Peers, daemon and files of one run, for `async with`. At its end, all processes and servers are stopped."""
+    """Peers, daemon and files of one run, for `async with`.
+
+    At its end, all processes and servers are stopped.
+    """
 
     def __init__(self, scenario: Scenario, home: Path) -> None:
         self.scenario = scenario
@@ -120,7 +123,11 @@ class ScenarioRun:
         return filled
 
     def fill(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value
-        """Replace `${home}`, `${token}`, `${task_id}`, `${workspace_id}`, `${user_id}`, `${coderd}` and `${agent}`."""
+        """Replace the variables in the strings of `value`.
+
+        The variables are `${home}`, `${token}`, `${task_id}`, `${workspace_id}`, `${user_id}`, and the URLs
+        `${coderd}` and `${agent}`.
+        """
         match value:
             case str():
                 return string.Template(value).safe_substitute(
@@ -181,7 +188,10 @@ class ScenarioRun:
         path.chmod(0o755)
 
     def path(self, name: str) -> Path:
-        """A path in the home; its directory is created. Raises `SimulatorError` for a path outside the home."""
+        """A path in the home; its directory is created.
+
+        Raises `SimulatorError` for a path outside the home.
+        """
         path = (self.home / name).resolve()
         if not path.is_relative_to(self.home.resolve()):
             raise SimulatorError(f"{name!r} is outside the scenario's home")
@@ -197,7 +207,10 @@ class ScenarioRun:
             await server.stop()
 
     async def replace_coderd(self, settings: Mapping[str, Any]) -> None:
-        """Start another coderd on the same port with the same records, as an upgrade does. Its fault plan is empty."""
+        """Start another coderd on the same port with the same records, as an upgrade does.
+
+        Its fault plan is empty.
+        """
         port, workspace_id = self.coderd.port, self.workspace.id
         await self.coderd.__aexit__(None, None, None)
         self._use_coderd(self._new_coderd({**self.scenario.coderd, **settings}, port=port))

@@ -1,4 +1,4 @@
-"""The subjects of a scenario's `wait` and `expect`: each returns a value, which is compared with the step's fields."""
+"""The subjects of `wait` and `expect`. Each returns a value, which is compared with the step's fields."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias

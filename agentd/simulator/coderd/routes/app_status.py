@@ -1,4 +1,4 @@
-"""`PATCH /workspaceagents/me/app-status`: validation, the row, the extension of the deadline, the notification."""
+"""`PATCH /workspaceagents/me/app-status`: check, store, move the deadline, notify."""
 
 import html
 import re

@@ -1,8 +1,8 @@
 """The status of agent runs in a control plane. A terminal status is final.
 
-The routes are Agentfield's; coderd has none. Events are fire-and-forget and unordered, so a late event gets 200 and
-changes nothing. A status callback has a caller that reads the answer, so a change of a terminal status gets 409. The
-same terminal status again is a redelivery: 200 without effect.
+The routes are Agentfield's; coderd has none. Events are fire-and-forget and unordered, so a late event gets
+200 and changes nothing. A status callback has a caller that reads the answer, so a change of a terminal
+status gets 409. The same terminal status again is a redelivery: 200 without effect.
 """
 
 import re
@@ -36,7 +36,10 @@ _TYPES: Final[tuple[tuple[str, str, Callable[[object], bool]], ...]] = (
 
 
 def event(world: World, body: bytes) -> web.Response:
-    """`POST /api/v1/workflow/executions/events`: 200 `{"created"|"updated": true, "success": true}`, also without a change."""
+    """`POST /api/v1/workflow/executions/events`: 200, also for an event that changes nothing.
+
+    The body is `{"created": true, "success": true}` or `{"success": true, "updated": true}`.
+    """
     fields = _fields(body)
     if isinstance(fields, str):
         return _answer(400, {"error": f"invalid payload: {fields}"})
@@ -58,7 +61,7 @@ def event(world: World, body: bytes) -> web.Response:
 
 
 def update_status(world: World, execution_id: str, body: bytes) -> web.Response:
-    """`POST|PUT /api/v1/executions/{id}/status`: 200 with the execution, 409 for a change of a terminal status."""
+    """`POST|PUT /api/v1/executions/{id}/status`: 200 with the execution, 409 to change a terminal status."""
     fields = _fields(body)
     if isinstance(fields, str):
         return _answer(400, {"error": f"invalid request body: {fields}"})

@@ -1,4 +1,4 @@
-"""`POST /workspaceagents/{aws,azure,google}-instance-identity`: exchanges an instance identity for an agent token."""
+"""`POST /workspaceagents/{aws,azure,google}-instance-identity`: an agent token for an instance identity."""
 
 from typing import Final
 

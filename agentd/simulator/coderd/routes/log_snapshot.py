@@ -51,7 +51,7 @@ def _check_query(request: web.Request) -> web.Response | None:
 
 
 def _store(world: World, task_id: str, body: bytes) -> web.Response:
-    # Go's MaxBytesReader passes the first 65,536 bytes to the decoder, which fails only if the value is longer.
+    # Go's MaxBytesReader passes 65,536 bytes to the decoder, which fails only if the value is longer.
     try:
         data = agentapi_messages.decode(gojson.text_of(body[:MAX_BYTES]))
     except gojson.UnfinishedError as exc:

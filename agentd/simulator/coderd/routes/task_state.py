@@ -57,7 +57,10 @@ def status_of(task: Task) -> str:
 
 
 def app_refusal(task: Task) -> web.Response | None:
-    """The error when the app of an active task cannot be reached, else None. The checks have coderd's order."""
+    """The error when the app of an active task cannot be reached, else None.
+
+    The checks have coderd's order.
+    """
     if task.workspace is None:
         return answers.error(400, "Task does not have a workspace.")
     if task.app_slug not in task.workspace.agent.apps:
@@ -106,7 +109,10 @@ def describe(world: World, task: Task) -> dict[str, Any]:
 
 
 def _workspace_of(workspace: Workspace | None) -> dict[str, Any]:
-    """The workspace fields of a task. Without a workspace, optional fields are omitted and the others are null or empty."""
+    """The workspace fields of a task.
+
+    Without a workspace, optional fields are omitted and the others are null or empty.
+    """
     if workspace is None:
         return {
             "workspace_id": None,

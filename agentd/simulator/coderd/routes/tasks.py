@@ -1,4 +1,7 @@
-"""`/api/v2/tasks`, the user's routes. The logs of an active task come from its AgentAPI, else from the stored snapshot."""
+"""`/api/v2/tasks`, the user's routes.
+
+The logs of an active task come from its AgentAPI, else from the stored snapshot.
+"""
 
 from typing import Any, Final
 
