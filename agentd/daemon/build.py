@@ -6,11 +6,10 @@
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import Final
 
 from agentd import __version__, log
-from agentd.agents.agent import Agent
 from agentd.agents.discovery import agent_of
 from agentd.claims.hook_runner import HookPolicy, HookRunner
 from agentd.claims.ledger import Ledger
@@ -20,7 +19,6 @@ from agentd.clock import Clock
 from agentd.coderd.access import coderd_client, proxy_headers, token_source
 from agentd.coderd.debug_manifest import DebugManifest
 from agentd.coderd.reinit_stream import ReinitStream
-from agentd.coderd.token import TokenSource
 from agentd.config import Config
 from agentd.conversation.redaction import Redactor
 from agentd.daemon import wiring
@@ -41,277 +39,203 @@ from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
 from agentd.tls import aiohttp, client_context
 
-if TYPE_CHECKING:
-    from agentd.daemon.drill import Drill
-
 SPOOL_DIR: Final = "spool"
 
 # Time between SIGTERM and SIGKILL of a hook that runs when agentd stops.
-CLAIM_HOOK_STOP_SHARE: Final = 0.25
+HOOK_STOP_SHARE: Final = 0.25
 CLAIM_HOOK_STOP_MAX_S: Final = 5.0
 EVENT_HOOK_STOP_MAX_S: Final = 1.0
 
 
-@dataclass(eq=False, repr=False, slots=True)
 class Components:
-    """The components of one agentd. Only the commands that start it hold this; a component gets its parts."""
+    """The components of one agentd. Only the commands that start it and this package hold it; a component gets its parts.
 
-    config: Config
-    clock: Clock
-    session: aiohttp.ClientSession
-    state: StateDir
-    metrics: Registry
-    token: TokenSource | None
-    agent: Agent
-    tracker: Tracker
-    watcher: Watcher
-    spool: Spool
-    recorder: Recorder
-    delivery: Delivery
-    ledger: Ledger
-    listener: ClaimListener | None
-    """None if claims are disabled, or if there is no token."""
-    task_reports: TaskReports
-    reporter: AppStatusReporter | None
-    """None unless `status.app_slug` is set."""
-    hooks: EventHooks
-    last_stop: LastStop
-    final_snapshot: FinalSnapshot
-    shutdown: Shutdown
-    task_view: TaskView
-    snapshot_due: wiring.SnapshotDue
-
-
-@contextlib.asynccontextmanager
-async def build(config: Config, clock: Clock) -> AsyncIterator[Components]:
-    """Take the state directory and build all components; closes them at the end.
-
-    Raises `StateError` if the directory is unusable or another agentd holds it, `ConfigError` if a file that the
-    configuration names is invalid.
+    Raises `ConfigError` if a file that the configuration names is invalid.
     """
-    async with contextlib.AsyncExitStack() as stack:
-        state = stack.enter_context(StateDir.open(config.state.dir))
-        metrics = Registry()
-        metrics.gauge("agentd_info", "Always 1; the version is a label.", "version").set(
-            1, version=__version__
-        )
-        ledger = open_ledger(config, clock)
-        stack.callback(ledger.close)
-        spool = Spool.open(state.path / SPOOL_DIR)
-        stack.callback(spool.close)
-        session = await stack.enter_async_context(client_session())
-        token = token_source(config, session)
-        agent = agent_of(config, session=session, clock=clock)
-        stack.push_async_callback(agent.close)
-        tracker = Tracker(config.stability.settle_s)
-        watcher = Watcher(
-            agent=agent,
-            tracker=tracker,
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        state: StateDir,
+        ledger: Ledger,
+        spool: Spool,
+        session: aiohttp.ClientSession,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.state = state
+        self.ledger = ledger
+        self.spool = spool
+        self.session = session
+        self.metrics = Registry()
+        info = self.metrics.gauge("agentd_info", "Always 1; the version is a label.", "version")
+        info.set(1, version=__version__)
+        self.token = token_source(config, session)
+        self.agent = agent_of(config, session=session, clock=clock)
+        self.tracker = Tracker(config.stability.settle_s)
+        self.watcher = Watcher(
+            agent=self.agent,
+            tracker=self.tracker,
             clock=clock,
             poll_interval_s=config.agentapi.poll_interval_s,
             checkpoint_s=config.snapshots.checkpoint_s,
             keep_messages=config.snapshots.max_messages,
         )
-        recorder = Recorder(
+        self.recorder = Recorder(
             spool=spool,
             task_id=config.snapshots.task_id,
             max_messages=config.snapshots.max_messages,
             max_bytes=config.snapshots.max_bytes,
             checkpoint_s=config.snapshots.checkpoint_s,
             clock=clock,
-            metrics=metrics,
+            metrics=self.metrics,
             redact=_redactor(config),
         )
-        delivery = Delivery(
+        self.delivery = Delivery(
             spool=spool,
-            destinations=_destinations(config, token, session, ledger, clock),
+            destinations=self._destinations(),
             upload=config.snapshots.upload,
             clock=clock,
-            metrics=metrics,
+            metrics=self.metrics,
         )
-        task_reports = TaskReports(folder=state.path, clock=clock, disk=state.disk)
-        listener = _listener(config, token, ledger, session, clock, metrics)
-        task_view = TaskView(tracker=tracker, task_reports=task_reports, listener=listener)
-        reporter = _reporter(config, token, session, task_reports, task_view, clock, metrics)
-        hooks = _event_hooks(config, ledger, clock, metrics)
-        last_stop = LastStop(state.path, clock, state.disk)
-        final_snapshot = FinalSnapshot(watcher, recorder, delivery, agent, clock)
-        snapshot_due = wiring.SnapshotDue(recorder, delivery)
+        self.task_reports = TaskReports(folder=state.path, clock=clock, disk=state.disk)
+        self.listener = self._listener()
+        """None if claims are disabled, or if there is no token."""
+        self.task_view = TaskView(
+            tracker=self.tracker, task_reports=self.task_reports, listener=self.listener
+        )
+        self.reporter = self._reporter()
+        """None unless `status.app_slug` is set."""
+        self.hooks = EventHooks(
+            hooks_dir=config.claims.hooks_dir,
+            state_dir=config.state.dir,
+            timeout_s=config.stability.hook_timeout_s,
+            stop_grace_s=min(EVENT_HOOK_STOP_MAX_S, config.shutdown.budget_s * HOOK_STOP_SHARE),
+            workspace_id=lambda: ledger.workspace_id,
+            clock=clock,
+            metrics=self.metrics,
+            environ=os.environ,
+        )
+        self.last_stop = LastStop(state.path, clock, state.disk)
+        self.final_snapshot = FinalSnapshot(self.watcher, self.recorder, self.delivery, self.agent, clock)
+        self.snapshot_due = wiring.SnapshotDue(self.recorder, self.delivery)
         wiring.connect(
-            watcher=watcher,
-            recorder=recorder,
-            snapshot_due=snapshot_due,
-            task_reports=task_reports,
-            reporter=reporter,
-            hooks=hooks,
+            watcher=self.watcher,
+            recorder=self.recorder,
+            snapshot_due=self.snapshot_due,
+            task_reports=self.task_reports,
+            reporter=self.reporter,
+            hooks=self.hooks,
         )
-        shutdown = Shutdown(
-            final=final_snapshot,
-            hooks=hooks,
-            reporter=reporter,
-            task_reports=task_reports,
-            last_stop=last_stop,
+        self.shutdown = Shutdown(
+            final=self.final_snapshot,
+            hooks=self.hooks,
+            reporter=self.reporter,
+            task_reports=self.task_reports,
+            last_stop=self.last_stop,
             clock=clock,
             budget_s=config.shutdown.budget_s,
             end_agent=config.shutdown.stop_agent,
         )
-        yield Components(
-            config=config,
-            clock=clock,
-            session=session,
-            state=state,
-            metrics=metrics,
-            token=token,
-            agent=agent,
-            tracker=tracker,
-            watcher=watcher,
-            spool=spool,
-            recorder=recorder,
-            delivery=delivery,
-            ledger=ledger,
-            listener=listener,
-            task_reports=task_reports,
-            reporter=reporter,
-            hooks=hooks,
-            last_stop=last_stop,
-            final_snapshot=final_snapshot,
-            shutdown=shutdown,
-            task_view=task_view,
-            snapshot_due=snapshot_due,
+
+    def _destinations(self) -> list[Destination]:
+        """The configured destinations, coderd first. Raises `ConfigError` for a URL with an unknown scheme."""
+        config = self.config
+        names = config.snapshots.destinations
+        found: list[Destination] = []
+        if "coder" in names and self.token is not None and config.coder.url:
+            found.append(CoderDestination(coderd_client(config, self.token, self.session, self.clock)))
+        urls = [name for name in names if name != "coder"]
+        if not urls:
+            return found
+        from agentd.snapshots.destinations.by_url import DestinationContext, from_url  # noqa: PLC0415 - most use coderd only
+
+        context = DestinationContext(
+            session=self.session,
+            folder=config.state.dir / SPOOL_DIR,
+            environ=os.environ,
+            workspace_id=lambda: self.ledger.workspace_id or "",
+            method=config.snapshots.http_method,
+            headers_file=config.snapshots.http_headers_file,
+            ca_file=config.coder.ca_file,
         )
+        return found + [from_url(url, context) for url in urls]
+
+    def _listener(self) -> ClaimListener | None:
+        config = self.config
+        if not config.claims.enabled or self.token is None:
+            return None
+        workspace_id = config.workspace.id or None
+        policy = HookPolicy(
+            hooks_dir=config.claims.hooks_dir,
+            state_dir=config.state.dir,
+            timeout_s=config.claims.hook_timeout_s,
+            max_attempts=config.claims.max_attempts,
+            on_interrupted=config.claims.on_interrupted,
+            stop_grace_s=min(CLAIM_HOOK_STOP_MAX_S, config.shutdown.budget_s * HOOK_STOP_SHARE),
+            pass_token=config.claims.pass_token,
+        )
+        manifest = DebugManifest(
+            session=self.session, url=f"http://{config.coder.debug_address}/debug/manifest"
+        )
+        return ClaimListener(
+            stream=ReinitStream(
+                config.coder.url,
+                context=client_context(config.coder.url, config.coder.ca_file),
+                clock=self.clock,
+                headers=proxy_headers(config),
+            ),
+            tokens=self.token,
+            ledger=self.ledger,
+            hook_runner=HookRunner(
+                ledger=self.ledger,
+                policy=policy,
+                clock=self.clock,
+                metrics=self.metrics,
+                environ=os.environ,
+            ),
+            clock=self.clock,
+            metrics=self.metrics,
+            workspace_id=workspace_id,
+            find_missed=MissedClaimFinder(
+                manifest=manifest, ledger=self.ledger, workspace_id=workspace_id
+            ).find,
+        )
+
+    def _reporter(self) -> AppStatusReporter | None:
+        slug = self.config.status.app_slug
+        if not slug or self.token is None or not self.config.coder.url:
+            return None
+        client = coderd_client(self.config, self.token, self.session, self.clock)
+        return AppStatusReporter(
+            send=partial(client.update_app_status, slug),
+            is_ready=self.task_view.is_workspace_ready,
+            last=self.task_reports.accepted,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+
+
+@contextlib.asynccontextmanager
+async def build(config: Config, clock: Clock) -> AsyncIterator[Components]:
+    """Take the state directory and build all components; closes them at the end.
+
+    Raises `StateError` if the directory is unusable or another agentd holds it, and `ConfigError` as `Components`.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        state = stack.enter_context(StateDir.open(config.state.dir))
+        ledger = stack.enter_context(contextlib.closing(open_ledger(config, clock)))
+        spool = stack.enter_context(contextlib.closing(Spool.open(state.path / SPOOL_DIR)))
+        session = await stack.enter_async_context(client_session())
+        components = Components(config, clock, state, ledger, spool, session)
+        stack.push_async_callback(components.agent.close)
+        yield components
 
 
 def open_ledger(config: Config, clock: Clock) -> Ledger:
     """The ledger of the configured state directory, whose lock the caller holds. Raises `StateError`."""
     return Ledger(config.state.dir, workspace_id=config.workspace.id or None, clock=clock)
-
-
-def drill_of(components: Components) -> "Drill":
-    """A rehearsal of the shutdown with these components."""
-    from agentd.daemon.drill import Drill  # noqa: PLC0415 - loaded when a rehearsal is asked for
-
-    return Drill(
-        config=components.config,
-        clock=components.clock,
-        token=components.token,
-        watcher=components.watcher,
-        recorder=components.recorder,
-        spool=components.spool,
-        destinations=components.delivery.names,
-    )
-
-
-def _destinations(
-    config: Config, token: TokenSource | None, session: aiohttp.ClientSession, ledger: Ledger, clock: Clock
-) -> list[Destination]:
-    """The configured destinations, coderd first. Raises `ConfigError` for a URL with an unknown scheme."""
-    names = config.snapshots.destinations
-    found: list[Destination] = _by_url([name for name in names if name != "coder"], config, session, ledger)
-    if "coder" in names and token is not None and config.coder.url:
-        found.insert(0, CoderDestination(coderd_client(config, token, session, clock)))
-    return found
-
-
-def _by_url(
-    urls: list[str], config: Config, session: aiohttp.ClientSession, ledger: Ledger
-) -> list[Destination]:
-    if not urls:
-        return []
-    from agentd.snapshots.destinations.by_url import DestinationContext, from_url  # noqa: PLC0415 - most use coderd only
-
-    around = DestinationContext(
-        session=session,
-        folder=config.state.dir / SPOOL_DIR,
-        environ=os.environ,
-        workspace_id=lambda: ledger.workspace_id or "",
-        method=config.snapshots.http_method,
-        headers_file=config.snapshots.http_headers_file,
-        ca_file=config.coder.ca_file,
-    )
-    return [from_url(url, around) for url in urls]
-
-
-def _listener(
-    config: Config,
-    token: TokenSource | None,
-    ledger: Ledger,
-    session: aiohttp.ClientSession,
-    clock: Clock,
-    metrics: Registry,
-) -> ClaimListener | None:
-    if not config.claims.enabled or token is None:
-        return None
-    workspace_id = config.workspace.id or None
-    policy = HookPolicy(
-        hooks_dir=config.claims.hooks_dir,
-        state_dir=config.state.dir,
-        timeout_s=config.claims.hook_timeout_s,
-        max_attempts=config.claims.max_attempts,
-        on_interrupted=config.claims.on_interrupted,
-        stop_grace_s=min(CLAIM_HOOK_STOP_MAX_S, config.shutdown.budget_s * CLAIM_HOOK_STOP_SHARE),
-        pass_token=config.claims.pass_token,
-    )
-    return ClaimListener(
-        stream=ReinitStream(
-            config.coder.url,
-            context=client_context(config.coder.url, config.coder.ca_file),
-            clock=clock,
-            headers=proxy_headers(config),
-        ),
-        tokens=token,
-        ledger=ledger,
-        hook_runner=HookRunner(
-            ledger=ledger, policy=policy, clock=clock, metrics=metrics, environ=os.environ
-        ),
-        clock=clock,
-        metrics=metrics,
-        workspace_id=workspace_id,
-        find_missed=MissedClaimFinder(
-            manifest=DebugManifest(
-                session=session, url=f"http://{config.coder.debug_address}/debug/manifest"
-            ),
-            ledger=ledger,
-            workspace_id=workspace_id,
-        ).find,
-    )
-
-
-def _reporter(
-    config: Config,
-    token: TokenSource | None,
-    session: aiohttp.ClientSession,
-    task_reports: TaskReports,
-    task_view: TaskView,
-    clock: Clock,
-    metrics: Registry,
-) -> AppStatusReporter | None:
-    if not config.status.app_slug or token is None or not config.coder.url:
-        return None
-    client = coderd_client(config, token, session, clock)
-
-    async def send(state: str, message: str, uri: str, *, timeout_s: float) -> None:
-        await client.update_app_status(config.status.app_slug, state, message, uri, timeout_s=timeout_s)
-
-    return AppStatusReporter(
-        send=send,
-        is_ready=task_view.is_workspace_ready,
-        last=task_reports.accepted,
-        clock=clock,
-        metrics=metrics,
-    )
-
-
-def _event_hooks(config: Config, ledger: Ledger, clock: Clock, metrics: Registry) -> EventHooks:
-    return EventHooks(
-        hooks_dir=config.claims.hooks_dir,
-        state_dir=config.state.dir,
-        timeout_s=config.stability.hook_timeout_s,
-        stop_grace_s=min(EVENT_HOOK_STOP_MAX_S, config.shutdown.budget_s * CLAIM_HOOK_STOP_SHARE),
-        workspace_id=lambda: ledger.workspace_id,
-        clock=clock,
-        metrics=metrics,
-        environ=os.environ,
-    )
 
 
 def _redactor(config: Config) -> Redactor | None:

@@ -12,15 +12,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentd import log
-from agentd.agents.agent import Activity, Agent, AgentBusyError, AgentError
-from agentd.daemon.task_view import TaskView
+from agentd.agents.agent import Activity, AgentBusyError, AgentError
+from agentd.daemon.build import Components
 from agentd.local_api.replies import ApiError
 from agentd.stability.status_report import Source
-from agentd.stability.task_reports import InvalidReportError, TaskReports
+from agentd.stability.task_reports import InvalidReportError
 from agentd.stability.task_status import input_refusal
-from agentd.stability.tracker import Tracker
 from agentd.stability.turn_reports import TaskFinishedError
-from agentd.stability.watcher import Watcher
 
 READ_TIMEOUT_S: Final = 1.0
 
@@ -28,20 +26,12 @@ READ_TIMEOUT_S: Final = 1.0
 class Input:
     """Sends one message at a time: the checks of a second one would not see the first."""
 
-    def __init__(
-        self,
-        *,
-        agent: Agent,
-        watcher: Watcher,
-        tracker: Tracker,
-        task_reports: TaskReports,
-        task_view: TaskView,
-    ) -> None:
-        self._agent = agent
-        self._watcher = watcher
-        self._tracker = tracker
-        self._task_reports = task_reports
-        self._task_view = task_view
+    def __init__(self, parts: Components) -> None:
+        self._agent = parts.agent
+        self._watcher = parts.watcher
+        self._tracker = parts.tracker
+        self._task_reports = parts.task_reports
+        self._task_view = parts.task_view
         self._is_sending = False
         self._log = log.get("daemon")
 

@@ -4,45 +4,29 @@ from collections.abc import Callable
 from typing import Final
 
 from agentd import log
-from agentd.claims.listener import ClaimListener
-from agentd.clock import Clock
-from agentd.coderd.token import TokenSource
 from agentd.config import Config
+from agentd.daemon.build import Components
 from agentd.errors import ConfigError, PeerError
 from agentd.sdnotify import Notifier
-from agentd.snapshots.recorder import Recorder
 
 LIVE_KEYS: Final = frozenset({"snapshots.task_id", "log.level", "log.format"})
 """Keys that are applied at once. Others need a restart; the log names those that changed."""
 
 
 class Reloader:
-    """`config` is the configuration in force, `read_config` reads the new one."""
+    """Reloads the parts of one daemon. `read_config` reads the new configuration."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        read_config: Callable[[], Config],
-        token: TokenSource | None,
-        listener: ClaimListener | None,
-        recorder: Recorder,
-        notifier: Notifier,
-        clock: Clock,
-    ) -> None:
-        self._config = config
+    def __init__(self, parts: Components, *, read_config: Callable[[], Config], notifier: Notifier) -> None:
+        self._parts = parts
+        self._config = parts.config
         self._read_config = read_config
-        self._token = token
-        self._listener = listener
-        self._recorder = recorder
         self._notifier = notifier
-        self._clock = clock
         self._log = log.get("daemon")
 
     async def reload(self) -> None:
         """Reload, and tell systemd. An invalid configuration is logged and changes nothing."""
         # The time distinguishes this reload from an earlier one (sd_notify(3), Type=notify-reload).
-        self._notifier.send(RELOADING=1, MONOTONIC_USEC=int(self._clock.monotonic() * 1_000_000))
+        self._notifier.send(RELOADING=1, MONOTONIC_USEC=int(self._parts.clock.monotonic() * 1_000_000))
         try:
             fresh = self._read_config()
             fresh.require_coder()
@@ -57,11 +41,12 @@ class Reloader:
     async def _apply(self, fresh: Config) -> list[str]:
         """Apply the live keys. Returns the names of the other changed keys."""
         changed = fresh.differences(self._config)
-        if self._token is not None and self._listener is not None:
-            await self._token.renew(await self._token.current())
-            self._listener.reconnect()
+        token, listener = self._parts.token, self._parts.listener
+        if token is not None and listener is not None:
+            await token.renew(await token.current())
+            listener.reconnect()
         if "snapshots.task_id" in changed:
-            self._recorder.set_task(fresh.snapshots.task_id)
+            self._parts.recorder.set_task(fresh.snapshots.task_id)
         if changed & {"log.level", "log.format"}:
             log.configure(level=fresh.log.level, fmt=fresh.log.format)
         if changed <= LIVE_KEYS:

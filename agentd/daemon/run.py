@@ -11,7 +11,7 @@ from typing import Any, Final
 from agentd import __version__, log
 from agentd.config import Config
 from agentd.daemon import orphans
-from agentd.daemon.build import Components, drill_of
+from agentd.daemon.build import Components
 from agentd.daemon.input import Input
 from agentd.daemon.reload import Reloader
 from agentd.daemon.shutdown import FINAL_READ_MAX_S, RunningTasks, final_read_s
@@ -37,15 +37,8 @@ class Daemon:
         self._clock = components.clock
         self._shutdown = components.shutdown
         self._notifier = notifier
-        self._reloader = Reloader(
-            config=components.config,
-            read_config=read_config,
-            token=components.token,
-            listener=components.listener,
-            recorder=components.recorder,
-            notifier=notifier,
-            clock=components.clock,
-        )
+        self._reloader = Reloader(components, read_config=read_config, notifier=notifier)
+        self._views = Views(components)
         self._log = log.get("daemon")
         self._receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._failed = False
@@ -162,31 +155,7 @@ class Daemon:
     # What the local API answers.
 
     def _operations(self) -> Operations:
-        parts = self._components
-        self._views = views = Views(
-            clock=parts.clock,
-            metrics=parts.metrics,
-            state=parts.state,
-            tracker=parts.tracker,
-            agent=parts.agent,
-            watcher=parts.watcher,
-            task_view=parts.task_view,
-            ledger=parts.ledger,
-            listener=parts.listener,
-            spool=parts.spool,
-            recorder=parts.recorder,
-            delivery=parts.delivery,
-            last_stop=parts.last_stop,
-            phase=lambda: self._shutdown.phase,
-            keep_messages=parts.config.snapshots.max_messages,
-        )
-        input_ = Input(
-            agent=parts.agent,
-            watcher=parts.watcher,
-            tracker=parts.tracker,
-            task_reports=parts.task_reports,
-            task_view=parts.task_view,
-        )
+        views, input_ = self._views, Input(self._components)
         return Operations(
             healthy=views.healthy,
             ready=views.ready,
@@ -221,7 +190,9 @@ class Daemon:
         return captured.entry.payload if captured.entry else None
 
     async def _drill(self) -> dict[str, Any]:
-        return await drill_of(self._components).run()
+        from agentd.daemon.drill import Drill  # noqa: PLC0415 - loaded when a rehearsal is asked for
+
+        return await Drill(self._components).run()
 
     def _facts(self) -> dict[str, Any]:
         """The fields of the first log line."""

@@ -1,32 +1,26 @@
 """The state of the components as the local API shows it, and the claims actions behind its routes."""
 
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any, Final
 
 from agentd import __version__
-from agentd.agents.agent import Agent, AgentBusyError, AgentGoneError
+from agentd.agents.agent import AgentBusyError, AgentGoneError
 from agentd.claims.answers import ClaimsState
 from agentd.claims.claim import Claim
-from agentd.claims.ledger import Ledger, claim_as_json
+from agentd.claims.ledger import claim_as_json
 from agentd.claims.ledger_state import UnknownClaimError
 from agentd.claims.lifecycle import IllegalClaimStepError
 from agentd.claims.listener import ClaimListener
-from agentd.clock import Clock, SameMoment, rfc3339
+from agentd.clock import SameMoment, rfc3339
 from agentd.conversation.fit import messages_of
 from agentd.conversation.message import Message
-from agentd.daemon.last_stop import LastStop, RunState
-from agentd.daemon.shutdown import Phase
-from agentd.daemon.task_view import TaskView
+from agentd.daemon.build import Components
+from agentd.daemon.last_stop import RunState
 from agentd.local_api.replies import ApiError, Json
 from agentd.metrics import Registry
-from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.recorder import Recorder
-from agentd.snapshots.spool import Spool
 from agentd.stability.task_status import TaskStatus
-from agentd.stability.tracker import AgentStatus, Tracker
-from agentd.stability.watcher import Watcher
-from agentd.state_dir import StateDir
+from agentd.stability.tracker import AgentStatus
 
 LIVE_TIMEOUT_S: Final = 2.0
 
@@ -49,64 +43,35 @@ _HAS_REINIT: Final = {
 class Views:
     """Reads from the components, and changes nothing but claims. `listener` is None if claims are disabled."""
 
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        metrics: Registry,
-        state: StateDir,
-        tracker: Tracker,
-        agent: Agent,
-        watcher: Watcher,
-        task_view: TaskView,
-        ledger: Ledger,
-        listener: ClaimListener | None,
-        spool: Spool,
-        recorder: Recorder,
-        delivery: Delivery,
-        last_stop: LastStop,
-        phase: Callable[[], Phase],
-        keep_messages: int,
-    ) -> None:
-        self._state = state
-        self._tracker = tracker
-        self._agent = agent
-        self._watcher = watcher
-        self._task_view = task_view
-        self._ledger = ledger
-        self._listener = listener
-        self._spool = spool
-        self._recorder = recorder
-        self._delivery = delivery
-        self._last_stop = last_stop
-        self._phase = phase
-        self._keep_messages = keep_messages
-        self._metrics = metrics
+    def __init__(self, parts: Components) -> None:
+        self._parts = parts
+        self._tracker = parts.tracker
+        self._listener = parts.listener
         self._is_state_writable = True
-        self._started_at = clock.wall()
-        self._agent_since = SameMoment(clock)
-        self._register_gauges(metrics)
+        self._started_at = parts.clock.wall()
+        self._agent_since = SameMoment(parts.clock)
+        self._register_gauges(parts.metrics)
 
     def status(self) -> Json:
         """`GET /v1/status`."""
         evidence = self._tracker.evidence
-        previous = self._last_stop.previous
+        previous = self._parts.last_stop.previous
         return {
             "version": __version__,
             "pid": os.getpid(),
             "started_at": rfc3339(self._started_at),
-            "phase": self._phase().value,
-            "workspace_id": self._ledger.workspace_id,
+            "phase": self._parts.shutdown.phase.value,
+            "workspace_id": self._parts.ledger.workspace_id,
             "claims": self._listener.view().as_json() if self._listener else _CLAIMS_OFF,
             "agent": {
                 "status": evidence.status.value,
                 "since": self._agent_since.to_rfc3339(evidence.since),
                 "evidence": str(evidence),
-                "kind": self._agent.kind,
+                "kind": self._parts.agent.kind,
                 "session": self._session(),
-                "sessions": sum(session.is_live for session in self._watcher.sessions),
+                "sessions": sum(session.is_live for session in self._parts.watcher.sessions),
             },
-            "task": self._task_view.as_json(),
+            "task": self._parts.task_view.as_json(),
             "snapshot": self._snapshot(),
             "last_stop": previous.as_json() if previous else None,
             "capabilities": self._capabilities(),
@@ -133,7 +98,7 @@ class Views:
 
     def claims(self) -> Json:
         """`GET /v1/claims`."""
-        return {"claims": [claim_as_json(claim, tails=True) for claim in self._ledger.all_claims()]}
+        return {"claims": [claim_as_json(claim, tails=True) for claim in self._parts.ledger.all_claims()]}
 
     async def retry_claim(self, claim_id: str) -> Json:
         """Raises `ApiError` 404 or 409."""
@@ -157,7 +122,7 @@ class Views:
 
         Raises `ApiError` (409), and `AgentBrokenError` for an answer that the agent's kind does not give.
         """
-        status = self._task_view.status().status
+        status = self._parts.task_view.status().status
         if status in _NO_LOGS:
             raise ApiError(
                 409,
@@ -166,8 +131,8 @@ class Views:
             )
         if status is TaskStatus.ACTIVE:
             try:
-                live = await self._agent.messages(
-                    keep=self._keep_messages, timeout_s=LIVE_TIMEOUT_S, fresh=True
+                live = await self._parts.agent.messages(
+                    keep=self._parts.config.snapshots.max_messages, timeout_s=LIVE_TIMEOUT_S, fresh=True
                 )
             except (AgentBusyError, AgentGoneError):
                 return await self._stored_messages()
@@ -176,7 +141,7 @@ class Views:
 
     async def _stored_messages(self) -> Json:
         """The snapshot that would be delivered now. Without one, the list is empty and `snapshot_at` is null."""
-        entry = await self._recorder.capture()
+        entry = await self._parts.recorder.capture()
         return {
             "messages": _as_json(messages_of(entry.payload)) if entry else [],
             "snapshot": True,
@@ -185,7 +150,7 @@ class Views:
 
     def _session(self) -> Json | None:
         """The current session, None if the agent does not tell it."""
-        current = next(iter(self._watcher.sessions), None)
+        current = next(iter(self._parts.watcher.sessions), None)
         if current is None or not current.id:
             return None
         return {
@@ -196,8 +161,8 @@ class Views:
         }
 
     def _snapshot(self) -> Json:
-        entry = self._spool.newest()
-        receipt = self._delivery.receipt()
+        entry = self._parts.spool.newest()
+        receipt = self._parts.delivery.receipt()
         return {
             "captured_at": entry.captured_at if entry else None,
             "messages": entry.messages if entry else 0,
@@ -208,7 +173,9 @@ class Views:
 
     def _capabilities(self) -> Json:
         """What this deployment has shown to support: true, false, or null if that is unknown."""
-        outcomes = {one.name: one.outcome for one in self._delivery.receipt().destinations if one.attempts}
+        outcomes = {
+            one.name: one.outcome for one in self._parts.delivery.receipt().destinations if one.attempts
+        }
         log_snapshot = {"delivered": True, "unsupported": False}.get(outcomes.get("coder", ""))
         state = self._listener.view().state if self._listener else ClaimsState.UNSUPPORTED
         return {"log_snapshot": log_snapshot, "reinit": _HAS_REINIT.get(state, True)}
@@ -219,17 +186,17 @@ class Views:
         return self._listener
 
     async def _check_state_dir(self) -> bool:
-        self._is_state_writable = await self._state.is_writable()
+        self._is_state_writable = await self._parts.state.is_writable()
         return self._is_state_writable
 
     async def metrics(self) -> str:
         """`GET /metrics`."""
         await self._check_state_dir()
-        return self._metrics.render()
+        return self._parts.metrics.render()
 
     def _register_gauges(self, metrics: Registry) -> None:
         """Facts for alerts that no component counts. They are read at each scrape."""
-        tracker, spool, previous = self._tracker, self._spool, self._last_stop.previous
+        tracker, spool, previous = self._tracker, self._parts.spool, self._parts.last_stop.previous
         metrics.gauge("agentd_start_time_seconds", "When this daemon started, Unix seconds.").set(
             self._started_at
         )

@@ -6,7 +6,8 @@ import pytest
 
 from agentd import config
 from agentd.clock import Clock
-from agentd.daemon.build import build, drill_of
+from agentd.daemon.build import build
+from agentd.daemon.drill import Drill
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
 
@@ -35,7 +36,7 @@ def environ(peers, tmp_path):
 
 async def rehearsed(environ):
     async with build(config.load(environ=environ), Clock()) as components:
-        report = await drill_of(components).run()
+        report = await Drill(components).run()
         assert components.spool.newest() is None
         assert [path.name for path in components.spool.path.iterdir()] == []
     return report, {part["name"]: part for part in report["parts"]}
