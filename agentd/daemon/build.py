@@ -24,7 +24,7 @@ from agentd.conversation.redaction import Redactor
 from agentd.daemon import wiring
 from agentd.daemon.last_stop import LastStop
 from agentd.daemon.shutdown import FinalSnapshot, Shutdown
-from agentd.daemon.task_view import TaskView
+from agentd.daemon.task_status import TaskView
 from agentd.hooks.event_hooks import EventHooks
 from agentd.http_client import client_session
 from agentd.metrics import Registry

@@ -14,10 +14,10 @@ from typing import Any, Final
 from agentd import log
 from agentd.agents.agent import Activity, AgentBusyError, AgentError
 from agentd.daemon.build import Components
+from agentd.daemon.task_status import input_refusal, not_ready
 from agentd.local_api.replies import ApiError
 from agentd.stability.status_report import Source
 from agentd.stability.task_reports import InvalidReportError
-from agentd.stability.task_status import input_refusal
 from agentd.stability.turn_reports import TaskFinishedError
 
 READ_TIMEOUT_S: Final = 1.0
@@ -41,9 +41,9 @@ class Input:
             raise self._refused(400, "Task input is required.", "content: must be a text that is not blank")
         refusal = input_refusal(self._task_view.status(), self._tracker.status)
         if refusal is not None:
-            raise ApiError(refusal.http_status, refusal.message, hint=refusal.detail)
+            raise refusal
         if self._is_sending:
-            raise _not_ready()
+            raise not_ready("running")
         self._is_sending = True
         try:
             await self._send(content)
@@ -58,12 +58,12 @@ class Input:
             raise self._refused(502, "Failed to get status from task app.", observation.evidence)
         if observation.activity is not Activity.IDLE:
             self._watcher.expect_work()
-            raise _not_ready()
+            raise not_ready("running")
         try:
             await self._agent.send(content)
         except AgentBusyError as exc:
             self._watcher.expect_work()
-            raise _not_ready() from exc
+            raise not_ready("running") from exc
         except AgentError as exc:
             raise self._refused(502, "Task app rejected the message.", str(exc)) from exc
         self._watcher.expect_work()
@@ -107,7 +107,3 @@ class Input:
 
     def _refused(self, status: int, message: str, detail: str) -> ApiError:
         return ApiError(status, message, hint=f"{detail} (Status: {self._tracker.status.value})")
-
-
-def _not_ready() -> ApiError:
-    return ApiError(409, "Task app is not ready to accept input.", hint="Status: running")

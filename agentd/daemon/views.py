@@ -17,9 +17,9 @@ from agentd.conversation.fit import messages_of
 from agentd.conversation.message import Message
 from agentd.daemon.build import Components
 from agentd.daemon.last_stop import RunState
+from agentd.daemon.task_status import TaskStatus
 from agentd.local_api.replies import ApiError, Json
 from agentd.metrics import Registry
-from agentd.stability.task_status import TaskStatus
 from agentd.stability.tracker import AgentStatus
 
 LIVE_TIMEOUT_S: Final = 2.0
