@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +37,14 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"random tests: --seed={config.getoption('seed')}, hypothesis profile {settings.get_current_profile_name()}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         drawn = getattr(getattr(item, "obj", None), "is_hypothesis_test", False)
         if drawn or "seed" in getattr(item, "fixturenames", ()):
             item.add_marker("property")
+    if config.getoption("skip_after") is not None:
+        # Another order for each seed, so that a short time is not always spent on the same tests.
+        random.Random(config.getoption("seed")).shuffle(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -49,10 +53,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("the time is over")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def seed(pytestconfig: pytest.Config) -> int:
-    """The seed of a test that draws random numbers; the header of the test run names it."""
+    """The seed of a test that draws random numbers. The header and the report of a failure have it."""
     value: int = pytestconfig.getoption("seed")
+    print(f"--seed={value}")
     return value
 
 
