@@ -32,6 +32,11 @@ class AgentdError(Exception):
     """
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
+    label: ClassVar[str]
+    """Stable value of a metric label, by default the name of the class."""
+
+    def __init_subclass__(cls, *, label: str = "") -> None:
+        cls.label = label or cls.__name__
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

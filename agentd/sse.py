@@ -13,7 +13,7 @@ between events by the rules. This module adds what the library does not do:
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from agentd.errors import PeerError
 
@@ -37,26 +37,17 @@ class StreamTooLargeError(PeerError):
     It cannot be read any further, because the start of its next event is unknown.
     """
 
-    label: ClassVar[str]
-    """Stable name of the class: a value of the label `end` of the metric `agentd_claim_connections_total`."""
 
-
-class LineTooLongError(StreamTooLargeError):
+class LineTooLongError(StreamTooLargeError, label="LineTooLong"):
     """A line exceeds the limit, whether it has ended or not. A comment is a line too."""
 
-    label = "LineTooLong"
 
-
-class EventTooLargeError(StreamTooLargeError):
+class EventTooLargeError(StreamTooLargeError, label="EventTooLarge"):
     """The lines of one event, including comments, exceed the limit."""
 
-    label = "EventTooLarge"
 
-
-class NoiseFloodError(StreamTooLargeError):
+class NoiseFloodError(StreamTooLargeError, label="NoiseFlood"):
     """`NOISE_MAX_BYTES` arrived without an event or a heartbeat."""
-
-    label = "NoiseFlood"
 
 
 class Heartbeat(NamedTuple):

@@ -53,6 +53,7 @@ class AnswerClass(NamedTuple):
 _RETRY_SOON: Final = AnswerClass(ClaimsState.CONNECTING, RetryClass.SOON)
 _RETRY_SLOW: Final = AnswerClass(ClaimsState.CONNECTING, RetryClass.SLOW)
 
+# A class has the entry of its nearest base class, unless it has its own.
 ANSWER_CLASSES: Final[Mapping[type[AgentdError], AnswerClass]] = {
     errors.UnauthorizedError: AnswerClass(
         ClaimsState.UNAUTHORIZED,
@@ -66,26 +67,15 @@ ANSWER_CLASSES: Final[Mapping[type[AgentdError], AnswerClass]] = {
     errors.NoContentError: AnswerClass(
         ClaimsState.UNSUPPORTED, RetryClass.EVERY_TEN_MINUTES, "the server says not to reconnect"
     ),
-    errors.NotFoundError: _RETRY_SLOW,
-    errors.RateLimitedError: _RETRY_SLOW,
+    errors.CoderdError: _RETRY_SLOW,
     errors.ServerFaultError: _RETRY_SOON,
-    errors.RedirectError: _RETRY_SLOW,
-    errors.UnexpectedStatusError: _RETRY_SLOW,
-    errors.HtmlPageError: _RETRY_SLOW,
-    errors.WrongContentTypeError: _RETRY_SLOW,
-    errors.ContentEncodedError: _RETRY_SLOW,
-    errors.DnsError: _RETRY_SOON,
-    errors.ConnectRefusedError: _RETRY_SOON,
-    errors.ConnectError: _RETRY_SOON,
+    errors.NotCoderdError: _RETRY_SLOW,
+    errors.UnreachableError: _RETRY_SOON,
     errors.TlsError: _RETRY_SLOW,
-    errors.HeadersTimeoutError: _RETRY_SOON,
     errors.HeadersTooLargeError: _RETRY_SLOW,
-    errors.StreamIdleError: _RETRY_SOON,
-    errors.EventTimeoutError: _RETRY_SOON,
-    errors.StreamCutError: _RETRY_SOON,
-    errors.StreamEndedError: _RETRY_SOON,
     errors.ProtocolError: _RETRY_SLOW,
     StreamTooLargeError: _RETRY_SLOW,
+    AgentdError: _RETRY_SLOW,
 }
 
 CLAIM_FAILED_WORDS: Final = "Claim build failed permanently."
@@ -96,29 +86,16 @@ def classify(error: AgentdError) -> AnswerClass:
     """The class of `error`, which the stream or the token source raised."""
     if isinstance(error, errors.ConflictError):
         return _classify_conflict(error)
-    for kind in type(error).__mro__:
-        if kind in ANSWER_CLASSES:
-            return ANSWER_CLASSES[kind]
-    return _RETRY_SLOW
-
-
-def end_label(error: AgentdError) -> str:
-    """The label `end` of `agentd_claim_connections_total` for a connection that ended with `error`."""
-    return (
-        error.label if isinstance(error, errors.CoderdError | StreamTooLargeError) else type(error).__name__
-    )
+    return next(ANSWER_CLASSES[kind] for kind in type(error).__mro__ if kind in ANSWER_CLASSES)
 
 
 def _classify_conflict(error: errors.ConflictError) -> AnswerClass:
+    state, why = ClaimsState.NOT_A_PREBUILD, "coderd will not send a claim to this workspace"
     if error.body_message == CLAIM_FAILED_WORDS:
-        return AnswerClass(ClaimsState.CLAIM_FAILED, RetryClass.NEVER, "the claim's build failed")
-    if HANDLED_WORDS in error.detail:
-        return AnswerClass(
-            ClaimsState.NOT_A_PREBUILD, RetryClass.NEVER, "an earlier build has handled the claim"
-        )
-    return AnswerClass(
-        ClaimsState.NOT_A_PREBUILD, RetryClass.NEVER, "coderd will not send a claim to this workspace"
-    )
+        state, why = ClaimsState.CLAIM_FAILED, "the claim's build failed"
+    elif HANDLED_WORDS in error.detail:
+        why = "an earlier build has handled the claim"
+    return AnswerClass(state, RetryClass.NEVER, why)
 
 
 class RetrySchedule:

@@ -17,7 +17,7 @@ from typing import Final
 
 from agentd import log
 from agentd.backoff import Backoff
-from agentd.claims.answers import AnswerClass, RetryClass, RetrySchedule, classify, end_label, fleet_offset
+from agentd.claims.answers import AnswerClass, RetryClass, RetrySchedule, classify, fleet_offset
 from agentd.claims.claim import Claim
 from agentd.claims.events import ClaimEvent, Ignored, parse
 from agentd.claims.hook_runner import HookRunner
@@ -294,7 +294,7 @@ class ClaimListener:
     async def _pause(self, error: AgentdError) -> None:
         """Wait before the next connection; a terminal answer waits for `reconnect`."""
         answer = classify(error)
-        self._ends.inc(end=end_label(error))
+        self._ends.inc(end=error.label)
         pause_s = self._pause_s(error, answer)
         self._status.connection_ended(error, answer, retry_in_s=pause_s)
         self._reconnect_requested.clear()  # a request that came during the connection is out of date

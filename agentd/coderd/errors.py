@@ -18,10 +18,12 @@ class CoderdError(PeerError):
     none. `request_id` is coderd's `X-Coder-Request-Id`, "" without one.
     """
 
-    label: ClassVar[str]
-    """Stable name of the class: a value of the label `end` of the metric `agentd_claim_connections_total`."""
     retryable: ClassVar[bool] = True
     """Whether the same call can succeed later."""
+
+    def __init_subclass__(cls, *, label: str = "", retryable: bool = True) -> None:
+        super().__init_subclass__(label=label)
+        cls.retryable = retryable
 
     def __init__(
         self,
@@ -45,190 +47,131 @@ class CoderdError(PeerError):
 # Answers of coderd
 
 
-class UnauthorizedError(CoderdError):
+class UnauthorizedError(CoderdError, label="Unauthorized"):
     """401: coderd does not accept the token now.
 
     This is normal between a claim and the end of its job (seconds to minutes).
     """
 
-    label = "Unauthorized"
 
-
-class RateLimitedError(CoderdError):
+class RateLimitedError(CoderdError, label="RateLimited"):
     """429. coderd counts per client address and path, so all workspaces behind one NAT share the limit."""
 
-    label = "RateLimited"
 
-
-class ServerFaultError(CoderdError):
+class ServerFaultError(CoderdError, label="ServerFailed"):
     """5xx, for a call also 408 and 425, of coderd or of a proxy."""
 
-    label = "ServerFailed"
 
-
-class ConflictError(CoderdError):
+class ConflictError(CoderdError, label="Conflict", retryable=False):
     """409 of the claim stream: no claim will come.
 
     It has three meanings, which differ in `body_message` and `detail`.
     """
 
-    label = "Conflict"
-    retryable = False
 
-
-class RouteNotFoundError(CoderdError):
+class RouteNotFoundError(CoderdError, label="RouteAbsent", retryable=False):
     """404 "Route not found.": coderd has no such route. It is too old or too new, or the feature is off."""
 
-    label = "RouteAbsent"
-    retryable = False
 
-
-class NotFoundError(CoderdError):
+class NotFoundError(CoderdError, label="NotFound", retryable=False):
     """Any other 404.
 
     Of a call: the object does not exist or belongs to another workspace; coderd does not say which. Of the
     claim stream: also the 404 of a proxy.
     """
 
-    label = "NotFound"
-    retryable = False
 
-
-class TooLargeError(CoderdError):
+class TooLargeError(CoderdError, label="TooLarge", retryable=False):
     """The request body is too large: for coderd above 65,536 bytes, for a proxy possibly less."""
 
-    label = "TooLarge"
-    retryable = False
 
-
-class InvalidRequestError(CoderdError):
+class InvalidRequestError(CoderdError, label="Invalid", retryable=False):
     """coderd rejects the content of the request."""
 
-    label = "Invalid"
-    retryable = False
 
-
-class NoContentError(CoderdError):
+class NoContentError(CoderdError, label="StopAsked"):
     """204 of the claim stream: by the standard of event streams, the client must not reconnect."""
 
-    label = "StopAsked"
 
-
-class UnexpectedStatusError(CoderdError):
+class UnexpectedStatusError(CoderdError, label="UnexpectedStatus"):
     """A status of the claim stream that no other class describes, also a 2xx."""
-
-    label = "UnexpectedStatus"
 
 
 # Answers that coderd does not give
 
 
-class NotCoderdError(CoderdError):
+class NotCoderdError(CoderdError, label="NotCoderd"):
     """An answer that coderd does not give: the error page of a proxy, a login page, another server."""
 
-    label = "NotCoderd"
 
-
-class RedirectError(NotCoderdError):
+class RedirectError(NotCoderdError, label="Redirected"):
     """3xx. agentd does not follow it, because the token must not go to an address that is not configured."""
 
-    label = "Redirected"
 
-
-class WrongContentTypeError(NotCoderdError):
+class WrongContentTypeError(NotCoderdError, label="WrongContentType"):
     """200 of the claim stream with another content type than `text/event-stream`."""
 
-    label = "WrongContentType"
 
-
-class HtmlPageError(WrongContentTypeError):
+class HtmlPageError(WrongContentTypeError, label="HtmlPage"):
     """200 of the claim stream with a web page: of a proxy, of a login portal or of coderd's dashboard."""
 
-    label = "HtmlPage"
 
-
-class ContentEncodedError(NotCoderdError):
+class ContentEncodedError(NotCoderdError, label="ContentEncoded"):
     """200 of the claim stream, but compressed. Refused: half a megabyte can decompress to 500 MB."""
-
-    label = "ContentEncoded"
 
 
 # No answer, or a connection that ended
 
 
-class UnreachableError(CoderdError):
+class UnreachableError(CoderdError, label="Unreachable"):
     """No complete answer: connection refused or reset, a timeout, a TLS failure.
 
     coderd may have executed the call.
     """
 
-    label = "Unreachable"
 
-
-class DnsError(UnreachableError):
+class DnsError(UnreachableError, label="DnsFailed"):
     """The host name does not resolve."""
 
-    label = "DnsFailed"
 
-
-class ConnectRefusedError(UnreachableError):
+class ConnectRefusedError(UnreachableError, label="ConnectionRefused"):
     """The port is closed."""
 
-    label = "ConnectionRefused"
 
-
-class TlsError(UnreachableError):
+class TlsError(UnreachableError, label="TlsFailed"):
     """The certificate is invalid, or the TLS handshake failed."""
 
-    label = "TlsFailed"
 
-
-class ConnectError(UnreachableError):
+class ConnectError(UnreachableError, label="ConnectFailed"):
     """No connection for another reason: unreachable network, connect timeout, unusable proxy."""
 
-    label = "ConnectFailed"
 
-
-class HeadersTimeoutError(UnreachableError):
+class HeadersTimeoutError(UnreachableError, label="HeadersLate"):
     """No response headers within the deadline. Those of the claim stream normally take up to 15 s."""
 
-    label = "HeadersLate"
 
-
-class HeadersTooLargeError(UnreachableError):
+class HeadersTooLargeError(UnreachableError, label="HeadersTooLarge"):
     """The response headers exceed the size limit."""
 
-    label = "HeadersTooLarge"
 
-
-class StreamIdleError(UnreachableError):
+class StreamIdleError(UnreachableError, label="StreamIdle"):
     """No byte for three ping intervals."""
 
-    label = "StreamIdle"
 
-
-class EventTimeoutError(UnreachableError):
+class EventTimeoutError(UnreachableError, label="EventLate"):
     """A line or an event started and did not end within the deadline."""
 
-    label = "EventLate"
 
-
-class StreamCutError(UnreachableError):
+class StreamCutError(UnreachableError, label="StreamCut"):
     """The connection was reset, or closed inside a chunk."""
 
-    label = "StreamCut"
 
-
-class StreamEndedError(UnreachableError):
+class StreamEndedError(UnreachableError, label="StreamEnded"):
     """The server ended the stream regularly, for a restart or because a proxy limits its duration."""
 
-    label = "StreamEnded"
 
-
-class ProtocolError(UnreachableError):
+class ProtocolError(UnreachableError, label="ProtocolBroken"):
     """The exchange is not valid HTTP/1.1."""
-
-    label = "ProtocolBroken"
 
 
 # Instance identity
@@ -237,10 +180,6 @@ class ProtocolError(UnreachableError):
 class IdentityError(CoderdError):
     """coderd returned no token for the identity of this instance. A build that runs can change the answer."""
 
-    label = "IdentityError"
-
 
 class MetadataError(IdentityError):
     """The metadata server of the cloud returned no proof of identity."""
-
-    label = "MetadataError"

@@ -11,7 +11,6 @@ from agentd.claims.answers import (
     RetryClass,
     RetrySchedule,
     classify,
-    end_label,
     fleet_offset,
 )
 from agentd.coderd import errors
@@ -95,8 +94,8 @@ def test_the_values_of_the_metric_label_end_are_fixed() -> None:
         *OTHER_LABELS,
     }
     for error, label in (STREAM_LABELS | OTHER_LABELS).items():
-        assert end_label(error("message")) == label
-    assert end_label(ConfigError("coder.token_file: gone")) == "ConfigError"
+        assert error("message").label == label
+    assert ConfigError("coder.token_file: gone").label == "ConfigError"
 
 
 def test_every_error_of_the_stream_has_a_class() -> None:
