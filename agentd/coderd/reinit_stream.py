@@ -5,17 +5,12 @@ the request. So the deadline for headers is 45 s, and a connection without a byt
 that, every byte shows that the connection is alive: a ping is 13 bytes and no event. The connection ends
 after 45 s (three pings) without a byte, and after 45 s in which a line or an event started and did not end (a
 byte every other second is not enough).
-
-One watchdog task per connection enforces these deadlines. A timer per read would wake the daemon for every
-ping, and a timeout per read does not detect a line that arrives byte by byte.
 """
 
-import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from agentd.clock import Clock
 from agentd.coderd.answers import ERROR_BODY_MAX_BYTES, Answer, stream_error
@@ -90,41 +85,59 @@ class ReinitStream:
             # As UTF-8, the encoding of event ids: httpx would refuse other characters than ASCII.
             headers=httpx.Headers(self._request_headers(token), encoding="utf-8"),
         )
-        async with _Watchdog(self._clock, self._silence_s) as watchdog:
-            async with watchdog.deadline(HeadersTimeoutError, "no response headers"):
-                response = await transport.handle_async_request(request)
-            try:
-                await self._check(response, watchdog)
-                on_open()
-                async with contextlib.aclosing(self._decoded(response, watchdog)) as items:
-                    async for item in items:
-                        yield item
-            finally:
-                await response.aclose()
+        async with self._deadline(HeadersTimeoutError, "no response headers"):
+            response = await transport.handle_async_request(request)
+        try:
+            await self._check(response)
+            on_open()
+            async with contextlib.aclosing(self._decoded(response)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            await response.aclose()
         raise StreamEndedError("the server ended the stream")
 
-    async def _check(self, response: "httpx.Response", watchdog: "_Watchdog") -> None:
+    @contextlib.asynccontextmanager
+    async def _deadline(
+        self, error: type[UnreachableError], what: str, *, since: float | None = None
+    ) -> AsyncIterator[None]:
+        """Raise `error` if the block does not end within `silence_s` from now or from `since` (monotonic)."""
+        now = self._clock.monotonic()
+        try:
+            async with self._clock.timeout((now if since is None else since) + self._silence_s - now):
+                yield
+        except TimeoutError as exc:
+            raise error(f"{what} within {self._silence_s:g} s") from exc
+
+    async def _check(self, response: "httpx.Response") -> None:
         """Raise the error of an answer that is not the stream."""
         body = bytearray()
         if response.status_code != 200:
             # An error body that hangs or breaks off must not hide the status.
             with contextlib.suppress(UnreachableError):
-                async with watchdog.deadline(HeadersTimeoutError, "no end of the error body"):
+                async with self._deadline(HeadersTimeoutError, "no end of the error body"):
                     await read_start(response.aiter_raw(), ERROR_BODY_MAX_BYTES, into=body)
         answer = Answer.of(response.status_code, response.headers, bytes(body))
         error = stream_error(answer, now_unix_s=self._clock.wall())
         if error is not None:
             raise error
 
-    async def _decoded(
-        self, response: "httpx.Response", watchdog: "_Watchdog"
-    ) -> AsyncGenerator[StreamItem, None]:
+    async def _decoded(self, response: "httpx.Response") -> AsyncGenerator[StreamItem, None]:
         decoder = EventDecoder(last_event_id=self.last_event_id, retry_s=self.retry_s)
         # httpx types its generator as a plain iterator, which has no aclose().
         raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
         async with contextlib.aclosing(raw) as chunks:
+            unfinished_since: float | None = None
             while True:
-                async with watchdog.deadline(StreamIdleError, "no byte", unfinished=decoder.unfinished):
+                deadline = self._deadline(StreamIdleError, "no byte")
+                if not decoder.unfinished:
+                    unfinished_since = None
+                elif unfinished_since is None:
+                    unfinished_since = self._clock.monotonic()
+                else:
+                    what = "an event started and did not end"
+                    deadline = self._deadline(EventTimeoutError, what, since=unfinished_since)
+                async with deadline:
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return
@@ -148,61 +161,3 @@ class ReinitStream:
             wanted.append(("Last-Event-ID", last_id))
         # The last one of a name wins, in any spelling: a configured header replaces the default user agent.
         return list({name.lower(): (name, value) for name, value in wanted}.values())
-
-
-class _Watchdog:
-    """Interrupts a read when headers, bytes or the end of an event are overdue.
-
-    It interrupts reads only, never the consumer that handles an event between two reads.
-    """
-
-    def __init__(self, clock: Clock, silence_s: float) -> None:
-        self._clock = clock
-        self._silence_s = silence_s
-        self._scope: asyncio.Timeout | None = None
-        self._read_at = 0.0
-        self._begun_at: float | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._watch(), name="claim stream watchdog")
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-    @contextlib.asynccontextmanager
-    async def deadline(
-        self, error: type[UnreachableError], what: str, *, unfinished: bool = False
-    ) -> AsyncIterator[None]:
-        """Raise `error` if the block takes `silence_s`.
-
-        Raise `EventTimeoutError` if the blocks are `unfinished` for that long.
-        """
-        self._read_at = self._clock.monotonic()
-        if not unfinished:
-            self._begun_at = None
-        elif self._begun_at is None:
-            self._begun_at = self._read_at
-        try:
-            async with asyncio.timeout(None) as self._scope:
-                yield
-        except TimeoutError as exc:
-            if self._overdue(self._read_at):
-                raise error(f"{what} within {self._silence_s:g} s") from exc
-            raise EventTimeoutError(f"an event started and did not end within {self._silence_s:g} s") from exc
-        finally:
-            self._scope = None
-
-    def _overdue(self, since: float | None) -> bool:
-        return since is not None and self._clock.monotonic() >= since + self._silence_s
-
-    async def _watch(self) -> None:
-        while True:
-            since = self._read_at if self._begun_at is None else self._begun_at
-            left_s = since + self._silence_s - self._clock.monotonic()
-            if left_s <= 0 and self._scope is not None:
-                self._scope.reschedule(asyncio.get_running_loop().time())
-            await self._clock.sleep(left_s if left_s > 0 else self._silence_s)
