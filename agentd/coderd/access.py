@@ -1,8 +1,9 @@
-"""Creates the token source, the client and the proxy headers for coderd from the configuration."""
+"""Creates the token source, the clients and the proxy headers for coderd from the configuration."""
 
 from agentd import log
 from agentd.clock import Clock
 from agentd.coderd.client import Coderd
+from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import FileToken, StaticToken, TokenSource
 from agentd.config import Config
 from agentd.tls import aiohttp, client_context
@@ -41,6 +42,16 @@ def coderd_client(
         headers=proxy_headers(config),
         tls=client_context(config.coder.url, config.coder.ca_file),
         clock=clock,
+    )
+
+
+def claim_stream(config: Config, clock: Clock) -> ReinitStream:
+    """The claim stream of coderd. Raises `ConfigError` for an unreadable CA file."""
+    return ReinitStream(
+        config.coder.url,
+        context=client_context(config.coder.url, config.coder.ca_file),
+        clock=clock,
+        headers=proxy_headers(config),
     )
 
 

@@ -16,9 +16,8 @@ from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
 from agentd.claims.missed_claim import MissedClaimFinder
 from agentd.clock import Clock
-from agentd.coderd.access import coderd_client, proxy_headers, token_source
+from agentd.coderd.access import claim_stream, coderd_client, token_source
 from agentd.coderd.debug_manifest import DebugManifest
-from agentd.coderd.reinit_stream import ReinitStream
 from agentd.config import Config
 from agentd.conversation.redaction import Redactor
 from agentd.daemon import wiring
@@ -37,7 +36,7 @@ from agentd.stability.task_reports import TaskReports
 from agentd.stability.tracker import Tracker
 from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
-from agentd.tls import aiohttp, client_context
+from agentd.tls import aiohttp
 
 SPOOL_DIR: Final = "spool"
 
@@ -180,12 +179,7 @@ class Components:
             session=self.session, url=f"http://{config.coder.debug_address}/debug/manifest"
         )
         return ClaimListener(
-            stream=ReinitStream(
-                config.coder.url,
-                context=client_context(config.coder.url, config.coder.ca_file),
-                clock=self.clock,
-                headers=proxy_headers(config),
-            ),
+            stream=claim_stream(config, self.clock),
             tokens=self.token,
             ledger=self.ledger,
             hook_runner=HookRunner(
