@@ -1,10 +1,9 @@
 """Checks the state directory, the claim ledger and the spool. Changes nothing except for one trial file."""
 
-import contextlib
 import errno
 import os
-import secrets
 import stat
+import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -89,18 +88,11 @@ def _absent(path: Path) -> Finding:
 
 
 def _write_trial(path: Path) -> None:
-    """Write, fsync and remove a file of a snapshot's size."""
-    trial = path / f".tmp-doctor-{secrets.token_hex(4)}"
-    fd = os.open(trial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        view = memoryview(bytes(_TRIAL_BYTES))
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-        with contextlib.suppress(OSError):
-            trial.unlink()
+    """Write and fsync a file of a snapshot's size, without a name where the file system supports that."""
+    with tempfile.TemporaryFile(dir=path) as trial:
+        trial.write(bytes(_TRIAL_BYTES))
+        trial.flush()
+        os.fsync(trial.fileno())
 
 
 def _unwritable(path: Path, error: OSError) -> Finding:
