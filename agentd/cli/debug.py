@@ -1,6 +1,7 @@
 """`agentd debug bundle`: write an archive for a support ticket, without secrets and message texts."""
 
 import argparse
+import dataclasses
 import importlib.metadata
 import os
 import platform
@@ -86,7 +87,7 @@ def _collected(settings: Config, args: argparse.Namespace) -> dict[str, Any]:
         "versions.json": _versions(),
         "config.json": _shareable(explained(settings)),
         "environment.json": sorted(name for name in os.environ if name.startswith(("AGENTD_", "CODER"))),
-        "doctor.json": [finding.as_json() for finding in diagnose(args)],
+        "doctor.json": [dataclasses.asdict(finding) for finding in diagnose(args)],
         **_from_daemon(settings),
         "spool.json": bundle.spool_headers(state / SPOOL_DIR),
         "files.json": {

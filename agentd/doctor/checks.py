@@ -1,66 +1,86 @@
 """Runs all checks concurrently, each with a time limit, and returns their findings in the order of output."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from agentd import stop_timeout
 from agentd.agents.agent import Agent
-from agentd.coderd.client import Coderd
-from agentd.coderd.reinit_stream import ReinitStream
-from agentd.coderd.token import TokenSource
+from agentd.agents.discovery import agent_of
+from agentd.clock import Clock
+from agentd.coderd.access import token_source
+from agentd.coderd.token import StaticToken, TokenSource
 from agentd.config import Config
-from agentd.doctor import control_plane, daemon, hooks, state, stop_time
-from agentd.doctor.finding import Finding, Level, fail
+from agentd.doctor import control_plane, daemon, hooks, state
+from agentd.doctor.finding import Finding, Level, fail, ok
+from agentd.errors import ConfigError
+from agentd.http_client import client_session
+from agentd.tls import aiohttp
 
 CHECK_TIMEOUT_S: Final = 4.8
 
-
-@dataclass(frozen=True, slots=True)
-class CoderdAccess:
-    """The clients of coderd with this configuration."""
-
-    token: TokenSource
-    client: Coderd
-    stream: ReinitStream
+# A token that coderd rejects. The response still shows whether coderd is reachable.
+_REJECTED: Final = "agentd-doctor-has-none"
 
 
-@dataclass(frozen=True, slots=True)
-class Installation:
-    """What to check.
+async def check_installation(
+    config: Config,
+    clock: Clock,
+    *,
+    spool: Path,
+    socket: Path,
+    read_status: Callable[[], daemon.Status | None],
+    last_end: str,
+) -> list[Finding]:
+    """Run every check. A check that does not end within `CHECK_TIMEOUT_S` fails.
 
-    `coderd` or `agent` is None if it could not be built; `known`, the findings so far, then states why.
-    `read_status` reads `/v1/status` of the daemon (blocking), None without an answer. `last_end` is how the
-    last run ended according to the state directory, "" if that is unknown.
+    Changes nothing on this machine or at a peer. `read_status` reads `/v1/status` of the daemon (blocking), None
+    without an answer. `last_end` is how the last run ended according to the state directory, "" if that is unknown.
     """
+    known = [_check_complete(config)]
+    async with client_session() as session:
+        token = _token(config, session, known)
+        agent = agent_of(config, session=session, clock=clock)
+        checks: dict[str, Awaitable[list[Finding]]] = {
+            "state": asyncio.to_thread(state.check, config.state.dir, spool),
+            "daemon": asyncio.to_thread(daemon.check, config, socket, read_status, last_end),
+        }
+        if config.coder.url:
+            checks["coderd"] = control_plane.check(config, token, session, clock)
+        checks[agent.kind] = _check_agent(agent)
+        checks["hooks"] = asyncio.to_thread(
+            hooks.check, config.claims.hooks_dir, enabled=config.claims.enabled
+        )
+        try:
+            results = await asyncio.gather(*(_with_time_limit(name, check) for name, check in checks.items()))
+        finally:
+            await agent.close()
+    # If the token cannot be read, a second finding about the token would only repeat that.
+    names = {finding.check for finding in known}
+    return known + [finding for findings in results for finding in findings if finding.check not in names]
 
-    config: Config
-    spool: Path
-    socket: Path
-    wall: Callable[[], float]
-    coderd: CoderdAccess | None
-    agent: Agent | None
-    read_status: Callable[[], object]
-    known: tuple[Finding, ...] = ()
-    last_end: str = ""
+
+def _check_complete(config: Config) -> Finding:
+    try:
+        config.require_coder()
+    except ConfigError as exc:
+        return fail("token" if exc.message.startswith("coder.token") else "config", exc.message, exc.hint)
+    sources = {origin for origin in config.origins.values() if origin.startswith("file ")}
+    return ok("config", "is complete" + "".join(f", with {source}" for source in sorted(sources)))
 
 
-async def check_installation(installation: Installation) -> list[Finding]:
-    """Run every check. A check that does not end within `CHECK_TIMEOUT_S` fails."""
-    config = installation.config
-    checks: dict[str, Awaitable[list[Finding]]] = {
-        "state": asyncio.to_thread(state.check, config.state.dir, installation.spool),
-        "daemon": _check_daemon(installation),
-    }
-    if installation.coderd is not None:
-        checks["coderd"] = _check_control_plane(installation, installation.coderd)
-    if installation.agent is not None:
-        checks[installation.agent.kind] = _check_agent(installation.agent)
-    checks["hooks"] = asyncio.to_thread(hooks.check, config.claims.hooks_dir, enabled=config.claims.enabled)
-    results = await asyncio.gather(*(_with_time_limit(name, check) for name, check in checks.items()))
-    return [*installation.known, *(finding for findings in results for finding in findings)]
+def _token(config: Config, session: aiohttp.ClientSession, known: list[Finding]) -> TokenSource:
+    """The configured token source, or an invalid token, so that coderd is checked anyway."""
+    try:
+        return token_source(config, session) or StaticToken(_REJECTED)
+    except ConfigError as exc:
+        known.append(fail("token", exc.message, exc.hint))
+        return StaticToken(_REJECTED)
+
+
+async def _check_agent(agent: Agent) -> list[Finding]:
+    diagnosis = await agent.diagnose()
+    return [Finding(agent.kind, Level(diagnosis.severity), diagnosis.cause, diagnosis.remedy)]
 
 
 async def _with_time_limit(name: str, check: Awaitable[list[Finding]]) -> list[Finding]:
@@ -70,46 +90,3 @@ async def _with_time_limit(name: str, check: Awaitable[list[Finding]]) -> list[F
     except TimeoutError:
         remedy = "a resolver, a disk or a peer does not answer: check the network and the mounts"
         return [fail(name, f"the check timed out after {CHECK_TIMEOUT_S:g} s", remedy)]
-
-
-async def _check_agent(agent: Agent) -> list[Finding]:
-    diagnosis = await agent.diagnose()
-    return [Finding(agent.kind, Level(diagnosis.severity), diagnosis.cause, diagnosis.remedy)]
-
-
-async def _check_daemon(installation: Installation) -> list[Finding]:
-    return await asyncio.to_thread(_check_daemon_and_stop_time, installation)
-
-
-def _check_daemon_and_stop_time(installation: Installation) -> list[Finding]:
-    config = installation.config
-    status = daemon.valid_status(installation.read_status())
-    # A running daemon has replaced the record of the previous run; its status has a copy.
-    last_end = installation.last_end if status is None else _last_end(status)
-    pid = daemon.pid(config.state.dir, status)
-    timeout = stop_timeout.configured_or(config, stop_timeout.of_unit(pid))
-    budget_s = stop_timeout.fit_budget(config, timeout).shutdown.budget_s
-    return [
-        *daemon.check(config.state.dir, installation.socket, config.local_api.listen, status),
-        *stop_time.check(budget_s, timeout, stop_timeout.container_default(), last_end),
-    ]
-
-
-def _last_end(status: Mapping[str, Any]) -> str:
-    last_stop = status.get("last_stop")
-    return str(last_stop.get("ended", "")) if isinstance(last_stop, dict) else ""
-
-
-async def _check_control_plane(installation: Installation, coderd: CoderdAccess) -> list[Finding]:
-    config = installation.config
-    use = control_plane.CoderdUse(
-        claims=config.claims.enabled,
-        snapshots="coder" in config.snapshots.destinations,
-        task_id=config.snapshots.task_id,
-    )
-    findings = await control_plane.check(
-        coderd.client, coderd.stream, coderd.token, use, wall=installation.wall
-    )
-    # If the token cannot be read, a second finding about the token would only repeat that.
-    known = {finding.check for finding in installation.known}
-    return [finding for finding in findings if finding.check != "token" or "token" not in known]

@@ -23,44 +23,26 @@ _NOT_A_UUID: Final = "Workspace agent token invalid."
 _NOT_AUTHORIZED: Final = "Workspace agent not authorized."
 _MISSING: Final = "must be provided."
 
-# OpenSSL's verify codes (x509_vfy.h) that have a remedy of their own: cause and remedy.
+_UNKNOWN_CA: Final = "is signed by a CA that this machine does not trust"
+_SET_CA: Final = "set coder.ca_file (AGENTD_CODER_CA_FILE) to that"
+
+# OpenSSL's verify codes (x509_vfy.h) that have a remedy of their own: what the certificate is, and the remedy.
 _CERTIFICATES: Final = {
-    9: (
-        "coderd's certificate is not valid yet",
-        "check this machine's clock, or renew the certificate",
-    ),
-    10: (
-        "coderd's certificate has expired",
-        "renew the certificate; if a browser accepts it, check this machine's clock",
-    ),
-    18: (
-        "coderd's certificate is self-signed",
-        "set coder.ca_file (AGENTD_CODER_CA_FILE) to that certificate",
-    ),
-    19: (
-        "coderd's certificate is signed by a CA that this machine does not trust",
-        "set coder.ca_file (AGENTD_CODER_CA_FILE) to that CA",
-    ),
-    20: (
-        "coderd's certificate is signed by a CA that this machine does not trust",
-        "set coder.ca_file (AGENTD_CODER_CA_FILE) to that CA, or let the server send the whole chain",
-    ),
-    62: ("coderd's certificate is for another host name", "set coder.url to a name in the certificate"),
-    64: ("coderd's certificate is not for this address", "set coder.url to a name in the certificate"),
+    9: ("is not valid yet", "check this machine's clock, or renew the certificate"),
+    10: ("has expired", "renew the certificate; if a browser accepts it, check this machine's clock"),
+    18: ("is self-signed", f"{_SET_CA} certificate"),
+    19: (_UNKNOWN_CA, f"{_SET_CA} CA"),
+    20: (_UNKNOWN_CA, f"{_SET_CA} CA, or let the server send the whole chain"),
+    62: ("is for another host name", "set coder.url to a name in the certificate"),
+    64: ("is not for this address", "set coder.url to a name in the certificate"),
 }
 
 
-def is_from_coderd(answer: AgentdError | None) -> bool:
-    """Whether coderd itself answered, so that the result also shows the state of token and routes."""
-    if isinstance(answer, UnauthorizedError):
-        return _is_401_of_coderd(answer)
-    if isinstance(answer, UnreachableError | NotCoderdError | ServerFaultError | RateLimitedError):
-        return False
-    return answer is None or isinstance(answer, CoderdError)
-
-
 def connection_finding(answer: AgentdError | None, version: str) -> Finding:
-    """The finding about the connection: DNS, TCP, TLS, proxies, and whether coderd answers."""
+    """The finding about the connection: DNS, TCP, TLS, proxies, and whether coderd answers.
+
+    `ok` if coderd itself answered, so that the answer also shows the state of token and routes.
+    """
     match answer:
         case UnreachableError():
             return _unreachable(answer)
@@ -134,14 +116,9 @@ def _unreachable(answer: UnreachableError) -> Finding:
     for cause in _causes(answer):
         match cause:
             case ssl.SSLCertVerificationError():
-                text, remedy = _CERTIFICATES.get(
-                    cause.verify_code,
-                    (
-                        f"coderd's certificate is invalid: {cause.verify_message}",
-                        "have the certificate corrected",
-                    ),
-                )
-                return fail("tls", text, remedy)
+                other = (f"is invalid: {cause.verify_message}", "have the certificate corrected")
+                fault, remedy = _CERTIFICATES.get(cause.verify_code, other)
+                return fail("tls", f"coderd's certificate {fault}", remedy)
             case ssl.SSLError():
                 return fail(
                     "tls",

@@ -9,19 +9,21 @@ result as far as it concerns connection and token.
 
 import asyncio
 import contextlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from agentd.claims.answers import CLAIM_FAILED_WORDS, HANDLED_WORDS
+from agentd.clock import Clock
 from agentd.coderd import errors
+from agentd.coderd.access import claim_stream, coderd_client
 from agentd.coderd.client import Coderd
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import TokenSource
+from agentd.config import Config
 from agentd.doctor import coderd_answers
-from agentd.doctor.finding import Finding, fail, ok, warn
-from agentd.errors import AgentdError
+from agentd.doctor.finding import Finding, Level, fail, ok, warn
+from agentd.errors import AgentdError, ConfigError
 from agentd.http_client import http_date_unix_s
+from agentd.tls import aiohttp
 
 ANSWER_TIMEOUT_S: Final = 4.0
 # coderd sends its first byte with its first event or ping, up to 15 s later. A stream without a refusal by
@@ -34,38 +36,35 @@ TASK_HINT: Final = (
     'pass data.coder_task.me.enabled ? data.coder_task.me.id : "" from the template'
     " as AGENTD_SNAPSHOTS_TASK_ID"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class CoderdUse:
-    """Which features of coderd the configuration uses: the claim stream, snapshots of a task, and its id."""
-
-    claims: bool
-    snapshots: bool
-    task_id: str
+_CLAIMS_OFF: Final = "claims.enabled is false: agentd does not wait for a claim"
+_TASK_OFF: Final = "snapshots.destinations does not name coder: agentd uploads nothing to a task"
 
 
 async def check(
-    coderd: Coderd, stream: ReinitStream, token: TokenSource, use: CoderdUse, *, wall: Callable[[], float]
+    config: Config, token: TokenSource, session: aiohttp.ClientSession, clock: Clock
 ) -> list[Finding]:
     """The findings about coderd. Takes at most `ANSWER_TIMEOUT_S`."""
+    try:
+        coderd = coderd_client(config, token, session, clock)
+        stream = claim_stream(config, clock)
+    except ConfigError as exc:
+        return [fail("tls", exc.message, exc.hint)]
+    task_id, claims = config.snapshots.task_id, config.claims.enabled
     log_error, stream_error = await asyncio.gather(
-        _rehearse(coderd, use.task_id),
-        _connect(stream, token) if use.claims else _no_connection(),
+        _rehearse(coderd, task_id), _connect(stream, token) if claims else asyncio.sleep(0, None)
     )
-    findings = [coderd_answers.connection_finding(log_error, coderd.build_version)]
+    connection = coderd_answers.connection_finding(log_error, coderd.build_version)
+    findings = [connection]
     if coderd.date:
-        findings.append(_check_clock(coderd.date, wall()))
-    if not coderd_answers.is_from_coderd(log_error):
-        return findings
+        findings.append(_check_clock(coderd.date, clock.wall()))
+    if connection.level is not Level.OK:
+        return findings  # the answer is not coderd's: it shows nothing about the token and the routes
     findings.append(coderd_answers.token_finding(log_error))
     if not isinstance(log_error, errors.UnauthorizedError):
-        findings += [_reinit_finding(stream_error, use), _task_finding(log_error, use)]
+        uses_task = "coder" in config.snapshots.destinations
+        findings.append(_reinit_finding(stream_error) if claims else ok("reinit", _CLAIMS_OFF))
+        findings.append(_task_finding(log_error, task_id) if uses_task else ok("task", _TASK_OFF))
     return findings
-
-
-async def _no_connection() -> None:
-    return None
 
 
 async def _rehearse(coderd: Coderd, task_id: str) -> AgentdError | None:
@@ -79,41 +78,27 @@ async def _rehearse(coderd: Coderd, task_id: str) -> AgentdError | None:
 
 async def _connect(stream: ReinitStream, token: TokenSource) -> AgentdError | None:
     """The error of a connection to the claim stream; None if coderd accepts it."""
+    reached = ""
+
+    def reach(step: str, timeout_s: float) -> None:
+        nonlocal reached
+        reached = step
+        limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
+
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            return await _connection_error(stream, await token.current())
+        async with asyncio.timeout(ANSWER_TIMEOUT_S) as limit:
+            items = stream.events(
+                await token.current(),
+                on_sent=lambda: reach("sent", ACCEPTED_AFTER_S),
+                on_open=lambda: reach("open", 0),
+            )
+            async with contextlib.aclosing(items):
+                await anext(items)
     except TimeoutError:
-        return errors.ConnectError(f"no connection within {ANSWER_TIMEOUT_S:g} s")
+        return None if reached else errors.ConnectError(f"no connection within {ANSWER_TIMEOUT_S:g} s")
     except AgentdError as exc:
-        return exc
-
-
-async def _connection_error(stream: ReinitStream, token: str) -> AgentdError | None:
-    sent, opened = asyncio.Event(), asyncio.Event()
-
-    async def listen() -> None:
-        async with contextlib.aclosing(stream.events(token, on_sent=sent.set, on_open=opened.set)) as items:
-            await anext(items)
-
-    async def wait_until_accepted() -> None:
-        await sent.wait()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(opened.wait(), ACCEPTED_AFTER_S)
-
-    listening = asyncio.create_task(listen(), name="doctor: claim stream")
-    accepting = asyncio.create_task(wait_until_accepted(), name="doctor: wait for the claim stream")
-    try:
-        await asyncio.wait({listening, accepting}, return_when=asyncio.FIRST_COMPLETED)
-        if listening.done() and not listening.cancelled() and not opened.is_set():
-            error = listening.exception()
-            if error is not None and not isinstance(error, AgentdError):
-                raise error
-            return error
-        return None
-    finally:
-        listening.cancel()
-        accepting.cancel()
-        await asyncio.gather(listening, accepting, return_exceptions=True)
+        return None if reached == "open" else exc
+    return None
 
 
 def _check_clock(date: str, now_unix_s: float) -> Finding:
@@ -132,13 +117,11 @@ def _check_clock(date: str, now_unix_s: float) -> Finding:
     return (fail if abs(skew_s) >= SKEW_FAIL_S else warn)("clock", cause, remedy)
 
 
-def _reinit_finding(error: AgentdError | None, use: CoderdUse) -> Finding:
+def _reinit_finding(error: AgentdError | None) -> Finding:
     """The result of the connection to the claim stream.
 
     The text of a 409 tells its three meanings apart (coderd `workspaceAgentReinit`).
     """
-    if not use.claims:
-        return ok("reinit", "claims.enabled is false: agentd does not wait for a claim")
     match error:
         case None:
             return ok("reinit", "coderd accepts the claim stream")
@@ -174,10 +157,8 @@ def _reinit_finding(error: AgentdError | None, use: CoderdUse) -> Finding:
             )
 
 
-def _task_finding(error: AgentdError | None, use: CoderdUse) -> Finding:
+def _task_finding(error: AgentdError | None, task_id: str) -> Finding:
     """Whether coderd would store a log snapshot of the task. `error` is the result of the rehearsal."""
-    if not use.snapshots:
-        return ok("task", "snapshots.destinations does not name coder: agentd uploads nothing to a task")
     if isinstance(error, errors.RouteNotFoundError):
         return warn(
             "task",
@@ -186,7 +167,7 @@ def _task_finding(error: AgentdError | None, use: CoderdUse) -> Finding:
             "add another destination to snapshots.destinations,"
             " or start coderd with CODER_ENABLE_AI_TASKS=true",
         )
-    if not use.task_id:
+    if not task_id:
         return warn(
             "task",
             "snapshots.task_id is not set: conversations stay on this machine",
@@ -194,11 +175,11 @@ def _task_finding(error: AgentdError | None, use: CoderdUse) -> Finding:
         )
     match error:
         case None:
-            return ok("task", f"coderd would store a log snapshot of task {use.task_id}")
+            return ok("task", f"coderd would store a log snapshot of task {task_id}")
         case errors.NotFoundError():
             return fail(
                 "task",
-                f"coderd knows no task {use.task_id} of this workspace",
+                f"coderd knows no task {task_id} of this workspace",
                 f"{TASK_HINT}: outside a task the provider generates a random id",
             )
         case _:

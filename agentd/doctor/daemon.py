@@ -1,78 +1,74 @@
-"""Checks the daemon: whether one runs on the state directory and answers, and whether one could start."""
+"""Checks the daemon: whether one runs on the state directory and answers, whether one could start, and its stop."""
 
 import errno
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from agentd import stop_timeout
+from agentd.config import Config
 from agentd.config.formats import loopback_address
+from agentd.doctor import stop_time
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.local_api.unix_socket import SOCKET_PATH_MAX_BYTES
 from agentd.state_dir import holder_pid
 
-
-def valid_status(response: object) -> Mapping[str, Any] | None:
-    """`response` if it is the `/v1/status` of an agentd, else None."""
-    return response if isinstance(response, dict) and isinstance(response.get("pid"), int) else None
+Status = Mapping[str, Any]
 
 
-def pid(state_dir: Path, status: Mapping[str, Any] | None) -> int:
-    """The process id of the daemon, that of this process without a daemon."""
-    return status["pid"] if status is not None else holder_pid(state_dir) or os.getpid()
-
-
-def check(state_dir: Path, socket_path: Path, listen: str, status: Mapping[str, Any] | None) -> list[Finding]:
-    """One finding. `status` is the result of `valid_status`. Blocks for a few system calls."""
-    holder = holder_pid(state_dir)
+def check(
+    config: Config, socket_path: Path, read_status: Callable[[], Status | None], last_end: str
+) -> list[Finding]:
+    """The findings about the daemon and about its stop. Blocks. For the arguments see `check_installation`."""
+    status = read_status()
+    holder = holder_pid(config.state.dir)
     if status is not None:
-        return [_running(state_dir, socket_path, holder, status)]
-    if holder is not None:
-        holder_text = f"pid {holder or 'unknown'}"
-        return [
-            fail(
-                "daemon",
-                f"agentd ({holder_text}) holds the lock of {state_dir},"
-                f" but no daemon answers on {socket_path}: it uses another socket, or it hangs",
-                f"stop {holder_text}, or give this daemon its own AGENTD_STATE_DIR",
-            )
-        ]
-    if len(os.fsencode(socket_path)) > SOCKET_PATH_MAX_BYTES:
-        return [
-            fail(
-                "daemon",
-                f"local_api.socket is longer than {SOCKET_PATH_MAX_BYTES} bytes",
-                "set AGENTD_LOCAL_API_SOCKET to a shorter path",
-            )
-        ]
-    error = _bind_error(listen)
-    if error:
-        return [
-            fail(
-                "daemon",
-                f"local_api.listen: cannot listen on {listen}: {error}",
-                "stop the program that listens there, or choose another port in AGENTD_LOCAL_API_LISTEN",
-            )
-        ]
+        # A running daemon has replaced the record of the previous run; its status has a copy.
+        last_end = (status.get("last_stop") or {}).get("ended", "")
+    pid = status["pid"] if status is not None else holder or os.getpid()
+    timeout = stop_timeout.configured_or(config, stop_timeout.of_unit(pid))
+    budget_s = stop_timeout.fit_budget(config, timeout).shutdown.budget_s
     return [
-        warn(
-            "daemon",
-            "no agentd runs on this state directory",
-            "start it: `agentd run`, or `systemctl start agentd`",
-        )
+        _check_daemon(config, socket_path, status, holder),
+        stop_time.check(budget_s, timeout, stop_timeout.container_default(), last_end),
     ]
 
 
-def _running(state_dir: Path, socket_path: Path, holder: int | None, status: Mapping[str, Any]) -> Finding:
-    pid = status["pid"]
-    if holder not in (None, 0, pid):
+def _check_daemon(config: Config, socket_path: Path, status: Status | None, holder: int | None) -> Finding:
+    """`holder` is the process id of the agentd that locks the state directory, as `holder_pid` returns it."""
+    state_dir, listen = config.state.dir, config.local_api.listen
+    if status is not None and holder not in (None, 0, status["pid"]):
         return fail(
             "daemon",
-            f"two agentd daemons run: pid {pid} answers on {socket_path}, pid {holder} holds {state_dir}",
+            f"two agentd daemons run: pid {status['pid']} answers on {socket_path}, pid {holder} holds {state_dir}",
             "stop one of them, or give each its own AGENTD_STATE_DIR and AGENTD_LOCAL_API_SOCKET",
         )
-    return ok("daemon", f"agentd {status.get('version', '?')} answers, pid {pid}")
+    if status is not None:
+        return ok("daemon", f"agentd {status.get('version', '?')} answers, pid {status['pid']}")
+    if holder is not None:
+        holder_text = f"pid {holder or 'unknown'}"
+        return fail(
+            "daemon",
+            f"agentd ({holder_text}) holds the lock of {state_dir},"
+            f" but no daemon answers on {socket_path}: it uses another socket, or it hangs",
+            f"stop {holder_text}, or give this daemon its own AGENTD_STATE_DIR",
+        )
+    if len(os.fsencode(socket_path)) > SOCKET_PATH_MAX_BYTES:
+        return fail(
+            "daemon",
+            f"local_api.socket is longer than {SOCKET_PATH_MAX_BYTES} bytes",
+            "set AGENTD_LOCAL_API_SOCKET to a shorter path",
+        )
+    if error := _bind_error(listen):
+        return fail(
+            "daemon",
+            f"local_api.listen: cannot listen on {listen}: {error}",
+            "stop the program that listens there, or choose another port in AGENTD_LOCAL_API_LISTEN",
+        )
+    remedy = "start it: `agentd run`, or `systemctl start agentd`"
+    return warn("daemon", "no agentd runs on this state directory", remedy)
 
 
 def _bind_error(listen: str) -> str:

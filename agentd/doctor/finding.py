@@ -1,7 +1,6 @@
 """The result of one check: a level, the cause, and what to do."""
 
 import enum
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,9 +33,6 @@ class Finding:
         object.__setattr__(self, "cause", _one_line(self.cause)[:CAUSE_MAX_CHARS])
         object.__setattr__(self, "remedy", _one_line(self.remedy))
 
-    def as_json(self) -> dict[str, str]:
-        return {"check": self.check, "level": self.level.value, "cause": self.cause, "remedy": self.remedy}
-
 
 def ok(check: str, cause: str) -> Finding:
     return Finding(check, Level.OK, cause)
@@ -48,10 +44,6 @@ def warn(check: str, cause: str, remedy: str) -> Finding:
 
 def fail(check: str, cause: str, remedy: str) -> Finding:
     return Finding(check, Level.FAIL, cause, remedy)
-
-
-def any_failed(findings: Sequence[Finding]) -> bool:
-    return any(finding.level is Level.FAIL for finding in findings)
 
 
 def _one_line(text: str) -> str:
