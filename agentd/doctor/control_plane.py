@@ -78,15 +78,18 @@ async def _rehearse(coderd: Coderd, task_id: str) -> AgentdError | None:
 
 async def _connect(stream: ReinitStream, token: TokenSource) -> AgentdError | None:
     """The error of a connection to the claim stream; None if coderd accepts it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + ANSWER_TIMEOUT_S
     reached = ""
 
     def reach(step: str, timeout_s: float) -> None:
         nonlocal reached
-        reached = step
-        limit.reschedule(asyncio.get_running_loop().time() + timeout_s)
+        if loop.time() + timeout_s < deadline:
+            reached = step
+            limit.reschedule(loop.time() + timeout_s)
 
     try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S) as limit:
+        async with asyncio.timeout_at(deadline) as limit:
             items = stream.events(
                 await token.current(),
                 on_sent=lambda: reach("sent", ACCEPTED_AFTER_S),
