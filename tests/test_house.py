@@ -195,8 +195,8 @@ UNFINISHED = {
     "export lists": "",
     "full stops": "",
     "words": """
-        README.md agentd/cli agentd/simulator docs/architecture.md
-        docs/contributing.md docs/operations.md docs/scenarios.md tests/scenarios
+        agentd/cli agentd/simulator docs/architecture.md
+        docs/contributing.md docs/scenarios.md tests/scenarios
         tests/simulator tests/ui
     """,
 }
