@@ -1,4 +1,4 @@
-"""What is found against what is wanted."""
+"""The comparison of found values with wanted ones."""
 
 import pytest
 
@@ -26,12 +26,12 @@ FOUND = {"claims": {"state": "settled", "replays": 2}, "runs": ["a 1"], "code": 
         {"pending": {"not": True}},
     ],
 )
-def test_what_is_as_wanted_matches(wanted):
+def test_equal_values_and_true_operators_match(wanted):
     assert mismatch(FOUND, wanted) is None
 
 
 @pytest.mark.parametrize(
-    ("wanted", "says"),
+    ("wanted", "message"),
     [
         ({"claims": {"state": "acting"}}, "claims.state: wanted 'acting', found 'settled'"),
         ({"claims": {"state": {"at_least": 1}}}, "claims.state: wanted at_least 1, found 'settled'"),
@@ -44,9 +44,9 @@ def test_what_is_as_wanted_matches(wanted):
         ({"nothing": {"present": True}}, "nothing: wanted present True, found None"),
     ],
 )
-def test_what_is_not_is_told_with_its_path(wanted, says):
-    assert mismatch(FOUND, wanted) == says
+def test_a_difference_is_reported_with_its_path(wanted, message):
+    assert mismatch(FOUND, wanted) == message
 
 
-def test_a_long_value_is_told_short():
+def test_a_long_value_is_shortened():
     assert len(mismatch({"text": "x" * 100_000}, {"text": "y"})) < 500

@@ -1,4 +1,4 @@
-"""Scenario files: what is no scenario, what does not hold, and what the command says about both."""
+"""Scenario files: invalid ones, failing ones, and the output of the command."""
 
 import argparse
 import asyncio
@@ -14,7 +14,7 @@ from agentd.cli import simulate
 from agentd.simulator.scenario import file
 from agentd.simulator.scenario.execute import execute
 
-HOLDS = """
+PASSING = """
 title = "coderd's clock"
 [[step]]
 do = "coderd.advance-clock"
@@ -35,7 +35,7 @@ path = "notes/today"
 exists = true
 """
 
-WRONG = {
+INVALID = {
     "no TOML": ("title = ", "Invalid value"),
     "no title": ('[[step]]\nexpect = "agent"\n', "title: missing"),
     "nothing expected": ('title = "x"\n[[step]]\ndo = "agent.hang"\n', "the scenario checks nothing"),
@@ -46,7 +46,7 @@ WRONG = {
     ),
     "a setting of the wrong type": ('title = "x"\n[coderd]\nera = 1\n', "coderd.era: 1 has the wrong type"),
     "an unknown workspace": ('title = "x"\n[coderd]\nworkspace = "y"\n', "use prebuild or regular"),
-    "an unknown act": (
+    "an unknown action": (
         'title = "x"\n[[step]]\ndo = "coderd.explode"\n',
         "step 1: unknown action 'coderd.explode'",
     ),
@@ -67,7 +67,7 @@ WRONG = {
 @pytest.fixture
 def written(tmp_path):
     def write(text):
-        path = tmp_path / "story.toml"
+        path = tmp_path / "sample.toml"
         path.write_text(text)
         return path
 
@@ -84,39 +84,39 @@ def run():
     return one
 
 
-@pytest.mark.parametrize(("text", "says"), WRONG.values(), ids=WRONG)
-def test_what_is_no_scenario_is_refused_with_one_line(written, run, capsys, text, says):
+@pytest.mark.parametrize(("text", "message"), INVALID.values(), ids=INVALID)
+def test_an_invalid_file_is_refused_with_the_reason(written, run, capsys, text, message):
     assert run("run", str(written(text))) == 1
-    complaint = capsys.readouterr().err
-    assert says in complaint
-    assert "story.toml" in complaint
+    errors = capsys.readouterr().err
+    assert message in errors
+    assert "sample.toml" in errors
 
 
-def test_a_scenario_that_holds_exits_0(written, run, capsys):
-    assert run("run", str(written(HOLDS))) == 0
-    told = capsys.readouterr().out
-    assert "✓  1 do coderd.advance-clock (seconds = 60)" in told
-    assert "✓ story passed" in told
+def test_a_scenario_that_passes_exits_0(written, run, capsys):
+    assert run("run", str(written(PASSING))) == 0
+    printed = capsys.readouterr().out
+    assert "✓  1 do coderd.advance-clock (seconds = 60)" in printed
+    assert "✓ sample passed" in printed
 
 
-def test_the_step_that_does_not_hold_is_named_with_what_was_found(written, run, capsys):
-    path = written(HOLDS.replace("messages = 2", "messages = 3"))
+def test_a_failed_step_is_printed_with_the_value_found(written, run, capsys):
+    path = written(PASSING.replace("messages = 2", "messages = 3"))
     assert run("run", "--quiet", str(path)) == 1
-    complaint = capsys.readouterr().err
-    assert "✗ story: step 3 failed" in complaint
-    assert "messages: wanted 3, found 2" in complaint
+    errors = capsys.readouterr().err
+    assert "✗ sample: step 3 failed" in errors
+    assert "messages: wanted 3, found 2" in errors
 
 
-def test_one_of_several_that_does_not_hold_is_enough(written, run, capsys, tmp_path):
-    good = written(HOLDS)
+def test_one_failed_scenario_of_several_exits_1(written, run, capsys, tmp_path):
+    good = written(PASSING)
     bad = tmp_path / "bad.toml"
-    bad.write_text(HOLDS.replace("exists = true", "exists = false"))
+    bad.write_text(PASSING.replace("exists = true", "exists = false"))
     assert run("run", "--quiet", str(good), str(bad)) == 1
     assert "1 of 2 scenarios passed; failed: bad" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("step", "says"),
+    ("step", "message"),
     [
         ('do = "daemon.stop"', "no daemon was started"),
         ('do = "remove"\npath = "nothing"', "FileNotFoundError"),
@@ -131,16 +131,16 @@ def test_one_of_several_that_does_not_hold_is_enough(written, run, capsys, tmp_p
         ),
     ],
 )
-async def test_what_cannot_be_done_fails_its_step(written, tmp_path, step, says):
+async def test_an_impossible_action_fails_its_step(written, tmp_path, step, message):
     path = written(f'title = "x"\n[[step]]\n{step}\n[[step]]\nexpect = "agent"\n')
     home = tmp_path / "home"
     home.mkdir()
     verdict = await execute(file.load(path), home)
     assert not verdict.holds
-    assert says in verdict.why
+    assert message in verdict.why
 
 
-async def test_a_script_plays_with_its_timings_and_its_errors(written, tmp_path):
+async def test_a_script_runs_all_its_actions(written, tmp_path):
     path = written(
         """
         title = "x"
@@ -173,14 +173,14 @@ def test_the_list_names_every_shipped_scenario(run, capsys):
     assert [line.split()[0] for line in listed.splitlines()] == [path.stem for path in file.shipped()]
 
 
-def test_a_name_that_nobody_knows_is_told(run, capsys):
+def test_an_unknown_scenario_is_refused(run, capsys):
     assert run("run", "claim-on-the-moon") == 1
     assert "no scenario 'claim-on-the-moon'; `agentd simulate list`" in capsys.readouterr().err
     assert run("run") == 1
 
 
 @pytest.mark.e2e
-async def test_sigterm_leaves_no_daemon_behind(written, tmp_path_factory):
+async def test_sigterm_ends_the_daemon(written, tmp_path_factory):
     # A short path: the name of the daemon's socket may have 107 bytes.
     home = tmp_path_factory.mktemp("home")
     path = written(
@@ -196,6 +196,6 @@ async def test_sigterm_leaves_no_daemon_behind(written, tmp_path_factory):
     _, errors = await process.communicate()
     assert process.returncode == 1
     assert b"interrupted" in errors
-    log = next(home.glob("agentd-story-*/daemon-1.log")).read_text().splitlines()
+    log = next(home.glob("agentd-sample-*/daemon-1.log")).read_text().splitlines()
     pid = next(line["pid"] for line in map(json.loads, log) if line["event"] == "agentd.started")
     assert not Path(f"/proc/{pid}/exe").exists()

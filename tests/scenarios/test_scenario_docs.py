@@ -1,4 +1,4 @@
-"""docs/scenarios.md names everything a scenario can say."""
+"""docs/scenarios.md has the names of all actions, subjects, operators, commands, faults and settings."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from agentd.simulator.coderd.control import CoderdControl
 from agentd.simulator.scenario import actions, file, matching, subjects
 
 TEXT = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
-OWN_ACTS = {name for name in actions.names() if name in actions.ACTIONS}
+OWN_ACTIONS = {name for name in actions.names() if name in actions.ACTIONS}
 NAMES = {
-    "acts": OWN_ACTS,
+    "actions": OWN_ACTIONS,
     "subjects": subjects.names(),
     "operators": set(matching.OPERATORS),
     "coderd's commands": set(CoderdControl.COMMANDS),
@@ -26,11 +26,11 @@ NAMES = {
 
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
-def test_every_name_is_there(names):
+def test_the_document_has_every_name(names):
     assert {name for name in names if f"`{name}`" not in TEXT} == set()
 
 
-def test_the_example_is_a_scenario_that_holds_in_form(tmp_path):
+def test_the_example_is_a_valid_scenario(tmp_path):
     example = TEXT.split("```toml\n")[1].split("```")[0]
     path = tmp_path / "example.toml"
     path.write_text(example)

@@ -1,11 +1,11 @@
-"""Plays the shipped scenarios with the real daemon as a child process."""
+"""Runs the shipped scenarios with the real daemon as a child process."""
 
 import pytest
 
 from agentd.simulator.scenario import file
 from agentd.simulator.scenario.execute import execute
 
-# One of each kind: claim stream, hooks, agent, uploads, status reports, eras, stop.
+# One scenario for each subject: claim stream, hooks, agent, uploads, status reports, eras, stop.
 SAMPLE = {
     "agent-restart",
     "era-e1-missed",
@@ -26,7 +26,7 @@ def all_or_long() -> list[object]:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("path", all_or_long())
-async def test_shipped_scenario_holds(path, tmp_path):
+async def test_shipped_scenario_passes(path, tmp_path):
     verdict = await execute(file.load(path), tmp_path)
 
     assert verdict.holds, f"step {verdict.failed.number}: {verdict.failed}\n  {verdict.why}"

@@ -1,4 +1,4 @@
-"""One way to ask a server, and one to read what really went over the wire."""
+"""Fixtures that send requests: an HTTP client, and a raw connection that reads the exact bytes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import aiohttp
 import pytest
 
-PATIENCE_S = 20
-"""What fails, fails by then instead of hanging; nothing that works comes near it."""
+LIMIT_S = 20
+"""The limit of every request. Only a failing test reaches it."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Answer:
 @pytest.fixture
 async def ask() -> AsyncIterator[Callable[..., Awaitable[Answer]]]:
     """`await ask("GET", url, token=..., headers=..., data=..., json=...)`; redirects are not followed."""
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LIMIT_S)) as session:
 
         async def one(method: str, url: str, *, token: str | None = None, **given: object) -> Answer:
             headers = dict(given.pop("headers", {}))
@@ -50,15 +50,15 @@ class Wire:
         return (await self.until(b"\r\n\r\n")).decode()
 
     async def until(self, end: bytes) -> bytes:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(LIMIT_S):
             return await self.reader.readuntil(end)
 
     async def exactly(self, count: int) -> bytes:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(LIMIT_S):
             return await self.reader.readexactly(count)
 
     async def rest(self) -> bytes:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(LIMIT_S):
             return await self.reader.read()
 
     def unread(self) -> bytes:
@@ -67,7 +67,7 @@ class Wire:
 
 @pytest.fixture
 async def wire() -> AsyncIterator[Callable[..., Awaitable[Wire]]]:
-    """`await wire(port, "GET", path, header=value...)` sends the request and leaves the answer unread."""
+    """`await wire(port, "GET", path, headers, body)` sends a request and does not read the answer."""
     opened: list[Wire] = []
 
     async def open_wire(

@@ -4,7 +4,7 @@ from agentd.simulator.agent_debug import SimulatedAgentDebug
 from agentd.simulator.coderd import SimulatedCoderd
 
 
-async def test_the_manifest_shows_a_claim_once_the_agent_has_fetched_it_again(ask):
+async def test_the_manifest_shows_a_claim_after_the_next_fetch(ask):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_prebuild(apps=("claude-code",))
         async with SimulatedAgentDebug(ws, owner_name="ada") as debug:

@@ -1,4 +1,4 @@
-"""AgentAPI's answers: contract agentapi.md sections 1 to 4."""
+"""The answers of the simulated AgentAPI."""
 
 import asyncio
 import io
@@ -23,14 +23,14 @@ async def agent():
 
 
 async def hangs(awaitable):
-    """Whether it has no answer while everything else had its turn."""
+    """Whether `awaitable` has not returned after 50 ms."""
     task = asyncio.ensure_future(awaitable)
     done, _ = await asyncio.wait([task], timeout=0.05)
     task.cancel()
     return not done
 
 
-async def test_status_and_messages_are_json_with_the_schema_first_and_not_html_escaped(agent, ask):
+async def test_status_and_messages_are_json_with_the_schema_first_and_without_html_escapes(agent, ask):
     status = await ask("GET", agent.url + "/status")
     assert (
         status.text
@@ -55,7 +55,7 @@ async def test_status_and_messages_are_json_with_the_schema_first_and_not_html_e
         ("0.12.0", {"status", "agent_type", "transport"}),
     ],
 )
-async def test_old_versions_lack_fields(ask, version, fields):
+async def test_old_versions_omit_fields(ask, version, fields):
     async with SimulatedAgentApi(version=version) as agent:
         answer = json.loads((await ask("GET", agent.url + "/status")).body)
 
@@ -75,7 +75,7 @@ async def test_old_versions_lack_fields(ask, version, fields):
         ("evil.example", False),
     ],
 )
-async def test_only_listed_hosts_are_answered(agent, ask, host, allowed):
+async def test_only_allowed_hosts_are_answered(agent, ask, host, allowed):
     answer = await ask("GET", agent.url + "/status", headers={"Host": host})
 
     assert answer.status == (200 if allowed else 400)
@@ -84,7 +84,7 @@ async def test_only_listed_hosts_are_answered(agent, ask, host, allowed):
         assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
-async def test_the_list_of_hosts_is_replaced_not_extended_and_a_star_takes_all(ask):
+async def test_allowed_hosts_replace_the_default_and_a_star_allows_all(ask):
     async with SimulatedAgentApi(allowed_hosts=["agent.internal"]) as agent:
         assert (await ask("GET", agent.url + "/status")).status == 400
         assert (
@@ -97,7 +97,7 @@ async def test_the_list_of_hosts_is_replaced_not_extended_and_a_star_takes_all(a
         assert (await ask("GET", agent.url + "/status", headers={"Host": "any"})).status == 200
 
 
-async def test_wrong_methods_and_paths(agent, ask):
+async def test_a_wrong_method_is_a_405_and_a_wrong_path_a_404(agent, ask):
     assert (await ask("HEAD", agent.url + "/status")).status == 405
     wrong = await ask("POST", agent.url + "/status")
     assert (wrong.status, wrong.body) == (405, b"")
@@ -123,7 +123,9 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("body", "content_type", "status", "detail", "error"), PROBLEMS)
-async def test_refused_messages_are_problems(agent, ask, body, content_type, status, detail, error):
+async def test_a_refused_message_is_answered_with_problem_json(
+    agent, ask, body, content_type, status, detail, error
+):
     answer = await ask("POST", agent.url + "/message", data=body, headers={"Content-Type": content_type})
     problem = json.loads(answer.body)
 
@@ -153,7 +155,7 @@ async def test_a_message_while_running_is_a_500_and_nothing_is_queued(agent, ask
     assert len(agent.conversation.messages) == 1
 
 
-async def test_pty_a_send_blocks_readers_and_ends_when_the_agent_has_begun(ask, fake_clock):
+async def test_in_pty_mode_a_send_blocks_readers_until_the_agent_runs(ask, fake_clock):
     async with SimulatedAgentApi(send_s=2.2, turn_s=5, sleep=fake_clock.sleep, reply=str.upper) as agent:
         sending = asyncio.create_task(
             ask("POST", agent.url + "/message", json={"content": "hi ", "type": "user"})
@@ -173,7 +175,7 @@ async def test_pty_a_send_blocks_readers_and_ends_when_the_agent_has_begun(ask, 
         assert agent.conversation.status == "stable"
 
 
-async def test_acp_a_send_lasts_the_whole_turn_and_a_failed_one_spends_an_id(ask):
+async def test_in_acp_mode_a_send_lasts_the_whole_turn_and_a_failed_one_uses_an_id(ask):
     async with SimulatedAgentApi(mode="acp") as agent:
         assert agent.conversation.messages == []
         sending = asyncio.create_task(
@@ -192,7 +194,7 @@ async def test_acp_a_send_lasts_the_whole_turn_and_a_failed_one_spends_an_id(ask
         assert [message["id"] for message in agent.conversation.messages] == [0, 2]
 
 
-async def test_a_client_that_gives_up_does_not_take_its_message_back(ask):
+async def test_a_message_is_delivered_after_its_client_has_disconnected(ask):
     async with SimulatedAgentApi() as agent:
         agent.hang()
         assert await hangs(ask("POST", agent.url + "/message", json={"content": "late", "type": "user"}))
@@ -202,14 +204,14 @@ async def test_a_client_that_gives_up_does_not_take_its_message_back(ask):
         assert agent.received == [{"content": "late", "type": "user"}]
 
 
-async def test_hang_and_release(agent, ask):
+async def test_hang_blocks_status_until_release(agent, ask):
     agent.hang()
     assert await hangs(ask("GET", agent.url + "/status"))
     agent.release()
     assert (await ask("GET", agent.url + "/status")).status == 200
 
 
-async def test_the_last_message_is_rewritten_with_a_new_time_in_a_pty_only():
+async def test_a_rewritten_message_has_a_new_time_only_in_pty_mode():
     for mode, moved in (("pty", True), ("acp", False)):
         now = [NOON]
         agent = SimulatedAgentApi(mode=mode, now=lambda now=now: now[0])
@@ -223,7 +225,7 @@ async def test_the_last_message_is_rewritten_with_a_new_time_in_a_pty_only():
         )
 
 
-async def test_ids_collide_on_demand_and_begin_again_after_a_restart(agent, ask):
+async def test_ids_collide_on_request_and_start_at_0_after_a_restart(agent, ask):
     for word in ("a", "b", "c"):
         agent.add_message("user", word)
     agent.collide_ids()
@@ -239,7 +241,7 @@ async def test_ids_collide_on_demand_and_begin_again_after_a_restart(agent, ask)
     assert [message["id"] for message in agent.conversation.messages] == [0]
 
 
-async def test_a_bogus_tail_appears_once(agent, ask):
+async def test_a_bogus_entry_is_appended_once(agent, ask):
     agent.bogus_tail()
     first, second = [
         json.loads((await ask("GET", agent.url + "/messages")).body)["messages"] for _ in range(2)
@@ -249,26 +251,26 @@ async def test_a_bogus_tail_appears_once(agent, ask):
     assert second == first[:-1]
 
 
-async def test_transcripts_are_served_as_they_were_recorded(agent, ask, conversations):
+async def test_recorded_transcripts_are_served_unchanged(agent, ask, conversations):
     for path in conversations:
         agent.load(path)
         served = json.loads((await ask("GET", agent.url + "/messages")).body)["messages"]
         assert served == json.loads(path.read_text())["messages"]
 
 
-async def test_two_hundred_megabytes_are_served_without_being_built(agent, ask, wire):
+async def test_a_conversation_of_200_megabytes_is_encoded_in_pieces(agent, ask, wire):
     agent.load({"content": "x" * 10_000, "role": "user"} for _ in range(20_000))
     stream = await wire(agent.port, "GET", "/messages")
     assert "Transfer-Encoding: chunked" in await stream.head()
     size = int((await stream.reader.readline()), 16)
     assert size < 100_000
-    # A reader that stops there does not make the server build the rest.
+    # A client that stops reading stops the encoding, too.
     await asyncio.sleep(0)
     pending = [one.get_write_buffer_size() for one in agent._listener.transports()]
     assert max(pending) < 1 << 20
 
 
-async def test_a_stopped_server_refuses_and_comes_back_on_its_port_with_its_conversation(agent, ask):
+async def test_a_stopped_server_restarts_on_its_port_with_its_conversation(agent, ask):
     agent.add_message("user", "kept")
     await agent.stop()
     with pytest.raises(OSError):
@@ -288,7 +290,7 @@ async def test_a_stopped_server_refuses_and_comes_back_on_its_port_with_its_conv
         ("html_502", 502, b"<html>"),
     ],
 )
-async def test_mishaps_with_an_answer(agent, ask, kind, status, body):
+async def test_response_faults_that_answer(agent, ask, kind, status, body):
     agent.fault(kind, route="messages")
     assert (await ask("GET", agent.url + "/status")).status == 200
     answer = await ask("GET", agent.url + "/messages")
@@ -298,7 +300,7 @@ async def test_mishaps_with_an_answer(agent, ask, kind, status, body):
 
 
 @pytest.mark.parametrize("kind", ["eof", "reset_before_body", "reset_after_body", "cut_body"])
-async def test_mishaps_without_an_end(agent, wire, kind):
+async def test_faults_that_break_the_connection(agent, wire, kind):
     agent.fault(kind)
     stream = await wire(agent.port, "GET", "/messages")
     try:
@@ -311,7 +313,7 @@ async def test_mishaps_without_an_end(agent, wire, kind):
 
 
 @pytest.mark.parametrize("kind", ["endless", "endless_string"])
-async def test_endless_bodies_do_not_end_and_stop_with_their_reader(agent, wire, kind):
+async def test_an_endless_body_ends_when_its_reader_disconnects(agent, wire, kind):
     agent.fault(kind)
     stream = await wire(agent.port, "GET", "/messages")
     await stream.head()
@@ -321,7 +323,7 @@ async def test_endless_bodies_do_not_end_and_stop_with_their_reader(agent, wire,
         await asyncio.sleep(0)
 
 
-async def test_uploads_answer_with_a_path(agent, ask):
+async def test_an_upload_is_answered_with_a_path(agent, ask):
     form = aiohttp.FormData()
     form.add_field("file", b"content", filename="notes.txt")
     answer = json.loads((await ask("POST", agent.url + "/upload", data=form)).body)

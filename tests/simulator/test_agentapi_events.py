@@ -1,4 +1,4 @@
-"""`GET /events`: contract agentapi.md section 5."""
+"""`GET /events` of the simulated AgentAPI."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ async def agent():
         yield server
 
 
-async def test_everything_is_replayed_then_the_status_then_errors_then_what_comes(agent, wire):
+async def test_a_stream_has_the_messages_the_status_the_errors_and_then_live_events(agent, wire):
     agent.add_message("user", "<b>")
     agent.agent_error("oops", "warning")
     stream = await wire(agent.port, "GET", "/events")
@@ -51,7 +51,7 @@ async def test_everything_is_replayed_then_the_status_then_errors_then_what_come
     assert stream.unread() == b""
 
 
-async def test_events_flow_while_a_send_holds_the_lock(agent, wire):
+async def test_events_are_sent_while_the_send_lock_is_held(agent, wire):
     agent.hang()
     stream = await wire(agent.port, "GET", "/events")
     await stream.head()
@@ -60,7 +60,7 @@ async def test_events_flow_while_a_send_holds_the_lock(agent, wire):
     assert b"still here" in await stream.until(b"still here")
 
 
-async def test_a_deletion_is_not_announced(wire):
+async def test_a_removed_message_causes_no_event(wire):
     async with SimulatedAgentApi(mode="acp") as agent:
         agent.add_message("user", "a")
         stream = await wire(agent.port, "GET", "/events")
@@ -76,7 +76,7 @@ async def test_old_versions_have_no_agent_error():
         SimulatedAgentApi(version="0.11.8").agent_error("x")
 
 
-async def test_errors_are_kept_to_the_newest_hundred(agent):
+async def test_the_newest_100_errors_are_kept(agent):
     for number in range(150):
         agent.agent_error(str(number))
 
@@ -84,7 +84,7 @@ async def test_errors_are_kept_to_the_newest_hundred(agent):
 
 
 @pytest.mark.parametrize(("idle_s", "clean"), [(4.9, True), (5.0, False)])
-async def test_a_stop_ends_the_stream_in_order_only_if_its_last_event_is_fresh(wire, idle_s, clean):
+async def test_a_stop_sends_the_last_chunk_only_after_a_recent_event(wire, idle_s, clean):
     now = [0.0]
     async with SimulatedAgentApi(monotonic=lambda: now[0]) as agent:
         stream = await wire(agent.port, "GET", "/events")
@@ -97,7 +97,7 @@ async def test_a_stop_ends_the_stream_in_order_only_if_its_last_event_is_fresh(w
         assert (await stream.rest()).endswith(b"\r\n0\r\n\r\n") == clean
 
 
-async def test_who_lags_more_than_1024_events_is_cut_off_mid_stream(agent, wire):
+async def test_a_client_that_lags_by_more_than_1024_events_is_disconnected(agent, wire):
     stream = await wire(agent.port, "GET", "/events")
     await stream.until(b"status_change")
     await agent.until(lambda: agent.followers == 1)

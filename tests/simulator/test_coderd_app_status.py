@@ -1,4 +1,4 @@
-"""Reporting a status, and what the user is sent for it: contract section 6."""
+"""Status reports to the simulated coderd, and the notifications that they cause."""
 
 import json
 
@@ -33,13 +33,13 @@ def report(ask):
         ({"state": "idle", "message": "é" * 80 + "x"}, 400, LONG),
         ({"state": "idle", "slug": "x"}, 400,
          '{"message":"Failed to get workspace app.","detail":"No app found with slug \\"x\\""}\n'),
-        # The checks in order: state, length, app.
+        # coderd checks the state, then the length, then the app.
         ({"state": "foo", "slug": "x", "message": "m" * 161}, 400,
          '{"message":"Failed to parse request.","detail":"Invalid state: foo"}\n'),
         ({"state": "idle", "slug": "x", "message": "m" * 161}, 400, LONG),
     ],
 )  # fmt: skip
-async def test_every_answer_is_the_contract_s(report, fields, status, answer):
+async def test_the_answer_has_this_status_and_body(report, fields, status, answer):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_workspace(token=TOKEN)
         got = await report(coderd, **fields)
@@ -48,7 +48,7 @@ async def test_every_answer_is_the_contract_s(report, fields, status, answer):
         assert len(coderd.app_statuses[ws.id]) == (status == 200)
 
 
-async def test_old_servers_look_for_the_app_first_and_mind_the_case(report):
+async def test_old_servers_check_the_app_first_and_are_case_sensitive(report):
     async with SimulatedCoderd(era="E1", build_version="v2.30.4") as coderd:
         coderd.add_workspace(token=TOKEN)
         assert "No app found" in (await report(coderd, "foo", slug="x")).text
@@ -59,7 +59,7 @@ async def test_old_servers_look_for_the_app_first_and_mind_the_case(report):
         )
 
 
-async def test_messages_are_sanitised_and_every_call_is_a_row(report):
+async def test_messages_are_sanitized_and_every_report_is_a_row(report):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_workspace(token=TOKEN)
         for _ in range(2):
@@ -68,32 +68,32 @@ async def test_messages_are_sanitised_and_every_call_is_a_row(report):
         assert [row.message for row in coderd.app_statuses[ws.id]] == ["done now"] * 2
 
 
-async def test_a_user_is_told_of_transitions_only_and_once_a_minute(report):
+async def test_a_user_is_notified_of_transitions_only_and_once_a_minute(report):
     now = [1_772_442_000.0]
     async with SimulatedCoderd(now=lambda: now[0]) as coderd:
         ws = coderd.add_workspace(token=TOKEN)
         task = coderd.add_task(ws)
 
-        async def told(state):
+        async def notified(state):
             before = len(coderd.notifications)
             await report(coderd, state)
             return [one.template for one in coderd.notifications[before:]]
 
-        assert await told("working") == []  # the first working is no news
-        assert await told("idle") == ["Task Idle"]
-        assert await told("idle") == []
-        assert await told("working") == ["Task Working"]
-        assert await told("idle") == []  # the same content in the same minute
+        assert await notified("working") == []  # the first working is not notified
+        assert await notified("idle") == ["Task Idle"]
+        assert await notified("idle") == []
+        assert await notified("working") == ["Task Working"]
+        assert await notified("idle") == []  # the same content in the same minute
         coderd.advance_clock(60)
-        assert await told("idle") == []  # no transition
-        assert await told("working") == ["Task Working"]
-        assert await told("failure") == ["Task Failed"]
+        assert await notified("idle") == []  # no transition
+        assert await notified("working") == ["Task Working"]
+        assert await notified("failure") == ["Task Failed"]
         ws.agent_lifecycle = "start_error"
-        assert await told("complete") == []
+        assert await notified("complete") == []
         assert {one.task_id for one in coderd.notifications} == {task}
 
 
-async def test_working_and_leaving_it_push_the_deadline(report):
+async def test_working_and_the_end_of_working_extend_the_deadline(report):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_workspace(token=TOKEN)
         for state, bumps in (("idle", 0), ("working", 1), ("working", 2), ("idle", 3), ("idle", 3)):
@@ -101,7 +101,7 @@ async def test_working_and_leaving_it_push_the_deadline(report):
             assert len(ws.deadline_bumps) == bumps
 
 
-async def test_app_status_stays_when_tasks_are_gone(report):
+async def test_app_status_exists_without_tasks(report):
     async with SimulatedCoderd(era="E5") as coderd:
         coderd.add_workspace(token=TOKEN)
 
@@ -109,7 +109,7 @@ async def test_app_status_stays_when_tasks_are_gone(report):
 
 
 @pytest.mark.parametrize("body", [b"nope", b"[]", b'{"state":1}'])
-async def test_what_is_no_request_is_a_400(ask, body):
+async def test_a_malformed_report_is_a_400(ask, body):
     async with SimulatedCoderd() as coderd:
         coderd.add_workspace(token=TOKEN)
         got = await ask("PATCH", coderd.url + PATH, token=TOKEN, data=body)

@@ -1,4 +1,4 @@
-"""What goes wrong between coderd and its agents: contract section 11, and sse.md section 5."""
+"""The faults of the simulated coderd: failed requests, broken connections, faulty streams."""
 
 import asyncio
 import gzip
@@ -37,7 +37,7 @@ def upload(coderd, ws, ask):
     return one
 
 
-async def test_fail_next_answers_so_often_and_then_no_more(coderd, upload):
+async def test_fail_next_applies_to_the_given_number_of_requests(coderd, upload):
     coderd.fail_next("log-snapshot", 500, body='{"message":"x"}', headers={"Retry-After": "7"}, times=2)
     for _ in range(2):
         failed = await upload()
@@ -48,15 +48,15 @@ async def test_fail_next_answers_so_often_and_then_no_more(coderd, upload):
     assert [call.body for call in coderd.calls("log-snapshot")] == [GOOD] * 3
 
 
-async def test_a_star_meets_whichever_request_comes(coderd, upload):
+async def test_a_fault_of_any_route_applies_to_the_next_request(coderd, upload):
     coderd.fault("*", "html_502")
     failed = await upload()
 
     assert (failed.status, failed.headers["Content-Type"]) == (502, "text/html")
-    assert "X-Coder-Request-Id" not in failed.headers  # it was a proxy, not coderd
+    assert "X-Coder-Request-Id" not in failed.headers  # the answer is that of a proxy
 
 
-async def test_redirects_carry_the_location(coderd, upload):
+async def test_a_redirect_has_the_location(coderd, upload):
     coderd.fault("log-snapshot", "redirect", location="https://elsewhere.example/", status=308)
     moved = await upload()
 
@@ -66,7 +66,7 @@ async def test_redirects_carry_the_location(coderd, upload):
 @pytest.mark.parametrize(
     ("kind", "stored"), [("reset_before_body", False), ("reset_after_body", True), ("eof", False)]
 )
-async def test_a_broken_connection_leaves_the_client_in_doubt(coderd, upload, kind, stored):
+async def test_a_broken_connection_has_no_answer_whether_stored_or_not(coderd, upload, kind, stored):
     coderd.fault("log-snapshot", kind)
     with pytest.raises(OSError if kind != "eof" else Exception):
         await upload()
@@ -75,7 +75,7 @@ async def test_a_broken_connection_leaves_the_client_in_doubt(coderd, upload, ki
     assert coderd.calls("log-snapshot")[0].status is None
 
 
-async def test_a_slow_answer_was_stored_long_before(coderd, upload):
+async def test_a_slow_answer_is_sent_after_the_request_is_processed(coderd, upload):
     release = asyncio.Event()
     coderd.fault("log-snapshot", "slow", release=release)
     waiting = asyncio.create_task(upload())
@@ -85,7 +85,7 @@ async def test_a_slow_answer_was_stored_long_before(coderd, upload):
     assert (await waiting).status == 204
 
 
-async def test_no_headers_ever(coderd, upload):
+async def test_a_request_without_an_answer_hangs(coderd, upload):
     coderd.fault("log-snapshot", "no_headers")
     waiting = asyncio.create_task(upload())
     await coderd.until(lambda: len(coderd.calls("log-snapshot")) == 1)
@@ -104,7 +104,7 @@ async def test_a_stalled_stream_sends_headers_and_no_ping(coderd, ws, wire, fake
     assert stream.unread() == b""
 
 
-async def test_eof_right_after_the_event(coderd, ws, wire):
+async def test_a_stream_ends_after_the_event(coderd, ws, wire):
     coderd.fault("reinit", "eof_after_event")
     stream = await wire(coderd.port, "GET", PATH, AUTH)
     await coderd.until(lambda: coderd.open_streams(ws) == 1)
@@ -117,7 +117,7 @@ async def test_eof_right_after_the_event(coderd, ws, wire):
     assert coderd.open_streams(ws) == 0
 
 
-async def test_duplicates_are_two_chunks_and_pings_stay_single(coderd, ws, wire, fake_clock):
+async def test_events_are_duplicated_and_pings_are_not(coderd, ws, wire, fake_clock):
     coderd.fault("reinit", "duplicate")
     stream = await wire(coderd.port, "GET", PATH, AUTH)
     await coderd.until(lambda: coderd.open_streams(ws) == 1)
@@ -128,7 +128,7 @@ async def test_duplicates_are_two_chunks_and_pings_stay_single(coderd, ws, wire,
     assert await stream.exactly(46) == b"9\r\ndata: x\n\n\r\n" * 2 + b"d\r\nevent: ping\n\n\r\n"
 
 
-async def test_a_big_line_has_the_size_that_was_asked_for(coderd, ws, wire):
+async def test_a_big_line_has_the_given_size(coderd, ws, wire):
     coderd.fault("reinit", "big_line", bytes=1_000_000)
     stream = await wire(coderd.port, "GET", PATH, AUTH)
     await stream.head()
@@ -140,7 +140,7 @@ async def test_a_big_line_has_the_size_that_was_asked_for(coderd, ws, wire):
 
 
 @pytest.mark.parametrize("kind", ["endless_comment", "header_flood"])
-async def test_floods_go_on_for_as_long_as_they_are_read(coderd, ws, wire, kind):
+async def test_floods_last_until_the_client_disconnects(coderd, ws, wire, kind):
     coderd.fault("reinit", kind)
     stream = await wire(coderd.port, "GET", PATH, AUTH)
     flood = await stream.exactly(3_000_000)
@@ -150,7 +150,7 @@ async def test_floods_go_on_for_as_long_as_they_are_read(coderd, ws, wire, kind)
     await coderd.until(lambda: coderd.open_streams(ws) == 0)
 
 
-async def test_a_flood_of_headers_may_be_finite(coderd, ws, wire):
+async def test_a_flood_of_headers_has_the_given_length(coderd, ws, wire):
     coderd.fault("reinit", "header_flood", count=1)
     stream = await wire(coderd.port, "GET", PATH, AUTH)
     flood = await stream.until(b"X-Flood-0099: ")
@@ -158,7 +158,7 @@ async def test_a_flood_of_headers_may_be_finite(coderd, ws, wire):
     assert flood.count(b"X-Flood-") == 100
 
 
-async def test_a_trickle_is_one_byte_at_a_time_without_a_line_end(coderd, ws, wire, fake_clock):
+async def test_a_trickle_sends_single_bytes_without_a_line_end(coderd, ws, wire, fake_clock):
     coderd.fault("reinit", "trickle", every_s=2)
     stream = await wire(coderd.port, "GET", PATH, AUTH)
     await stream.head()
@@ -169,14 +169,14 @@ async def test_a_trickle_is_one_byte_at_a_time_without_a_line_end(coderd, ws, wi
     assert await stream.exactly(12) == b"1\r\nx\r\n" * 2
 
 
-async def test_a_wrong_content_type(coderd, ws, wire):
+async def test_a_stream_has_the_given_content_type(coderd, ws, wire):
     coderd.fault("reinit", "wrong_content_type", content_type="application/json")
     stream = await wire(coderd.port, "GET", PATH, AUTH)
 
     assert "\r\nContent-Type: application/json\r\n" in await stream.head()
 
 
-async def test_a_line_that_inflates(coderd, ws, wire):
+async def test_a_gzip_bomb_decompresses_to_the_given_size(coderd, ws, wire):
     coderd.fault("reinit", "gzip", size=1_000_000)
     stream = await wire(coderd.port, "GET", PATH, AUTH)
     assert "Content-Encoding: gzip" in await stream.head()
@@ -186,21 +186,21 @@ async def test_a_line_that_inflates(coderd, ws, wire):
     assert len(gzip.decompress(packed)) > 1_000_000
 
 
-async def test_unknown_faults_and_routes_are_named(coderd):
+async def test_unknown_faults_and_routes_are_refused(coderd):
     with pytest.raises(SimulatorError, match=r"no such fault: 'nope'; known: .*stall"):
         coderd.fault("reinit", "nope")
     with pytest.raises(SimulatorError, match=r"no such route: 'nope'; known: .*log-snapshot"):
         coderd.fail_next("nope", 500)
 
 
-async def test_forgotten_faults_are_met_by_nobody(coderd, upload):
+async def test_cleared_faults_are_not_injected(coderd, upload):
     coderd.fail_next("log-snapshot", 500, times=5)
     coderd.clear_faults()
 
     assert (await upload()).status == 204
 
 
-async def test_steps_that_coderd_would_not_take_are_refused(coderd, ws):
+async def test_operations_that_coderd_refuses_are_refused(coderd, ws):
     coderd.claim_start(ws)
     with pytest.raises(SimulatorError, match="not an unclaimed prebuild"):
         coderd.claim_start(ws)

@@ -1,4 +1,4 @@
-"""Uploading a snapshot, and reading it back as a user: contract sections 4 and 5.2."""
+"""Snapshot uploads to the simulated coderd, and the logs that a user reads."""
 
 import json
 
@@ -101,7 +101,7 @@ ANSWERS = [
 @pytest.mark.parametrize(
     ("url", "body", "status", "answer"), [pytest.param(*row[1:], id=row[0]) for row in ANSWERS]
 )
-async def test_every_answer_is_the_contract_s(ask, url, body, status, answer):
+async def test_the_answer_has_this_status_and_body(ask, url, body, status, answer):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_workspace(token=TOKEN)
         coderd.add_task(ws, TASK)
@@ -123,7 +123,7 @@ async def test_every_answer_is_the_contract_s(ask, url, body, status, answer):
         ("E4", "nope", 400, "Request body must be valid JSON."),
     ],
 )
-async def test_eras_word_the_same_refusal_differently(ask, era, body, status, message):
+async def test_the_message_of_a_refusal_depends_on_the_era(ask, era, body, status, message):
     async with SimulatedCoderd(era=era) as coderd:
         coderd.add_task(coderd.add_workspace(token=TOKEN), TASK)
         got = await ask("POST", coderd.url + path(), token=TOKEN, data=body)
@@ -138,7 +138,7 @@ async def test_eras_word_the_same_refusal_differently(ask, era, body, status, me
     [{"era": "E5"}, {"era": "E4", "enable_tasks": False}, {"era": "E1", "build_version": "v2.29.18"}],
     ids=["removed", "switched off", "not there yet"],
 )
-async def test_an_absent_route_is_told_only_to_those_who_may_ask(ask, server):
+async def test_an_absent_route_is_a_404_for_agents_and_a_401_without_a_token(ask, server):
     async with SimulatedCoderd(**server) as coderd:
         coderd.add_task(coderd.add_workspace(token=TOKEN), TASK)
         got = await ask("POST", coderd.url + path(), token=TOKEN, data=GOOD)
@@ -147,7 +147,7 @@ async def test_an_absent_route_is_told_only_to_those_who_may_ask(ask, server):
         assert (await ask("POST", coderd.url + path(), data=GOOD)).status == 401
 
 
-async def test_foreign_and_deleted_tasks_look_like_absent_ones(ask):
+async def test_foreign_and_deleted_tasks_are_not_found(ask):
     async with SimulatedCoderd() as coderd:
         coderd.add_workspace(token=TOKEN)
         coderd.add_task(coderd.add_workspace(), TASK)
@@ -158,7 +158,7 @@ async def test_foreign_and_deleted_tasks_look_like_absent_ones(ask):
         assert (await ask("POST", coderd.url + path(mine), token=TOKEN, data=GOOD)).text == NOT_FOUND
 
 
-async def test_the_envelope_holds_what_go_kept(ask):
+async def test_the_envelope_has_the_fields_of_the_go_struct(ask):
     async with SimulatedCoderd(now=lambda: 1_772_442_000.5) as coderd:
         coderd.add_task(coderd.add_workspace(token=TOKEN), TASK)
         body = (
@@ -186,7 +186,7 @@ async def test_the_envelope_holds_what_go_kept(ask):
         assert stored.created_at == 1_772_442_000.5
 
 
-async def test_the_last_upload_wins(ask):
+async def test_the_last_upload_is_kept(ask):
     async with SimulatedCoderd() as coderd:
         coderd.add_task(coderd.add_workspace(token=TOKEN), TASK)
         for content in ("one", "two"):
@@ -196,7 +196,7 @@ async def test_the_last_upload_wins(ask):
         assert [call.status for call in coderd.calls("log-snapshot")] == [204, 204]
 
 
-async def test_the_token_is_good_while_the_workspace_stops_and_no_longer(ask):
+async def test_the_token_is_valid_until_the_stop_build_has_succeeded(ask):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_workspace(token=TOKEN)
         coderd.add_task(ws, TASK)
@@ -230,7 +230,7 @@ async def test_a_user_reads_the_snapshot_of_a_paused_task(ask):
         assert (await ask("GET", logs, token=TOKEN)).status == 401
 
 
-async def test_a_snapshot_with_an_unknown_role_stores_but_cannot_be_read(ask):
+async def test_a_snapshot_with_an_unknown_role_is_stored_but_cannot_be_read(ask):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_workspace(token=TOKEN)
         coderd.add_task(ws, TASK)

@@ -1,4 +1,4 @@
-"""The claim stream: contract sections 1.5, 2 and 3."""
+"""The claim stream of the simulated coderd."""
 
 import asyncio
 import uuid
@@ -48,7 +48,7 @@ async def claimed(coderd):
     return ws
 
 
-async def test_no_byte_leaves_before_the_first_ping_and_the_ping_is_13_bytes_in_one_chunk(wire, fake_clock):
+async def test_no_byte_is_sent_before_the_first_ping_and_the_ping_is_13_bytes_in_one_chunk(wire, fake_clock):
     async with SimulatedCoderd(sleep=fake_clock.sleep) as coderd:
         ws = coderd.add_prebuild(token=TOKEN)
         stream = await wire(coderd.port, "GET", WAIT, AUTH)
@@ -77,7 +77,7 @@ async def test_no_byte_leaves_before_the_first_ping_and_the_ping_is_13_bytes_in_
         assert coderd.requests[0].status == 200
 
 
-async def test_pings_tick_from_the_start_of_the_stream_whatever_events_come(wire, fake_clock):
+async def test_the_ping_interval_counts_from_the_start_of_the_stream(wire, fake_clock):
     async with SimulatedCoderd(sleep=fake_clock.sleep) as coderd:
         ws = coderd.add_prebuild(token=TOKEN, workspace_id=WORKSPACE)
         stream = await wire(coderd.port, "GET", WAIT, AUTH)
@@ -94,7 +94,7 @@ async def test_pings_tick_from_the_start_of_the_stream_whatever_events_come(wire
         assert await stream.exactly(18) == chunk(b"event: ping\n\n")
 
 
-async def test_the_first_event_brings_the_headers(wire):
+async def test_the_headers_are_sent_with_the_first_event(wire):
     async with SimulatedCoderd(era="E1") as coderd:
         ws = coderd.add_prebuild(token=TOKEN, workspace_id=WORKSPACE)
         stream = await wire(coderd.port, "GET", PATH, AUTH)
@@ -114,7 +114,7 @@ async def test_eager_streams_send_their_headers_at_once(wire):
         assert "text/event-stream" in await stream.head()
 
 
-async def test_publish_sends_old_spellings_and_raw_bytes_as_they_are(wire):
+async def test_publish_sends_tables_and_raw_bytes_unchanged(wire):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_prebuild(token=TOKEN)
         stream = await wire(coderd.port, "GET", WAIT, AUTH)
@@ -131,8 +131,8 @@ async def test_publish_sends_old_spellings_and_raw_bytes_as_they_are(wire):
         assert await stream.exactly(11) == chunk(b": raw\n")
 
 
-# The state table of section 3.4: (state, {era: answer}); an answer is a status with a body, or what a stream begins
-# with ("" for pings only).
+# The states of the table STATES. Its answers are a status with a body, or the first bytes of a stream
+# (PINGS: no event).
 async def _regular(coderd):
     return coderd.add_workspace(token=TOKEN)
 
@@ -222,7 +222,7 @@ STATES = [
         for era in ("E1", "E2", "E3", "E4", "E5")
     ],
 )
-async def test_each_state_answers_wait_as_the_state_table_says(ask, wire, fake_clock, state, era, expected):
+async def test_the_answer_to_wait_follows_the_state_table(ask, wire, fake_clock, state, era, expected):
     async with SimulatedCoderd(era=era, sleep=fake_clock.sleep) as coderd:
         ws = await state(coderd)
         if isinstance(expected, tuple):
@@ -243,7 +243,7 @@ async def test_each_state_answers_wait_as_the_state_table_says(ask, wire, fake_c
 
 
 @pytest.mark.parametrize("value", ["", "?wait=yes", "?wait=false", "?wait=0", "?wait="])
-async def test_without_wait_even_a_regular_workspace_is_held(wire, value):
+async def test_without_wait_a_regular_workspace_gets_a_stream(wire, value):
     async with SimulatedCoderd(flush="eager") as coderd:
         coderd.add_workspace(token=TOKEN)
         stream = await wire(coderd.port, "GET", PATH + value, AUTH)
@@ -252,14 +252,14 @@ async def test_without_wait_even_a_regular_workspace_is_held(wire, value):
 
 
 @pytest.mark.parametrize("value", ["1", "t", "T", "TRUE", "true", "True"])
-async def test_wait_is_true_in_every_way_go_reads_it(ask, value):
+async def test_wait_is_true_for_every_value_that_go_accepts(ask, value):
     async with SimulatedCoderd() as coderd:
         coderd.add_workspace(token=TOKEN)
 
         assert (await ask("GET", f"{coderd.url}{PATH}?wait={value}&x=y", token=TOKEN)).status == 409
 
 
-async def test_an_open_stream_lives_through_the_claim_while_new_requests_are_refused(ask, wire):
+async def test_an_open_stream_survives_the_claim_while_new_requests_are_refused(ask, wire):
     async with SimulatedCoderd() as coderd:
         ws = await _unclaimed(coderd)
         stream = await wire(coderd.port, "GET", WAIT, AUTH)
@@ -272,7 +272,7 @@ async def test_an_open_stream_lives_through_the_claim_while_new_requests_are_ref
         assert await stream.exactly(len(chunk(EVENT_E2))) == chunk(EVENT_E2)
 
 
-async def test_between_owner_change_and_claim_build_the_stream_waits(wire):
+async def test_the_stream_waits_between_the_owner_change_and_the_claim_build(wire):
     async with SimulatedCoderd(flush="eager") as coderd:
         ws = await _unclaimed(coderd)
         ws.owner_id = OWNER
@@ -282,7 +282,7 @@ async def test_between_owner_change_and_claim_build_the_stream_waits(wire):
         assert "200 OK" in await stream.head()
 
 
-async def test_a_new_start_build_has_a_new_token_and_the_old_one_is_dead(ask):
+async def test_a_new_start_build_has_a_new_token_and_the_old_one_is_invalid(ask):
     async with SimulatedCoderd() as coderd:
         ws = await claimed(coderd)
         fresh = coderd.start_build(ws)
@@ -309,7 +309,7 @@ async def test_a_new_start_build_has_a_new_token_and_the_old_one_is_dead(ask):
         ({"Coder-Session-Token": TOKEN.replace("-", "").upper()}, 409, REGULAR),
     ],
 )
-async def test_the_token_is_found_and_judged_as_coderd_does(ask, headers, status, body):
+async def test_the_token_is_found_and_checked_as_in_coderd(ask, headers, status, body):
     async with SimulatedCoderd() as coderd:
         coderd.add_workspace(token=TOKEN)
         answer = await ask("GET", coderd.url + WAIT, headers=headers)
@@ -319,15 +319,15 @@ async def test_the_token_is_found_and_judged_as_coderd_does(ask, headers, status
 
 
 @pytest.mark.parametrize("name", ["coder_session_token", "access_token"])
-async def test_the_token_may_stand_in_the_query(ask, name):
+async def test_the_token_may_be_in_the_query(ask, name):
     async with SimulatedCoderd() as coderd:
         coderd.add_workspace(token=TOKEN)
 
         assert (await ask("GET", f"{coderd.url}{WAIT}&{name}={TOKEN}")).status == 409
 
 
-async def test_the_rate_limit_comes_before_auth_and_slides(ask):
-    now = [1_772_442_000.0]  # a full minute
+async def test_the_rate_limit_precedes_authentication_and_has_a_sliding_window(ask):
+    now = [1_772_442_000.0]  # the start of a minute
     async with SimulatedCoderd(rate_limit=3, now=lambda: now[0]) as coderd:
         for left in ("2", "1", "0"):
             answer = await ask("GET", coderd.url + WAIT)
@@ -348,7 +348,7 @@ async def test_the_rate_limit_comes_before_auth_and_slides(ask):
         assert (await ask("GET", coderd.url + WAIT)).status == 401
 
 
-async def test_unknown_routes_wrong_methods_and_the_dashboard(ask):
+async def test_unknown_routes_wrong_methods_and_other_paths(ask):
     async with SimulatedCoderd() as coderd:
         coderd.add_workspace(token=TOKEN)
         me = coderd.url + "/api/v2/workspaceagents/me"
@@ -368,7 +368,7 @@ async def test_unknown_routes_wrong_methods_and_the_dashboard(ask):
 
 
 @pytest.mark.parametrize("how", ["eof", "cut", "reset"])
-async def test_dropped_connections_end_as_they_were_told_to(wire, how):
+async def test_dropped_connections_end_in_the_given_way(wire, how):
     async with SimulatedCoderd(flush="eager") as coderd:
         ws = coderd.add_prebuild(token=TOKEN)
         stream = await wire(coderd.port, "GET", WAIT, AUTH)
@@ -384,7 +384,7 @@ async def test_dropped_connections_end_as_they_were_told_to(wire, how):
         await coderd.until(lambda: coderd.open_streams(ws) == 0)
 
 
-async def test_half_open_connections_neither_speak_nor_end(wire, fake_clock):
+async def test_half_open_connections_send_nothing_and_stay_open(wire, fake_clock):
     async with SimulatedCoderd(flush="eager", sleep=fake_clock.sleep) as coderd:
         ws = coderd.add_prebuild(token=TOKEN)
         stream = await wire(coderd.port, "GET", WAIT, AUTH)
@@ -397,7 +397,7 @@ async def test_half_open_connections_neither_speak_nor_end(wire, fake_clock):
         assert not stream.reader.at_eof()
 
 
-async def test_a_restart_keeps_port_and_state_and_ends_streams_in_order(ask, wire):
+async def test_a_restart_keeps_port_and_records_and_ends_the_streams(ask, wire):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_prebuild(token=TOKEN)
         stream = await wire(coderd.port, "GET", WAIT, AUTH)
@@ -405,7 +405,7 @@ async def test_a_restart_keeps_port_and_state_and_ends_streams_in_order(ask, wir
         url = coderd.url
         await coderd.stop()
 
-        # No event or ping came, so Go sends the headers of an empty 200.
+        # Before the first event or ping, Go answers with an empty 200.
         assert "Content-Length: 0" in await stream.head()
         assert coderd.open_streams(ws) == 0
         with pytest.raises(OSError):
@@ -417,7 +417,7 @@ async def test_a_restart_keeps_port_and_state_and_ends_streams_in_order(ask, wir
         assert (await ask("GET", url + WAIT, token=TOKEN)).text == NOT_AUTHORIZED
 
 
-async def test_a_stream_whose_client_left_is_not_counted(wire):
+async def test_a_stream_is_not_open_after_its_client_has_disconnected(wire):
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_prebuild(token=TOKEN)
         stream = await wire(coderd.port, "GET", WAIT, AUTH)

@@ -1,4 +1,4 @@
-"""A coderd that is stopped, or killed, and comes back with its history."""
+"""The simulated coderd keeps its records after a stop or a kill."""
 
 import asyncio
 import json
@@ -20,16 +20,16 @@ SNAPSHOT = '{"messages":[{"id":0,"content":"<你好>","role":"agent","time":"202
 STATUS = '{"app_slug":"agentapi","state":"idle","message":"done"}'
 
 
-def history(coderd):
-    """What a server has to remember, through the door a person would use."""
+def records(coderd):
+    """The records that a server must keep, as its control endpoint shows them."""
     state = CoderdControl(coderd).state()
     for workspace in state["workspaces"]:
         workspace.pop("open_streams")
     return {name: state[name] for name in ("workspaces", "tasks", "snapshots", "notifications", "executions")}
 
 
-async def make_history(coderd, ask):
-    """One of everything; returns the workspace."""
+async def make_records(coderd, ask):
+    """Create one record of each kind. Returns the workspace."""
     ws = coderd.add_prebuild(apps=("agentapi", "code-server"))
     coderd.add_workspace()
     coderd.add_task(ws, TASK, app_url="http://127.0.0.1:1", initial_prompt="do it")
@@ -56,16 +56,16 @@ def state(tmp_path):
     return tmp_path / "coderd.sqlite"
 
 
-async def test_what_was_there_is_there_again(state, ask):
+async def test_the_records_are_loaded_after_a_restart(state, ask):
     async with SimulatedCoderd(state=state) as coderd:
-        ws = await make_history(coderd, ask)
-        before, user = history(coderd), (coderd.user_id, coderd.user_token)
+        ws = await make_records(coderd, ask)
+        before, user = records(coderd), (coderd.user_id, coderd.user_token)
     async with SimulatedCoderd(state=state) as coderd:
-        assert history(coderd) == before
+        assert records(coderd) == before
         assert (coderd.user_id, coderd.user_token) == user
         assert coderd.snapshots[TASK].body.decode() == SNAPSHOT
         again = coderd.workspaces[0]
-        # The stop build is running, so the token is still good; when it is done, it is not.
+        # The token is valid until the stop build has succeeded.
         reinit = f"{coderd.url}{ME}/reinit?wait=true"
         assert (await ask("GET", reinit, token=ws.token)).status == 409
         coderd.stop_finish(again)
@@ -74,14 +74,14 @@ async def test_what_was_there_is_there_again(state, ask):
         assert json.loads(logs.body)["logs"][0]["content"] == "<你好>"
 
 
-async def test_a_life_after_a_life_after_a_life_adds_to_the_history(state):
-    for life in range(1, 4):
+async def test_each_run_adds_to_the_stored_records(state):
+    for run in range(1, 4):
         async with SimulatedCoderd(state=state) as coderd:
             coderd.add_workspace()
-            assert [ws.name for ws in coderd.workspaces] == [f"workspace-{n}" for n in range(1, life + 1)]
+            assert [ws.name for ws in coderd.workspaces] == [f"workspace-{n}" for n in range(1, run + 1)]
 
 
-async def test_an_upgraded_server_goes_on_with_the_same_history(state, wire):
+async def test_an_upgraded_server_has_the_same_records(state, wire):
     async with SimulatedCoderd(state=state, era="E1") as coderd:
         ws = coderd.add_prebuild()
         coderd.claim_start(ws)
@@ -91,9 +91,9 @@ async def test_an_upgraded_server_goes_on_with_the_same_history(state, wire):
         assert b'"owner_id":"' + coderd.user_id.encode() in await stream.until(b"}")
 
 
-async def test_memory_is_what_a_server_without_a_file_keeps(ask):
+async def test_a_server_without_a_file_keeps_its_records_in_memory(ask):
     async with SimulatedCoderd() as coderd:
-        await make_history(coderd, ask)
+        await make_records(coderd, ask)
         await coderd.stop()
         await coderd.start()
         assert TASK in coderd.snapshots
@@ -110,15 +110,15 @@ async def test_two_servers_do_not_share_a_file(state):
             SimulatedCoderd(state=state)
 
 
-async def test_a_file_that_is_none_of_ours_is_refused_and_left_alone(state):
-    content = b"no database, but long enough to be looked at as one" * 100
+async def test_a_file_that_is_not_a_database_is_refused_and_unchanged(state):
+    content = b"not a database, but longer than the header of one" * 100
     state.write_bytes(content)
     with pytest.raises(SimulatorError, match="not a database"):
         SimulatedCoderd(state=state)
     assert state.read_bytes() == content
 
 
-async def test_somebody_elses_database_is_refused(state):
+async def test_the_database_of_another_program_is_refused(state):
     with sqlite3.connect(state) as other:
         other.execute("CREATE TABLE recipes(cake)")
     other.close()
@@ -126,7 +126,7 @@ async def test_somebody_elses_database_is_refused(state):
         SimulatedCoderd(state=state)
 
 
-async def test_another_versions_file_is_refused(state):
+async def test_the_file_of_another_version_is_refused(state):
     with sqlite3.connect(state) as other:
         other.execute("PRAGMA user_version=99")
     other.close()
@@ -134,7 +134,7 @@ async def test_another_versions_file_is_refused(state):
         SimulatedCoderd(state=state)
 
 
-async def test_a_task_and_its_snapshot_go_in_one_transaction(state, ask):
+async def test_a_task_and_its_snapshot_are_deleted_in_one_transaction(state, ask):
     async with SimulatedCoderd(state=state) as coderd:
         ws = coderd.add_workspace()
         coderd.add_task(ws, TASK)
@@ -161,7 +161,7 @@ async def test_nothing_is_written_when_nothing_changed(state):
         assert statements == []
 
 
-async def test_builds_go_through_their_jobs(state):
+async def test_a_build_follows_the_status_of_its_job(state):
     async with SimulatedCoderd(state=state) as coderd:
         ws = coderd.add_workspace()
         token = ws.token
@@ -192,7 +192,7 @@ sys.exit(simulate.run(parser.parse_args()))
 
 @pytest.fixture
 async def simulated(state):
-    """Starts `agentd simulate coderd --state`, and ends what is left of it."""
+    """Starts `agentd simulate coderd --state`. Kills the processes that still run at the end."""
     processes = []
 
     async def start(*words):
@@ -214,7 +214,7 @@ async def simulated(state):
         await process.communicate()
 
 
-async def test_kill_9_after_an_answer_takes_nothing_of_it_back(simulated, ask):
+async def test_acknowledged_changes_survive_kill_9(simulated, ask):
     process, text, url = await simulated()
     token = re.search(r"CODER_AGENT_TOKEN=(\S+)", text).group(1)
     task = re.search(r"TASK_ID=(\S+)", text).group(1)
@@ -235,7 +235,7 @@ async def test_kill_9_after_an_answer_takes_nothing_of_it_back(simulated, ask):
             assert len(kept["workspaces"][0]["app_statuses"]) == number + 1
 
 
-async def test_a_claim_begun_before_a_kill_9_is_finished_after_it(simulated, ask):
+async def test_a_claim_can_be_finished_after_kill_9(simulated, ask):
     process, text, url = await simulated()
     token = re.search(r"CODER_AGENT_TOKEN=(\S+)", text).group(1)
     assert (await ask("POST", url + "/_sim/claim-start")).status == 200

@@ -1,4 +1,4 @@
-"""What a user sees of a task and may do to it: contract section 5."""
+"""The task routes of the simulated coderd, which users call."""
 
 import json
 
@@ -28,7 +28,7 @@ def of_task(coderd, ask):
 
 
 STATUSES = [
-    # what happened, lifecycle, app health, status
+    # what operations, lifecycle, app health, status
     (lambda coderd, ws: None, "ready", "healthy", "active"),
     (lambda coderd, ws: None, "start_error", "disabled", "active"),
     (lambda coderd, ws: None, "starting", "healthy", "initializing"),
@@ -43,11 +43,13 @@ STATUSES = [
 ]
 
 
-@pytest.mark.parametrize(("happened", "lifecycle", "health", "status"), STATUSES)
-async def test_status_follows_from_build_agent_and_app(coderd, of_task, happened, lifecycle, health, status):
+@pytest.mark.parametrize(("operations", "lifecycle", "health", "status"), STATUSES)
+async def test_the_status_follows_from_build_agent_and_app(
+    coderd, of_task, operations, lifecycle, health, status
+):
     ws = coderd.add_prebuild()
     coderd.add_task(ws, TASK)
-    happened(coderd, ws)
+    operations(coderd, ws)
     ws.agent_lifecycle, ws.app_health = lifecycle, health
 
     task = json.loads((await of_task("GET")).body)
@@ -61,7 +63,7 @@ async def test_status_follows_from_build_agent_and_app(coderd, of_task, happened
     assert sent.status == expected
 
 
-async def test_live_logs_and_sending_go_to_the_agent(coderd, of_task):
+async def test_live_logs_and_input_use_the_agent(coderd, of_task):
     async with SimulatedAgentApi(now=lambda: 1_772_442_000.0) as agent:
         coderd.add_task(coderd.add_workspace(), TASK, app_url=agent.url)
         agent.add_message("user", "hello")
@@ -103,9 +105,7 @@ async def test_pause_resume_input_and_delete(coderd, of_task):
     assert (await of_task("GET")).status == 404
 
 
-async def test_initializing_tasks_say_what_they_wait_for_and_active_ones_what_was_reported(
-    coderd, of_task, ask
-):
+async def test_an_initializing_task_has_a_reason_and_an_active_one_the_reported_state(coderd, of_task, ask):
     ws = coderd.add_workspace()
     coderd.add_task(ws, TASK)
     ws.agent_lifecycle = "starting"
@@ -124,7 +124,7 @@ async def test_initializing_tasks_say_what_they_wait_for_and_active_ones_what_wa
     assert [task["id"] for task in json.loads(listing.body)["tasks"]] == [TASK]
 
 
-async def test_a_task_is_found_by_name_too_and_a_miss_is_a_404(coderd, ask):
+async def test_a_task_is_found_by_name_and_an_unknown_one_is_a_404(coderd, ask):
     coderd.add_task(coderd.add_workspace(), TASK)
     base = f"{coderd.url}/api/v2/tasks/me/"
 

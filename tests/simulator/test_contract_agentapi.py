@@ -1,4 +1,4 @@
-"""The HTTP contract of AgentAPI as a table: this request, exactly this status and body."""
+"""The HTTP contract of AgentAPI as a table: a request, and the exact status and body of its answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ class Row:
     status: int
     kind: str | None
     body: str
-    """`URL` stands for the server's own."""
+    """`URL` stands for the server's URL."""
     sent: str | None = None
     version: str = "0.12.1"
     given: str = ""
@@ -32,8 +32,8 @@ class Row:
 
 
 def problem(status, title, detail, *errors):
-    told = f',"errors":[{",".join(errors)}]' if errors else ""
-    return f'{{"$schema":"URL/schemas/ErrorModel.json","title":"{title}","status":{status},"detail":"{detail}"{told}}}\n'
+    listed = f',"errors":[{",".join(errors)}]' if errors else ""
+    return f'{{"$schema":"URL/schemas/ErrorModel.json","title":"{title}","status":{status},"detail":"{detail}"{listed}}}\n'
 
 
 def not_sent(why):
@@ -91,7 +91,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-async def test_answer_is_exactly_this(row, ask):
+async def test_the_answer_has_this_status_and_body(row, ask):
     async with SimulatedAgentApi(version=row.version, now=lambda: NOON) as agent:
         if row.given == "running":
             agent.set_status("running")
@@ -104,7 +104,7 @@ async def test_answer_is_exactly_this(row, ask):
     assert answer.headers.get("Content-Type") == row.kind
 
 
-async def test_an_upload_lies_where_the_answer_says_until_the_server_stops(ask):
+async def test_an_uploaded_file_exists_until_the_server_stops(ask):
     async with SimulatedAgentApi() as agent:
         form = aiohttp.FormData(quote_fields=False)
         form.add_field("file", b"\x00binary\xff", filename="../../etc/notes.txt")
@@ -122,7 +122,7 @@ async def test_an_upload_lies_where_the_answer_says_until_the_server_stops(ask):
     assert not path.parent.parent.exists()
 
 
-async def test_the_hidden_screen_is_streamed_whole_at_each_change(wire):
+async def test_the_whole_screen_is_sent_at_each_change(wire):
     async with SimulatedAgentApi() as agent:
         agent.rewrite_last("<first>")
         stream = await wire(agent.port, "GET", "/internal/screen")

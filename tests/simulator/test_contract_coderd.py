@@ -1,6 +1,6 @@
-"""The HTTP contract of coderd as a table: in this state, this request, exactly this status and body.
+"""The HTTP contract of coderd as a table: a state, a request, and the exact status and body of its answer.
 
-Bodies are whole: compact JSON, HTML-escaped, one newline at the end; what is None is no body at all.
+A body is compact JSON, HTML-escaped, with one newline at the end. None stands for an empty body.
 """
 
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Row:
     body: str | None
     sent: str | None = None
     by: str = "agent"
-    """`agent`, `user`, `nobody`, or a token."""
+    """`agent`, `user`, `anonymous`, or a token."""
     era: str = "E3"
 
     def __str__(self):
@@ -62,7 +62,7 @@ def status_body(slug="agentapi", state="idle", message="done"):
     return f'{{"app_slug":"{slug}","state":"{state}","message":"{message}"}}'
 
 
-# What has happened before the request. Each takes the server and its workspace (regular, with a task TASK).
+# The states: operations before the request, on the server and its regular workspace with the task TASK.
 GIVEN = {
     "regular": lambda coderd, ws: None,
     "paused": lambda coderd, ws: (coderd.stop_start(ws), coderd.stop_finish(ws)),
@@ -112,7 +112,7 @@ def stored(role, kind="agentapi"):
 
 
 AUTH = [
-    Row("regular", "GET", f"{ME}/reinit", 401, '{"message":"Cookie \\"coder_session_token\\" must be provided."}\n', by="nobody"),
+    Row("regular", "GET", f"{ME}/reinit", 401, '{"message":"Cookie \\"coder_session_token\\" must be provided."}\n', by="anonymous"),
     Row(
         "regular", "GET", f"{ME}/reinit", 401,
         '{"message":"Workspace agent token invalid.","detail":"An agent token must be a valid UUIDv4. (len 5)"}\n', by="12345",
@@ -120,7 +120,7 @@ AUTH = [
     Row("regular", "GET", f"{ME}/reinit", 401, NOT_AUTHORIZED, by=FOREIGN),
     Row("regular", "GET", f"{ME}/nothing", 401, NOT_AUTHORIZED, by=FOREIGN),
     Row("regular", "GET", f"{ME}/nothing", 404, NO_ROUTE),
-    Row("regular", "GET", "/api/v2/nothing", 404, NO_ROUTE, by="nobody"),
+    Row("regular", "GET", "/api/v2/nothing", 404, NO_ROUTE, by="anonymous"),
     Row("regular", "POST", f"{ME}/reinit", 405, None),
     Row("deleting", "GET", f"{ME}/reinit", 401, NOT_AUTHORIZED),
     Row("paused", "GET", f"{ME}/reinit", 401, NOT_AUTHORIZED),
@@ -129,7 +129,7 @@ AUTH = [
     Row(
         "regular", "GET", OF_TASK, 401,
         '{"message":"You are signed out or your session has expired. Please sign in again to continue.",'
-        '"detail":"Cookie \\"coder_session_token\\" or query parameter must be provided."}\n', by="nobody",
+        '"detail":"Cookie \\"coder_session_token\\" or query parameter must be provided."}\n', by="anonymous",
     ),
 ]  # fmt: skip
 
@@ -186,7 +186,7 @@ LOGS = [
     Row("agent not connected", "GET", f"{OF_TASK}/logs", 502, '{"message":"Failed to reach task app endpoint.","detail":"agent is not connected"}\n', by="user"),
     Row("no app URL", "GET", f"{OF_TASK}/logs", 500, '{"message":"Task app URL is not configured."}\n', by="user"),
     Row("regular", "GET", f"{OF_BARE}/logs", 200, '{"logs":[],"snapshot":true}\n', by="user"),
-    Row("regular", "GET", "/api/v2/tasks/me/nobody/logs", 404, NOT_FOUND, by="user"),
+    Row("regular", "GET", "/api/v2/tasks/me/unknown/logs", 404, NOT_FOUND, by="user"),
     Row("deleting", "GET", f"{OF_TASK}/logs", 404, NOT_FOUND, by="user"),
 ]  # fmt: skip
 
@@ -214,7 +214,7 @@ SENDS = [
     Row("agent refuses", "POST", f"{OF_TASK}/send", 502, '{"message":"Task app rejected the message."}\n', INPUT, by="user"),
 ]  # fmt: skip
 
-DEEDS = [
+CHANGES = [
     Row("paused", "PATCH", f"{OF_TASK}/input", 204, None, INPUT, by="user"),
     Row("paused", "PATCH", f"{OF_TASK}/input", 400, '{"message":"Task input is required."}\n', '{"input":""}', by="user"),
     Row(
@@ -227,34 +227,34 @@ DEEDS = [
     Row("regular", "POST", f"{OF_TASK}/resume", 409, '{"message":"Task workspace is already running.","detail":"Workspace status is \\"running\\"."}\n', by="user"),
     Row("pausing", "POST", f"{OF_TASK}/resume", 409, BUSY_BUILD, by="user"),
     Row("regular", "DELETE", OF_TASK, 202, None, by="user"),
-    Row("regular", "DELETE", "/api/v2/tasks/me/nobody", 404, NOT_FOUND, by="user"),
+    Row("regular", "DELETE", "/api/v2/tasks/me/unknown", 404, NOT_FOUND, by="user"),
     Row("regular", "GET", f"/api/experimental/tasks/me/{FOREIGN}", 404, NOT_FOUND, by="user"),
     Row("regular", "GET", OF_TASK, 404, NO_ROUTE, by="user", era="E5"),
-    Row("regular", "GET", "/api/v2/buildinfo", 200, '{"external_url":"https://github.com/coder/coder","version":"v2.36.0"}\n', by="nobody"),
+    Row("regular", "GET", "/api/v2/buildinfo", 200, '{"external_url":"https://github.com/coder/coder","version":"v2.36.0"}\n', by="anonymous"),
 ]  # fmt: skip
 
 DONE = '{"execution_id":"exec_1","run_id":"exec_1","status":"succeeded","started_at":"2026-03-02T09:00:00Z","completed_at":"2026-03-02T09:00:00Z","duration_ms":0}'
 CONFLICT = '{"error":"failed to update execution: terminal execution state conflict: execution exec_1 is already succeeded"}'
 EXECUTIONS = [
-    Row("regular", "POST", EVENTS, 200, '{"created":true,"success":true}', '{"execution_id":"exec_1","status":"running"}', by="nobody"),
-    Row("execution done", "POST", EVENTS, 200, '{"success":true,"updated":true}', '{"execution_id":"exec_1","status":"running"}', by="nobody"),
-    Row("execution done", "GET", EXECUTION, 200, DONE, by="nobody"),
-    Row("execution done, then a late event", "GET", EXECUTION, 200, DONE, by="nobody"),
-    Row("execution done", "POST", f"{EXECUTION}/status", 409, CONFLICT, '{"status":"running"}', by="nobody"),
-    Row("execution done", "PUT", f"{EXECUTION}/status", 409, CONFLICT, '{"status":"failed","error":"late"}', by="nobody"),
-    Row("execution done", "POST", f"{EXECUTION}/status", 200, DONE, '{"status":"succeeded","error":"again"}', by="nobody"),
-    Row("execution done", "POST", f"{EXECUTION}/status", 200, DONE, '{"status":"Completed"}', by="nobody"),
-    Row("regular", "POST", f"{EXECUTION}/status", 404, '{"error":"execution not found"}', '{"status":"running"}', by="nobody"),
-    Row("regular", "GET", EXECUTION, 404, '{"error":"execution not found"}', by="nobody"),
-    Row("regular", "POST", f"{EXECUTION}/status", 400, '{"error":"unsupported status \'asleep\'"}', '{"status":"asleep"}', by="nobody"),
-    Row("regular", "POST", f"{EXECUTION}/status", 400, '{"error":"invalid request body: EOF"}', "", by="nobody"),
-    Row("regular", "POST", EVENTS, 400, '{"error":"invalid payload: json: cannot unmarshal number into Go struct field request.status of type string"}', '{"execution_id":"e","status":1}', by="nobody"),
-    Row("regular", "DELETE", EXECUTION, 405, None, by="nobody"),
+    Row("regular", "POST", EVENTS, 200, '{"created":true,"success":true}', '{"execution_id":"exec_1","status":"running"}', by="anonymous"),
+    Row("execution done", "POST", EVENTS, 200, '{"success":true,"updated":true}', '{"execution_id":"exec_1","status":"running"}', by="anonymous"),
+    Row("execution done", "GET", EXECUTION, 200, DONE, by="anonymous"),
+    Row("execution done, then a late event", "GET", EXECUTION, 200, DONE, by="anonymous"),
+    Row("execution done", "POST", f"{EXECUTION}/status", 409, CONFLICT, '{"status":"running"}', by="anonymous"),
+    Row("execution done", "PUT", f"{EXECUTION}/status", 409, CONFLICT, '{"status":"failed","error":"late"}', by="anonymous"),
+    Row("execution done", "POST", f"{EXECUTION}/status", 200, DONE, '{"status":"succeeded","error":"again"}', by="anonymous"),
+    Row("execution done", "POST", f"{EXECUTION}/status", 200, DONE, '{"status":"Completed"}', by="anonymous"),
+    Row("regular", "POST", f"{EXECUTION}/status", 404, '{"error":"execution not found"}', '{"status":"running"}', by="anonymous"),
+    Row("regular", "GET", EXECUTION, 404, '{"error":"execution not found"}', by="anonymous"),
+    Row("regular", "POST", f"{EXECUTION}/status", 400, '{"error":"unsupported status \'asleep\'"}', '{"status":"asleep"}', by="anonymous"),
+    Row("regular", "POST", f"{EXECUTION}/status", 400, '{"error":"invalid request body: EOF"}', "", by="anonymous"),
+    Row("regular", "POST", EVENTS, 400, '{"error":"invalid payload: json: cannot unmarshal number into Go struct field request.status of type string"}', '{"execution_id":"e","status":1}', by="anonymous"),
+    Row("regular", "DELETE", EXECUTION, 405, None, by="anonymous"),
 ]  # fmt: skip
 
 
 async def prepare(row, coderd, agent, ask):
-    """Furnish the server, then let happen what is given."""
+    """Add a workspace and two tasks, then bring the server into the state `row.given`."""
     ws = coderd.add_workspace(token=TOKEN, workspace_id=WORKSPACE)
     coderd.add_task(ws, TASK, app_url=agent.url)
     coderd.add_task(None, BARE)
@@ -273,14 +273,14 @@ async def prepare(row, coderd, agent, ask):
             GIVEN[row.given](coderd, ws)
 
 
-@pytest.mark.parametrize("row", [*AUTH, *UPLOADS, *REPORTS, *LOGS, *SENDS, *DEEDS, *EXECUTIONS], ids=str)
-async def test_answer_is_exactly_this(row, ask):
+@pytest.mark.parametrize("row", [*AUTH, *UPLOADS, *REPORTS, *LOGS, *SENDS, *CHANGES, *EXECUTIONS], ids=str)
+async def test_the_answer_has_this_status_and_body(row, ask):
     async with (
         SimulatedAgentApi(now=lambda: NOON) as agent,
         SimulatedCoderd(era=row.era, now=lambda: NOON) as coderd,
     ):
         await prepare(row, coderd, agent, ask)
-        token = {"agent": TOKEN, "user": coderd.user_token, "nobody": None}.get(row.by, row.by)
+        token = {"agent": TOKEN, "user": coderd.user_token, "anonymous": None}.get(row.by, row.by)
         answer = await ask(row.method, coderd.url + row.path, token=token, data=row.sent)
 
     assert (answer.status, answer.text) == (row.status, row.body or "")
@@ -294,28 +294,28 @@ BEGUN = '{"workspace_build":{"workspace_id":"%s","build_number":%d,"transition":
 
 
 @pytest.mark.parametrize(
-    ("given", "deed", "hold", "build"),
+    ("given", "action", "hold", "build"),
     [
         ("regular", "pause", False, (2, "stop", "running", "task_manual_pause")),
         ("paused", "resume", False, (3, "start", "succeeded", "task_resume")),
         ("paused", "resume", True, (3, "start", "pending", "task_resume")),
     ],
 )
-async def test_pause_and_resume_begin_a_build_and_tell_the_user(ask, given, deed, hold, build):
+async def test_pause_and_resume_begin_a_build_and_notify_the_user(ask, given, action, hold, build):
     async with SimulatedCoderd(now=lambda: NOON, hold_builds=hold) as coderd:
         ws = coderd.add_workspace(workspace_id=WORKSPACE)
         coderd.add_task(ws, TASK)
         GIVEN[given](coderd, ws)
         number, transition, job, reason = build
-        answer = await ask("POST", f"{coderd.url}{OF_TASK}/{deed}", token=coderd.user_token)
+        answer = await ask("POST", f"{coderd.url}{OF_TASK}/{action}", token=coderd.user_token)
         assert (answer.status, answer.text) == (
             202,
             BEGUN % (WORKSPACE, number, transition, coderd.user_id, job, reason),
         )
-        told = coderd.notifications[-1]
-        assert told.template == f"Task {deed.capitalize()}d"
-        assert dict(told.labels)["task_id"] == TASK
-        assert dict(told.labels).get("pause_reason") == ("manual" if deed == "pause" else None)
+        notification = coderd.notifications[-1]
+        assert notification.template == f"Task {action.capitalize()}d"
+        assert dict(notification.labels)["task_id"] == TASK
+        assert dict(notification.labels).get("pause_reason") == ("manual" if action == "pause" else None)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ async def test_pause_and_resume_begin_a_build_and_tell_the_user(ask, given, deed
         ("agent starting", "Agent is starting"),
     ],
 )
-async def test_a_task_says_what_it_waits_for_and_is_named_by_its_prompt(ask, given, message):
+async def test_a_task_has_a_reason_for_waiting_and_its_prompt_as_name(ask, given, message):
     async with SimulatedCoderd(now=lambda: NOON) as coderd:
         ws = coderd.add_workspace()
         coderd.add_task(ws, TASK, initial_prompt="Fix the build")

@@ -1,4 +1,4 @@
-"""The `/_sim/` door of both peers."""
+"""The `/_sim/` control endpoint of both peers."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ def command(ask):
     return one
 
 
-async def test_a_claim_is_driven_from_outside(coderd, command, ask):
+async def test_commands_run_a_claim_and_the_later_builds(coderd, command, ask):
     ws = coderd.add_prebuild()
     assert (await command(coderd, "claim-start", owner="me"))[0] == 200
     assert ws.owner_id == "me"
@@ -47,7 +47,7 @@ async def test_a_claim_is_driven_from_outside(coderd, command, ask):
     assert state["requests"] == 0
 
 
-async def test_a_failed_claim_and_faults(coderd, command, ask):
+async def test_commands_fail_a_claim_inject_faults_and_advance_the_clock(coderd, command, ask):
     ws = coderd.add_prebuild()
     await command(coderd, "claim-start")
     await command(coderd, "claim-fail", error="broke", agents_recorded=True)
@@ -63,7 +63,7 @@ async def test_a_failed_claim_and_faults(coderd, command, ask):
     assert coderd.now() - before >= 3600
 
 
-async def test_streams_are_dropped_and_fed(coderd, command, wire):
+async def test_commands_publish_events_and_drop_streams(coderd, command, wire):
     ws = coderd.add_prebuild()
     stream = await wire(
         coderd.port, "GET", "/api/v2/workspaceagents/me/reinit", {"Coder-Session-Token": ws.token}
@@ -79,7 +79,7 @@ async def test_streams_are_dropped_and_fed(coderd, command, wire):
     assert (await command(coderd, "drop", how="cut"))[0] == 200
 
 
-async def test_an_outage_ends_by_itself(coderd, command, ask):
+async def test_the_command_restart_stops_and_starts_the_server(coderd, command, ask):
     assert (await command(coderd, "restart", seconds=0))[1]["result"] == {"away_s": 0}
     first_life = coderd._listener._runner
     while coderd._listener._runner in (first_life, None):
@@ -97,7 +97,7 @@ async def test_an_outage_ends_by_itself(coderd, command, ask):
         ("nope", {}, 404, "no command 'nope'"),
     ],
 )
-async def test_what_cannot_be_done_is_said(coderd, command, name, fields, status, message):
+async def test_an_impossible_command_answers_with_the_reason(coderd, command, name, fields, status, message):
     got, body = await command(coderd, name, **fields)
 
     assert got == status
@@ -113,22 +113,22 @@ async def test_what_cannot_be_done_is_said(coderd, command, name, fields, status
         ({"Host": "evil.example"}, 403),
     ],
 )
-async def test_no_page_on_the_internet_may_drive_it(coderd, ask, headers, status):
+async def test_requests_of_other_sites_are_refused(coderd, ask, headers, status):
     assert (await ask("GET", coderd.url + "/_sim/state", headers=headers)).status == status
 
 
-async def test_the_door_is_shut_unless_it_was_asked_for(ask):
+async def test_the_control_endpoint_is_absent_unless_it_is_mounted(ask):
     async with SimulatedCoderd() as coderd:
         assert "html" in (await ask("GET", coderd.url + "/_sim/state")).headers["Content-Type"]
 
 
-async def test_bodies_and_methods_are_checked(coderd, ask):
+async def test_a_malformed_body_and_a_wrong_method_are_refused(coderd, ask):
     assert (await ask("POST", coderd.url + "/_sim/claim-start", data="[]")).status == 400
     assert (await ask("POST", coderd.url + "/_sim/claim-start", data="{")).status == 400
     assert (await ask("GET", coderd.url + "/_sim/claim-start")).status == 405
 
 
-async def test_the_agent_is_driven_from_outside(command, ask):
+async def test_commands_change_the_agent(command, ask):
     async with SimulatedAgentApi() as agent:
         AgentControl(agent).mount()
         await command(agent, "status", status="running")

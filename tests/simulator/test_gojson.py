@@ -15,7 +15,7 @@ def test_coderd_escapes_html_and_line_separators_and_ends_with_a_newline():
     )
 
 
-def test_agentapi_leaves_html_alone_but_not_line_separators():
+def test_agentapi_escapes_line_separators_but_not_html():
     assert gojson.encode(["<&>\u2028"], escape_html=False) == b'["<&>\\u2028"]\n'
 
 
@@ -50,33 +50,33 @@ def test_agentapi_leaves_html_alone_but_not_line_separators():
         ("é", "invalid character 'Ã' looking for beginning of value"),
     ],
 )
-def test_complaints_are_worded_as_go_words_them(text, message):
+def test_the_error_messages_are_those_of_go(text, message):
     with pytest.raises(gojson.GoSyntaxError) as failed:
         gojson.first_value(text)
 
     assert str(failed.value) == message
 
 
-def test_what_follows_the_first_value_is_not_read():
+def test_text_after_the_first_value_is_ignored():
     assert gojson.plain(gojson.first_value('{"a":[1]}garbage')) == {"a": [1]}
 
 
-def test_lone_surrogates_become_replacement_characters_and_pairs_survive():
+def test_lone_surrogates_are_replaced_and_pairs_are_kept():
     assert gojson.first_value('"\\ud800 \\ud83d\\ude00 \\udc00"') == "\ufffd 😀 \ufffd"
 
 
 def test_every_byte_that_is_not_utf8_becomes_one_replacement_character():
-    # Python alone would give one for the three bytes of a cut sequence.
+    # Python's "replace" inserts one character for the three bytes of a cut sequence.
     assert gojson.text_of(b"a\xe2\x82\xffb\xf0\x9f\x98") == "a\ufffd\ufffd\ufffdb\ufffd\ufffd\ufffd"
 
 
-def test_keys_match_whatever_their_case_and_the_last_one_wins():
+def test_keys_match_in_any_case_and_the_last_one_wins():
     value = gojson.first_value('{"Messages":1,"messages":2,"MESSAGES":3}')
 
     assert value.field("messages") == "3"
 
 
-def test_deep_nesting_is_refused_not_a_crash():
+def test_deep_nesting_is_an_error():
     with pytest.raises(gojson.GoSyntaxError, match="exceeded max depth"):
         gojson.first_value("[" * 20_000 + "]" * 20_000)
 
@@ -87,7 +87,7 @@ def test_deep_nesting_is_refused_not_a_crash():
         | st.booleans()
         | st.integers()
         | st.floats(allow_nan=False, allow_infinity=False)
-        # Surrogates are what Go replaces; without them what is read is what was written.
+        # Without surrogates, which Go replaces, the value read equals the value written.
         | st.text(st.characters(exclude_categories=["Cs"])),
         lambda inner: (
             st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
@@ -95,7 +95,7 @@ def test_deep_nesting_is_refused_not_a_crash():
         max_leaves=20,
     )
 )
-def test_whatever_is_json_is_read_as_python_reads_it(value):
+def test_valid_json_is_read_as_python_reads_it(value):
     text = json.dumps(value)
 
     assert gojson.plain(gojson.first_value(text + " trailing")) == json.loads(text)
@@ -103,11 +103,11 @@ def test_whatever_is_json_is_read_as_python_reads_it(value):
 
 
 @given(st.text())
-def test_whatever_python_refuses_is_refused(text):
+def test_json_that_python_refuses_is_refused(text):
     text = text.lstrip(" \t\r\n")
     try:
         _, end = json.JSONDecoder(parse_constant=lambda word: json.loads("!")).raw_decode(text)
-        # Of "0." Python takes the 0, where Go waits for the digits that do not come.
+        # Python reads "0." as 0; Go reports the missing digits.
         assume(text[end : end + 1] not in (".", "e", "E"))
     except ValueError:
         with pytest.raises(gojson.GoSyntaxError):

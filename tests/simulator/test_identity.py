@@ -1,4 +1,4 @@
-"""Instance identity: contract section 8.2, with the cloud's metadata service beside it."""
+"""Instance identities of the simulated metadata services, and their exchange for a token."""
 
 import json
 
@@ -10,7 +10,7 @@ from agentd.simulator.metadata import SimulatedMetadata
 INSTANCE = "i-0123456789abcdef0"
 
 
-async def proof(ask, cloud, kind):
+async def identity(ask, cloud, kind):
     if kind == "aws":
         token = (
             await ask(
@@ -35,12 +35,12 @@ async def proof(ask, cloud, kind):
 
 
 @pytest.mark.parametrize("kind", ["aws", "azure", "google"])
-async def test_a_cloud_s_proof_is_exchanged_for_the_token_of_the_latest_build(ask, kind):
+async def test_an_instance_identity_is_exchanged_for_the_token_of_the_latest_build(ask, kind):
     async with SimulatedCoderd() as coderd, SimulatedMetadata(INSTANCE) as cloud:
         ws = coderd.add_workspace()
         coderd.set_instance(ws, INSTANCE)
         url = f"{coderd.url}/api/v2/workspaceagents/{kind}-instance-identity"
-        body = await proof(ask, cloud, kind)
+        body = await identity(ask, cloud, kind)
         first = await ask("POST", url, json=body)
         assert (first.status, first.text) == (200, f'{{"session_token":"{ws.token}"}}\n')
 
@@ -63,7 +63,7 @@ async def test_a_cloud_s_proof_is_exchanged_for_the_token_of_the_latest_build(as
         ("google", {"json_web_token": "a.b.c"}, "Invalid GCP identity."),
     ],
 )
-async def test_what_no_cloud_signed_is_a_401(ask, kind, body, message):
+async def test_a_wrong_signature_is_a_401(ask, kind, body, message):
     async with SimulatedCoderd() as coderd:
         got = await ask("POST", f"{coderd.url}/api/v2/workspaceagents/{kind}-instance-identity", json=body)
 
@@ -73,10 +73,10 @@ async def test_what_no_cloud_signed_is_a_401(ask, kind, body, message):
         )
 
 
-async def test_refusals_name_the_instance_and_the_agents(ask):
+async def test_a_refusal_contains_the_instance_and_the_agents(ask):
     async with SimulatedCoderd() as coderd, SimulatedMetadata(INSTANCE) as cloud:
         url = f"{coderd.url}/api/v2/workspaceagents/google-instance-identity"
-        body = await proof(ask, cloud, "google")
+        body = await identity(ask, cloud, "google")
 
         async def refused(**more):
             got = await ask("POST", url, json=body | more)
@@ -101,7 +101,7 @@ async def test_refusals_name_the_instance_and_the_agents(ask):
         )
 
 
-async def test_the_metadata_service_insists_on_its_headers(ask):
+async def test_the_metadata_service_requires_its_headers(ask):
     async with SimulatedMetadata() as cloud:
         assert (await ask("GET", cloud.url + "/latest/dynamic/instance-identity/document")).status == 401
         assert (await ask("PUT", cloud.url + "/latest/api/token")).status == 400

@@ -39,8 +39,8 @@ async def simulate():
             await process.wait()
 
 
-async def introduced(process):
-    """What it prints, up to its first command line for curl."""
+async def printed(process):
+    """The text that it prints up to the first curl command, and the URL in it."""
     lines = []
     while not lines or "curl" not in lines[-1]:
         line = (await process.stdout.readline()).decode()
@@ -51,10 +51,10 @@ async def introduced(process):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-async def test_coderd_says_how_to_reach_it_and_stops_on_a_signal(simulate, ask, stop):
+async def test_coderd_prints_its_settings_and_stops_on_a_signal(simulate, ask, stop):
     token = "33333333-3333-4333-8333-333333333333"
     process = await simulate("coderd", "--token", token, "--regular", "--era", "E4")
-    text, url = await introduced(process)
+    text, url = await printed(process)
 
     assert f"export CODER_AGENT_TOKEN={token}" in text
     assert f"export CODER_AGENT_URL={url}" in text
@@ -65,14 +65,14 @@ async def test_coderd_says_how_to_reach_it_and_stops_on_a_signal(simulate, ask, 
     assert await process.wait() == 0
 
 
-async def test_agentapi_serves_a_transcript_saves_on_usr1_and_at_the_end(simulate, ask, tmp_path):
+async def test_agentapi_serves_a_transcript_and_saves_on_sigusr1_and_at_exit(simulate, ask, tmp_path):
     transcript, state, pid = tmp_path / "t.json", tmp_path / "state.json", tmp_path / "pid"
     transcript.write_text('{"messages":[{"content":"from the file"}]}')
     process = await simulate(
         "agentapi", "--transcript", str(transcript), "--state-file", str(state), "--pid-file", str(pid), "--echo", "0",
         "--send-s", "0",
     )  # fmt: skip
-    _, url = await introduced(process)
+    _, url = await printed(process)
     assert "from the file" in (await ask("GET", url + "/messages")).text
     assert pid.read_text() == f"{process.pid}\n"
     process.send_signal(signal.SIGUSR1)
@@ -87,7 +87,7 @@ async def test_agentapi_serves_a_transcript_saves_on_usr1_and_at_the_end(simulat
     assert not pid.exists()
 
 
-async def test_agentapi_plays_a_script(simulate, ask, tmp_path):
+async def test_agentapi_runs_a_script(simulate, ask, tmp_path):
     path = tmp_path / "script.toml"
     path.write_text(
         """
@@ -102,23 +102,23 @@ async def test_agentapi_plays_a_script(simulate, ask, tmp_path):
         status = "stable"
         """
     )
-    _, url = await introduced(await simulate("agentapi", "--script", str(path)))
+    _, url = await printed(await simulate("agentapi", "--script", str(path)))
     while "Working … done" not in (await ask("GET", url + "/messages")).text:
         await asyncio.sleep(0.01)
     while '"status":"stable"' not in (await ask("GET", url + "/status")).text:
         await asyncio.sleep(0.01)
 
 
-async def test_an_acp_agent_panics_at_the_end(simulate):
+async def test_an_acp_agent_exits_with_a_panic(simulate):
     process = await simulate("agentapi", "--mode", "acp")
-    await introduced(process)
+    await printed(process)
     process.terminate()
 
     assert await process.wait() == 2
 
 
 @pytest.mark.parametrize(
-    ("args", "complaint"),
+    ("args", "message"),
     [
         (("agentapi", "--transcript", "/nonexistent"), b"--transcript /nonexistent"),
         (("agentapi", "--script", "/nonexistent"), b"script /nonexistent: "),
@@ -130,12 +130,12 @@ async def test_an_acp_agent_panics_at_the_end(simulate):
         (("coderd", "--port", "TAKEN"), b"agentd simulate coderd: "),
     ],
 )
-async def test_what_cannot_be_served_is_one_clear_line(simulate, args, complaint):
+async def test_an_invalid_argument_is_one_line_on_stderr(simulate, args, message):
     async with await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0) as taken:
         port = str(taken.sockets[0].getsockname()[1])
         process = await simulate(*(port if arg == "TAKEN" else arg for arg in args))
         _, errors = await process.communicate()
 
     assert process.returncode == 1
-    assert complaint in errors
+    assert message in errors
     assert errors.count(b"\n") == 1

@@ -1,4 +1,4 @@
-"""A real Chromium without a head, driven over the DevTools protocol: as much of it as looking at a page takes."""
+"""A headless Chromium, driven over the DevTools protocol."""
 
 import asyncio
 import base64
@@ -23,12 +23,12 @@ WAIT_S = 30.0
 
 
 def executable() -> str | None:
-    """The browser on this machine, if there is one."""
+    """The path of the installed browser; None if there is none."""
     return next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
 class Chromium:
-    """One browser with one profile, both gone at the end. `page(url)` opens a tab."""
+    """One browser with its own profile, for `async with`. `page(url)` opens a tab."""
 
     def __init__(self, profile: Path) -> None:
         self._profile = profile
@@ -47,11 +47,11 @@ class Chromium:
             stderr=asyncio.subprocess.DEVNULL,
             start_new_session=True,
         )
-        told = self._profile / "DevToolsActivePort"
+        port_file = self._profile / "DevToolsActivePort"
         async with asyncio.timeout(WAIT_S):
-            while not told.exists() or not told.read_text():
+            while not port_file.exists() or not port_file.read_text():
                 await asyncio.sleep(0.05)
-        self._port = int(told.read_text().splitlines()[0])
+        self._port = int(port_file.read_text().splitlines()[0])
         return self
 
     async def __aexit__(self, *_error: object) -> None:
@@ -63,7 +63,7 @@ class Chromium:
             await self._process.wait()
 
     async def page(self, url: str, *, width: int = 1280, height: int = 900) -> "Page":
-        """A new tab that has loaded `url`."""
+        """Open a tab and load `url`."""
         async with self._http.put(f"http://127.0.0.1:{self._port}/json/new?about:blank") as answer:
             target = await answer.json(content_type=None)
         page = Page(await self._http.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=0))
@@ -74,7 +74,7 @@ class Chromium:
 
 
 class Page:
-    """A tab. `requests` are the URLs it asked for, `complaints` what it threw, or was refused by its policy."""
+    """A tab. `requests` are its URLs, `complaints` its exceptions and errors, also of its security policy."""
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -88,7 +88,7 @@ class Page:
     async def begin(self, width: int, height: int) -> None:
         for domain in ("Page", "Runtime", "Network", "Log"):
             await self.send(f"{domain}.enable")
-        # Two tabs are two windows side by side here; a hidden page rests.
+        # The pages poll only when they are visible, and several tabs are used at once.
         await self.send("Emulation.setFocusEmulationEnabled", enabled=True)
         await self.resize(width, height)
 
@@ -126,7 +126,7 @@ class Page:
         return answer["result"]
 
     async def js(self, expression: str) -> Any:
-        """The value of an expression (or of its promise) in the page."""
+        """The value of an expression, or of its promise, in the page."""
         answer = await self.send(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, userGesture=True
         )
@@ -134,12 +134,11 @@ class Page:
             raise AssertionError(f"{expression}: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
-    async def text(self, selector: str = "body") -> str:
-        """What a person reads there."""
-        return await self.js(f"document.querySelector({json.dumps(selector)})?.innerText ?? ''")
-
     async def until(self, expression: str, holds: Callable[[Any], bool] = bool) -> Any:
-        """The value of the expression as soon as it holds; an AssertionError with what was seen if it never does."""
+        """Wait until `holds(value)` is true, and return the value.
+
+        Raises AssertionError with the last value after WAIT_S.
+        """
         seen = None
         try:
             async with asyncio.timeout(WAIT_S):
@@ -150,13 +149,13 @@ class Page:
         return seen
 
     async def shows(self, text: str, selector: str = "body") -> None:
-        """Wait until it reads `text` there."""
+        """Wait until the element contains `text`."""
         await self.until(
             f"document.querySelector({json.dumps(selector)})?.innerText ?? ''", lambda seen: text in seen
         )
 
     async def press(self, key: str, *, shift: bool = False) -> None:
-        """One key, as a keyboard sends it."""
+        """Press one key."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32}
         more = {"text": {"Enter": "\r", " ": " "}.get(key, "")} if key in ("Enter", " ") else {}
         common = {"key": key, "code": {" ": "Space"}.get(key, key), "windowsVirtualKeyCode": codes[key]}
@@ -165,40 +164,36 @@ class Page:
         )
         await self.send("Input.dispatchKeyEvent", type="keyUp", modifiers=8 if shift else 0, **common)
 
-    async def write(self, text: str) -> None:
-        """Type into what has the focus."""
-        await self.send("Input.insertText", text=text)
-
     async def prefer(self, scheme: str) -> None:
-        """`light` or `dark`."""
+        """Set the preferred color scheme: `light` or `dark`."""
         await self.send(
             "Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}]
         )
 
     async def screenshot(self, path: Path) -> None:
-        """What the window shows."""
+        """Save a picture of the window."""
         picture = await self.send("Page.captureScreenshot", format="png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(picture["data"]))
 
     async def tall_screenshot(self, path: Path) -> None:
-        """The whole page, whatever its height: the window is made to fit."""
+        """Save a picture of the whole page, in a window of its height (at most 6,000 px)."""
         size = await self.js("[innerWidth, document.documentElement.scrollHeight]")
         await self.resize(size[0], max(600, min(6000, size[1])))
         await self.screenshot(path)
 
     async def _read(self) -> None:
         async for message in self._socket:
-            said = json.loads(message.data)
-            if "id" in said:
-                if (waiting := self._waiting.get(said["id"])) is not None and not waiting.done():
-                    waiting.set_result(said)
+            received = json.loads(message.data)
+            if "id" in received:
+                if (waiting := self._waiting.get(received["id"])) is not None and not waiting.done():
+                    waiting.set_result(received)
                 continue
-            match said["method"], said["params"]:
+            match received["method"], received["params"]:
                 case "Page.loadEventFired", _:
                     self._loaded.set()
-                case "Network.requestWillBeSent", asked:
-                    self.requests.append(asked["request"]["url"])
+                case "Network.requestWillBeSent", sent:
+                    self.requests.append(sent["request"]["url"])
                 case "Runtime.exceptionThrown", thrown:
                     self.complaints.append(str(thrown["exceptionDetails"]))
                 case "Log.entryAdded", {"entry": entry} if entry["level"] == "error":

@@ -1,4 +1,4 @@
-"""Pages as a person meets them: the real daemon or simulator behind, a real browser in front."""
+"""Fixtures for the pages: a real browser, the real daemon, and the simulated peers."""
 
 import socket
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ui import chromium
-from ui.strangers import HOSTILE, PROXY
+from ui.hostile import HOSTILE, PROXY
 
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
@@ -46,12 +46,14 @@ async def browser(tmp_path):
 
 @pytest.fixture
 def shots(request) -> Path:
-    """Where this test's screenshots are kept."""
+    """The directory of this test's screenshots."""
     return ARTEFACTS / request.node.name
 
 
 @dataclass
-class Stage:
+class Setup:
+    """A daemon with its page, and its simulated peers."""
+
     coderd: SimulatedCoderd
     agent: SimulatedAgentApi
     workspace: Workspace
@@ -69,7 +71,7 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(tmp_path):
+async def setup(tmp_path):
     hooks = tmp_path / "hooks" / "on-claim.d"
     hooks.mkdir(parents=True)
     (hooks / "10-hostile").write_text(HOOK)
@@ -91,4 +93,4 @@ async def stage(tmp_path):
         }
         async with DaemonProcess(environ, state_dir=tmp_path / "state") as daemon:
             await daemon.log("agentd.started")
-            yield Stage(coderd, agent, workspace, task_id, daemon, port)
+            yield Setup(coderd, agent, workspace, task_id, daemon, port)

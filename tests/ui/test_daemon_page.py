@@ -3,36 +3,36 @@ import json
 import aiohttp
 import pytest
 from aiohttp import web
-from ui import looks
-from ui.strangers import HOSTILE, PROXY
+from ui import accessibility
+from ui.hostile import HOSTILE, PROXY
 
 
-async def opened(browser, stage):
-    page = await browser.page(stage.url)
+async def opened(browser, setup):
+    page = await browser.page(setup.url)
     await page.shows("live", "#link")
     return page
 
 
-async def test_a_claim_and_a_conversation_are_seen_as_they_happen(browser, stage, shots):
-    page = await opened(browser, stage)
+async def test_the_page_shows_a_claim_and_a_conversation_live(browser, setup, shots):
+    page = await opened(browser, setup)
     await page.shows("listening", "#claims-state")
     await page.tall_screenshot(shots / "1-listening.png")
-    await stage.claim()
+    await setup.claim()
     await page.shows("settled", "#claims-state")
     await page.shows("10-hostile", "#claims")
     await page.shows("owner ", "#claims pre")
-    stage.agent.set_status("running")
-    stage.agent.add_message("user", "Make the build green.")
+    setup.agent.set_status("running")
+    setup.agent.add_message("user", "Make the build green.")
     await page.shows("running", "#agent")
     await page.shows("Make the build green.", "#talk")
-    stage.agent.add_message("agent", "All green.")
-    stage.agent.set_status("stable")
+    setup.agent.add_message("agent", "All green.")
+    setup.agent.set_status("stable")
     await page.shows("stable", "#agent")
     await page.until("[...document.querySelectorAll('#strip rect')].map((one) => one.getAttribute('class'))",
                      lambda seen: {"running", "settling", "stable"} <= set(seen))  # fmt: skip
     await page.shows("delivered", "#outcome")
     await page.shows("answered 204", "#deliveries")
-    stored = len(stage.coderd.snapshots[stage.task_id].body)
+    stored = len(setup.coderd.snapshots[setup.task_id].body)
     await page.until(
         "document.getElementById('budget').getAttribute('aria-valuenow')", lambda now: now == str(stored)
     )
@@ -47,10 +47,10 @@ async def test_a_claim_and_a_conversation_are_seen_as_they_happen(browser, stage
     assert page.complaints == []
 
 
-async def test_what_hooks_and_agents_say_stays_text_and_nothing_is_asked_of_anybody_else(browser, stage):
-    page = await opened(browser, stage)
-    await stage.claim()
-    stage.agent.add_message("agent", HOSTILE)
+async def test_hostile_output_is_shown_as_text_and_no_other_site_gets_a_request(browser, setup):
+    page = await opened(browser, setup)
+    await setup.claim()
+    setup.agent.add_message("agent", HOSTILE)
     await page.shows(HOSTILE, "#claims pre")
     await page.shows(HOSTILE, "#talk")
     await page.js("document.getElementById('show').click()")
@@ -58,27 +58,27 @@ async def test_what_hooks_and_agents_say_stays_text_and_nothing_is_asked_of_anyb
     assert await page.js("document.title") == "agentd"
     assert await page.js("document.querySelectorAll('main img, main script').length") == 0
     assert page.complaints == []
-    assert [url for url in page.requests if not url.startswith(stage.url)] == []
+    assert [url for url in page.requests if not url.startswith(setup.url)] == []
 
 
-async def test_every_text_is_readable_and_everything_has_a_name(browser, stage):
-    page = await opened(browser, stage)
-    await stage.claim()
-    stage.agent.add_message("user", "Hello")
+async def test_texts_have_enough_contrast_and_controls_have_names(browser, setup):
+    page = await opened(browser, setup)
+    await setup.claim()
+    setup.agent.add_message("user", "Hello")
     await page.shows("settled", "#claims-state")
     await page.shows("Hello", "#talk")
     await page.js("document.getElementById('show').click()")
     for scheme in ("light", "dark"):
         await page.prefer(scheme)
-        assert await looks.too_faint(page) == [], scheme
-    assert await looks.unnamed(page) == []
+        assert await accessibility.low_contrast(page) == [], scheme
+    assert await accessibility.unnamed(page) == []
 
 
-async def test_all_of_it_can_be_done_with_the_keyboard(browser, stage):
-    page = await opened(browser, stage)
-    await stage.claim()
+async def test_the_page_can_be_used_with_the_keyboard(browser, setup):
+    page = await opened(browser, setup)
+    await setup.claim()
     await page.shows("settled", "#claims-state")
-    steps = await looks.walk(page)
+    steps = await accessibility.tab_order(page)
     assert steps[0]["name"] == "Skip to the content"
     names = [step["name"] for step in steps]
     for name in ("Capture and deliver", "Show exact bytes", "Output", "Rehearse a shutdown", "Stop agentd …"):
@@ -89,7 +89,7 @@ async def test_all_of_it_can_be_done_with_the_keyboard(browser, stage):
         await page.js("document.body.focus(), document.activeElement.blur()")
         for _ in range(40):
             await page.press("Tab")
-            if (await page.js(looks.FOCUS))["name"] == name:
+            if (await page.js(accessibility.FOCUS))["name"] == name:
                 return
         raise AssertionError(name)
 
@@ -108,17 +108,17 @@ async def test_all_of_it_can_be_done_with_the_keyboard(browser, stage):
     await page.until("document.getElementById('sure').open")
     await page.press("Tab")
     await page.press("Enter")
-    assert await stage.daemon.exit_code() == 0
+    assert await setup.daemon.exit_code() == 0
     await page.shows("agentd does not answer", "#link")
 
 
 @pytest.fixture
-async def proxy(stage):
-    """Coder's path-based app proxy: another host, a path in front, the browser's Host passed on."""
+async def proxy(setup):
+    """Coder's path-based app proxy: another host, a path prefix, and the Host of the browser."""
     async with aiohttp.ClientSession(auto_decompress=False) as session:
 
-        async def pass_on(request: web.Request) -> web.StreamResponse:
-            target = f"{stage.url}{request.match_info['path']}"
+        async def forward(request: web.Request) -> web.StreamResponse:
+            target = f"{setup.url}{request.match_info['path']}"
             headers = {name: value for name, value in request.headers.items() if name != "Host"}
             headers["Host"] = PROXY
             if "Origin" in headers:
@@ -135,7 +135,7 @@ async def proxy(stage):
                 return response
 
         app = web.Application()
-        app.router.add_route("*", "/@user/ws.main/apps/agentd/{path:.*}", pass_on)
+        app.router.add_route("*", "/@user/ws.main/apps/agentd/{path:.*}", forward)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -143,7 +143,7 @@ async def proxy(stage):
         await runner.cleanup()
 
 
-async def test_it_works_behind_a_proxy_that_serves_it_under_a_path(browser, stage, proxy):
+async def test_the_page_works_behind_a_proxy_with_a_path_prefix(browser, setup, proxy):
     page = await browser.page(proxy)
     await page.shows("live", "#link")
     await page.js("document.getElementById('capture').click()")
@@ -176,7 +176,7 @@ ATTACK = """(async () => {
 })()"""
 
 
-async def test_no_other_page_can_drive_or_read_it(browser, stage):
+async def test_a_page_of_another_site_can_neither_send_commands_nor_read(browser, setup):
     async def evil(_request: web.Request) -> web.Response:
         return web.Response(text="<!doctype html><body>win a prize", content_type="text/html")
 
@@ -186,13 +186,13 @@ async def test_no_other_page_can_drive_or_read_it(browser, stage):
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     page = await browser.page(f"http://localhost:{runner.addresses[0][1]}/")
-    tried = await page.js(ATTACK.replace("TARGET", json.dumps(stage.url)))
+    tried = await page.js(ATTACK.replace("TARGET", json.dumps(setup.url)))
     assert tried == {
-        "simple": "opaque",  # sent, and answered 403, which the page cannot see
+        "simple": "opaque",  # sent, and answered with a 403 that the page cannot read
         "cors": "failed",
         "read": "failed",
         "stream": "failed",
         "module": "failed",
     }
-    assert (await stage.daemon.ask("/v1/status"))["phase"] == "running"
+    assert (await setup.daemon.ask("/v1/status"))["phase"] == "running"
     await runner.cleanup()

@@ -1,33 +1,33 @@
 import pytest
-from ui import looks
-from ui.strangers import HOSTILE
+from ui import accessibility
+from ui.hostile import HOSTILE
 
 from agentd.simulator.page import Page
 
 
 @pytest.fixture
-async def page(browser, stage):
-    async with Page(coderd=stage.coderd, agent=stage.agent) as server:
+async def page(browser, setup):
+    async with Page(coderd=setup.coderd, agent=setup.agent) as server:
         page = await browser.page(server.url)
         await page.shows("live", "#link")
         yield page
 
 
 async def press(page, label, within="body"):
-    """Press the button of this label as a keyboard does."""
+    """Focus the button with this label and press Enter."""
     await page.js(
         f"[...document.querySelectorAll('{within} button')].find((one) => one.textContent === '{label}').focus()"
     )
     await page.press("Enter")
 
 
-async def test_the_buttons_drive_the_peers_and_the_page_shows_the_result(page, stage, shots):
+async def test_the_buttons_drive_the_peers_and_the_page_shows_the_result(page, setup, shots):
     await page.tall_screenshot(shots / "1-before.png")
     await press(page, "Start the claim")
     await page.shows("the claim", "#builds")
     await press(page, "Finish the claim")
     await page.shows("2 start claim succeeded", "#log")
-    await stage.daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="the claim settled")
+    await setup.daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="the claim settled")
     await press(page, "Running")
     await page.shows("running", "#agent")
     await press(page, "Add as user message")
@@ -54,15 +54,15 @@ async def test_the_buttons_drive_the_peers_and_the_page_shows_the_result(page, s
     assert page.complaints == []
 
 
-async def test_it_can_be_read_and_used_by_everybody(page, stage):
-    stage.agent.add_message("agent", HOSTILE)
+async def test_the_page_is_accessible(page, setup):
+    setup.agent.add_message("agent", HOSTILE)
     await page.shows(HOSTILE, "#talk")
     assert await page.js("document.title") == "agentd simulator"
     for scheme in ("light", "dark"):
         await page.prefer(scheme)
-        assert await looks.too_faint(page) == [], scheme
-    assert await looks.unnamed(page) == []
-    steps = await looks.walk(page)
+        assert await accessibility.low_contrast(page) == [], scheme
+    assert await accessibility.unnamed(page) == []
+    steps = await accessibility.tab_order(page)
     reached = {step["name"] for step in steps}
     labels = await page.js(
         "[...document.querySelectorAll('button')].filter((one) => one.checkVisibility() && !one.disabled).map((one) => one.textContent)"

@@ -1,11 +1,11 @@
-"""What can be measured of a page's looks: contrast, names for those who do not see, a focus that shows."""
+"""Measures the accessibility of a page: contrast, accessible names, a visible focus."""
 
 from typing import Any
 
 from ui.chromium import Page
 
-# WCAG 2.2, 1.4.3 and 1.4.11: text 4.5 (large text 3), borders of what can be operated 3.
-TOO_FAINT = """(() => {
+# Contrast by WCAG 2.2, 1.4.3 and 1.4.11: 4.5 for text, 3 for large text and for borders of controls.
+LOW_CONTRAST = """(() => {
   const channels = (color) => (color.match(/[\\d.]+/g) ?? []).map(Number);
   const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
     .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
@@ -19,7 +19,7 @@ TOO_FAINT = """(() => {
     return [255, 255, 255];
   };
   const faint = [];
-  let looked = 0;
+  let checked = 0;
   for (const node of document.querySelectorAll("body *")) {
     const style = getComputedStyle(node);
     if (!node.checkVisibility() || node.closest("[disabled]")) continue;
@@ -28,7 +28,7 @@ TOO_FAINT = """(() => {
       const size = parseFloat(style.fontSize);
       const needed = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700) ? 3 : 4.5;
       const found = contrast(color, behind(node.parentElement && node instanceof SVGElement ? node.ownerSVGElement : node));
-      looked += 1;
+      checked += 1;
       if (found < needed) faint.push(`${node.tagName}.${node.getAttribute("class")} ${node.textContent.slice(0, 30)}: ${found.toFixed(2)}`);
     }
     if (["BUTTON", "SELECT", "INPUT", "TEXTAREA"].includes(node.tagName)) {
@@ -36,7 +36,7 @@ TOO_FAINT = """(() => {
       if (found < 3) faint.push(`border of ${node.tagName} ${node.textContent}: ${found.toFixed(2)}`);
     }
   }
-  return { looked, faint };
+  return { checked, faint };
 })()"""
 
 FOCUS = """(() => {
@@ -61,15 +61,15 @@ OPERABLE = {
 }
 
 
-async def too_faint(page: Page) -> list[str]:
-    """Texts and borders that a person with weak sight would miss; an AssertionError when there was nothing to look at."""
-    seen = await page.js(TOO_FAINT)
-    assert seen["looked"] > 20
-    return seen["faint"]
+async def low_contrast(page: Page) -> list[str]:
+    """The texts and borders whose contrast is too low. AssertionError if the page has hardly any text."""
+    found = await page.js(LOW_CONTRAST)
+    assert found["checked"] > 20
+    return found["faint"]
 
 
 async def unnamed(page: Page) -> list[str]:
-    """What a screen reader could say nothing of."""
+    """The controls without an accessible name."""
     tree = await page.send("Accessibility.getFullAXTree")
     return [
         str(node)
@@ -80,8 +80,8 @@ async def unnamed(page: Page) -> list[str]:
     ]
 
 
-async def walk(page: Page, most: int = 200) -> list[dict[str, Any]]:
-    """Where Tab leads, once around."""
+async def tab_order(page: Page, most: int = 200) -> list[dict[str, Any]]:
+    """The elements that Tab focuses, in order, until the first one again."""
     steps: list[dict[str, Any]] = []
     for _ in range(most):
         await page.press("Tab")

@@ -1,4 +1,4 @@
-"""What a stranger's program may print, and the host a stranger's browser names."""
+"""Hostile output of a hook or an agent, and the host of a proxy."""
 
 HOSTILE = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>"
 PROXY = "coder.example.com"
