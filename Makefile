@@ -12,7 +12,7 @@ SECONDS ?= 60
 WORKERS ?= 4
 PARALLEL := --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: help demo test lint types imports unit test-long fuzz test-systemd test-image test-ui single-file lock format bench clean
+.PHONY: help demo test lint types imports unit test-long fuzz test-systemd test-image test-ui single-file lock format docs bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,9 @@ lock: $(BIN)/python ## update the pinned versions for the image and the single f
 format: $(VENV)/.dev ## format the code with ruff
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## draw the pictures of docs/architecture.md from the code, and update its tables
+	PYTHONPATH=docs $(BIN)/python -m drawing
 
 bench: ## measure start, memory and CPU of one daemon, with the run-time packages alone
 	@$(MAKE) --no-print-directory VENV=.venv-bench .venv-bench/.run
