@@ -1,8 +1,9 @@
-"""Creates the destination for a URL of `snapshots.destinations`."""
+"""Creates the destination for a URL of `snapshots.destinations`, by its scheme."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from agentd.errors import ConfigError
@@ -10,7 +11,8 @@ from agentd.snapshots.destinations.command import CommandDestination
 from agentd.snapshots.destinations.destination import Destination
 from agentd.snapshots.destinations.directory import DirectoryDestination
 from agentd.snapshots.destinations.http import HttpDestination, Method
-from agentd.snapshots.destinations.object_store import SCHEMES, ObjectStoreDestination
+from agentd.snapshots.destinations.object_store import SCHEMES as OBJECT_STORES
+from agentd.snapshots.destinations.object_store import ObjectStoreDestination
 from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.tls import aiohttp, client_context
 
@@ -32,34 +34,58 @@ class DestinationContext:
     ca_file: Path | None = None
 
 
+def _http(template: UrlTemplate, context: DestinationContext) -> Destination:
+    return HttpDestination(
+        template,
+        session=context.session,
+        method=context.method,
+        headers_file=context.headers_file,
+        tls=client_context(template.url, context.ca_file),
+    )
+
+
+def _directory(template: UrlTemplate, _context: DestinationContext) -> Destination:
+    _require_absolute_path(template.url)
+    return DirectoryDestination(template)
+
+
+def _command(template: UrlTemplate, context: DestinationContext) -> Destination:
+    _require_absolute_path(template.url)
+    return CommandDestination(template.url, folder=context.folder, environ=context.environ)
+
+
+def _object_store(template: UrlTemplate, _context: DestinationContext) -> Destination:
+    return ObjectStoreDestination(template)
+
+
+SCHEMES: Final[Mapping[str, Callable[[UrlTemplate, DestinationContext], Destination]]] = {
+    "https": _http,
+    "http": _http,
+    "file": _directory,
+    "exec": _command,
+    **dict.fromkeys(OBJECT_STORES, _object_store),
+}
+"""The scheme of a URL in `snapshots.destinations` → what creates its destination."""
+
+
 def from_url(url: str, context: DestinationContext) -> Destination:
     """Create the destination for `url` without contacting it.
 
     Raises `ConfigError` for an unknown scheme, a relative path or a missing library.
     """
-    parts = urlsplit(url)
     template = UrlTemplate(url, context.workspace_id)
-    match parts.scheme:
-        case "http" | "https":
-            return HttpDestination(
-                template,
-                session=context.session,
-                method=context.method,
-                headers_file=context.headers_file,
-                tls=client_context(url, context.ca_file),
-            )
-        case "file" | "exec" if parts.netloc or len(parts.path) < 2:
-            raise ConfigError(
-                f"snapshots.destinations: {url} has no absolute path", hint=f"write {parts.scheme}:///path"
-            )
-        case "file":
-            return DirectoryDestination(template)
-        case "exec":
-            return CommandDestination(url, folder=context.folder, environ=context.environ)
-        case scheme if scheme in SCHEMES:
-            return ObjectStoreDestination(template)
-        case _:
-            raise ConfigError(
-                f"snapshots.destinations: {template.name} has an unknown scheme",
-                hint=f"use coder, https://, file://, exec://, {', '.join(f'{one}://' for one in SCHEMES)}",
-            )
+    create = SCHEMES.get(urlsplit(url).scheme)
+    if create is None:
+        raise ConfigError(
+            f"snapshots.destinations: {template.name} has an unknown scheme",
+            hint=f"use coder, {', '.join(f'{scheme}://' for scheme in SCHEMES)}",
+        )
+    return create(template, context)
+
+
+def _require_absolute_path(url: str) -> None:
+    parts = urlsplit(url)
+    if parts.netloc or len(parts.path) < 2:
+        raise ConfigError(
+            f"snapshots.destinations: {url} has no absolute path", hint=f"write {parts.scheme}:///path"
+        )
