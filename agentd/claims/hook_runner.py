@@ -16,9 +16,8 @@ because agentd ends is an interruption and does not count as a failure. Interrup
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Final, Literal, NamedTuple, ParamSpec
+from collections.abc import Callable
+from typing import Final, Literal, ParamSpec
 
 from agentd import log
 from agentd.backoff import Backoff
@@ -27,9 +26,9 @@ from agentd.claims.ledger import Ledger
 from agentd.claims.ledger_file import LedgerWriteError
 from agentd.claims.lifecycle import ClaimState, HookState, HookStep
 from agentd.clock import Clock
-from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, list_hooks, untrusted_reason
+from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, list_hooks
 from agentd.hooks.processes import end_run
-from agentd.hooks.run import HookOutcome, HookResult, HookRun, HookSurvivedError, hook_environment
+from agentd.hooks.run import HookOutcome, HookPolicy, HookResult, HookRun, HookSurvivedError
 from agentd.metrics import Registry
 from agentd.proc import ProcessIdentity
 
@@ -41,23 +40,6 @@ _STEPS: Final = {HookOutcome.SUCCEEDED: HookStep.SUCCEED, HookOutcome.INTERRUPTE
 _P = ParamSpec("_P")
 
 
-class HookPolicy(NamedTuple):
-    """How hooks run; times in seconds.
-
-    `on_interrupted`: whether a hook that was running when agentd ended runs again or holds the claim.
-    `grace_s` and `stop_grace_s` as in `HookRun`.
-    """
-
-    hooks_dir: Path
-    state_dir: Path
-    timeout_s: float = 300.0
-    max_attempts: int = 3
-    on_interrupted: Literal["retry", "hold"] = "retry"
-    pass_token: bool = False
-    grace_s: float = 5.0
-    stop_grace_s: float = 1.5
-
-
 class _HoldError(Exception):
     """The claim must be held for this reason."""
 
@@ -67,7 +49,10 @@ class _FailError(Exception):
 
 
 class HookRunner:
-    """Runs the hooks of claims. `environ` is the daemon's own environment."""
+    """Runs the hooks of claims.
+
+    `on_interrupted`: whether a hook that was running when agentd ended runs again or holds the claim.
+    """
 
     def __init__(
         self,
@@ -76,12 +61,14 @@ class HookRunner:
         policy: HookPolicy,
         clock: Clock,
         metrics: Registry,
-        environ: Mapping[str, str],
+        max_attempts: int = 3,
+        on_interrupted: Literal["retry", "hold"] = "retry",
     ) -> None:
         self._ledger = ledger
         self._policy = policy
         self._clock = clock
-        self._environ = environ
+        self._max_attempts = max_attempts
+        self._on_interrupted = on_interrupted
         self._log = log.get("claims")
         self._runs = metrics.counter("agentd_hook_runs_total", "Hook runs by how they ended.", "outcome")
         self.on_change: Callable[[], None] = lambda: None
@@ -144,7 +131,7 @@ class HookRunner:
         # `agentd claims retry` resets the count, so that an interrupted hook may run again.
         if hook is None or hook.state is not HookState.INTERRUPTED or not hook.interruptions:
             return
-        if self._policy.on_interrupted == "hold":
+        if self._on_interrupted == "hold":
             raise _HoldError(f"hook {hook.name} was interrupted")
         if hook.interruptions >= MAX_INTERRUPTIONS:
             raise _HoldError(f"hook {hook.name} was interrupted {hook.interruptions} times")
@@ -167,21 +154,17 @@ class HookRunner:
         self._set_activity(f"running hook {hook.name} of claim {claim.id}, attempt {hook.attempt}")
         self._log.info("hook.started", claim=claim.id, hook=hook.name, attempt=hook.attempt)
         path = self._policy.hooks_dir / ON_CLAIM / hook.name
-        if reason := await asyncio.to_thread(untrusted_reason, path):
-            return HookResult(HookOutcome.REFUSED, None, f"refused: {reason}")
-        run = HookRun(
-            path,
-            env=self._environment(claim, hook),
-            run_id=hook.run_id,
-            timeout_s=self._policy.timeout_s,
-            grace_s=self._policy.grace_s,
-            stop_grace_s=self._policy.stop_grace_s,
-            clock=self._clock,
-        )
+        env = {
+            **self._policy.environment(
+                hook=hook.name, reason=claim.reason, workspace_id=claim.workspace_id, run_id=hook.run_id
+            ),
+            "AGENTD_EVENT_ID": claim.id,
+            "AGENTD_ATTEMPT": str(hook.attempt),
+            "AGENTD_OWNER_ID": claim.owner_id or "",
+        }
+        run = HookRun(path, policy=self._policy, env=env, clock=self._clock)
 
-        async def record_process(process: ProcessIdentity | None) -> None:
-            if process is None:
-                return  # it has ended already; its run id is in the ledger
+        async def record_process(process: ProcessIdentity) -> None:
             try:
                 await _finish_write(lambda: self._ledger.spawned(claim.id, hook.name, hook.run_id, process))
             except LedgerWriteError as exc:
@@ -201,27 +184,11 @@ class HookRunner:
                 self._log.error("ledger.unwritable", error=str(exc))
             raise
 
-    def _environment(self, claim: Claim, hook: Hook) -> dict[str, str]:
-        return {
-            **hook_environment(
-                self._environ,
-                hook=hook.name,
-                reason=claim.reason,
-                workspace_id=claim.workspace_id,
-                state_dir=self._policy.state_dir,
-                run_id=hook.run_id,
-                pass_token=self._policy.pass_token,
-            ),
-            "AGENTD_EVENT_ID": claim.id,
-            "AGENTD_ATTEMPT": str(hook.attempt),
-            "AGENTD_OWNER_ID": claim.owner_id or "",
-        }
-
     def _check_attempts(self, hook: Hook, result: HookResult) -> None:
         """Fail the claim if another attempt is not allowed or has no prospect."""
         if result.outcome is HookOutcome.REFUSED:
             raise _FailError(f"hook {hook.name} is {result.why}")
-        if hook.state is HookState.FAILED and hook.failures >= self._policy.max_attempts:
+        if hook.state is HookState.FAILED and hook.failures >= self._max_attempts:
             raise _FailError(f"hook {hook.name} failed {hook.failures} times, last: {hook.why}")
 
     async def _pause_after_failure(self, hook: Hook) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from agentd import __version__, log
 from agentd.agents.discovery import agent_of
-from agentd.claims.hook_runner import HookPolicy, HookRunner
+from agentd.claims.hook_runner import HookRunner
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
 from agentd.claims.missed_claim import MissedClaimFinder
@@ -25,6 +25,7 @@ from agentd.daemon.last_stop import LastStop
 from agentd.daemon.shutdown import FinalSnapshot, Shutdown
 from agentd.daemon.task_status import TaskView
 from agentd.hooks.event_hooks import EventHooks
+from agentd.hooks.run import HookPolicy
 from agentd.http_client import client_session
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
@@ -106,15 +107,17 @@ class Components:
         )
         self.reporter = self._reporter()
         """None unless `status.app_slug` is set."""
-        self.hooks = EventHooks(
+        hook_grace_s = min(EVENT_HOOK_STOP_MAX_S, config.shutdown.budget_s * HOOK_STOP_SHARE)
+        policy = HookPolicy(
             hooks_dir=config.claims.hooks_dir,
             state_dir=config.state.dir,
-            timeout_s=config.stability.hook_timeout_s,
-            stop_grace_s=min(EVENT_HOOK_STOP_MAX_S, config.shutdown.budget_s * HOOK_STOP_SHARE),
-            workspace_id=lambda: ledger.workspace_id,
-            clock=clock,
-            metrics=self.metrics,
             environ=os.environ,
+            timeout_s=config.stability.hook_timeout_s,
+            grace_s=hook_grace_s,
+            stop_grace_s=hook_grace_s,
+        )
+        self.hooks = EventHooks(
+            policy=policy, workspace_id=lambda: ledger.workspace_id, clock=clock, metrics=self.metrics
         )
         self.last_stop = LastStop(state.path, clock, state.disk)
         self.final_snapshot = FinalSnapshot(self.watcher, self.recorder, self.delivery, self.agent, clock)
@@ -169,9 +172,8 @@ class Components:
         policy = HookPolicy(
             hooks_dir=config.claims.hooks_dir,
             state_dir=config.state.dir,
+            environ=os.environ,
             timeout_s=config.claims.hook_timeout_s,
-            max_attempts=config.claims.max_attempts,
-            on_interrupted=config.claims.on_interrupted,
             stop_grace_s=min(CLAIM_HOOK_STOP_MAX_S, config.shutdown.budget_s * HOOK_STOP_SHARE),
             pass_token=config.claims.pass_token,
         )
@@ -187,7 +189,8 @@ class Components:
                 policy=policy,
                 clock=self.clock,
                 metrics=self.metrics,
-                environ=os.environ,
+                max_attempts=config.claims.max_attempts,
+                on_interrupted=config.claims.on_interrupted,
             ),
             clock=self.clock,
             metrics=self.metrics,

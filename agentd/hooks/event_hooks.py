@@ -7,15 +7,14 @@ end interrupts is not repeated. Work that must happen at least once belongs in `
 import asyncio
 import enum
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from agentd import log
 from agentd.clock import Clock
-from agentd.hooks.directory import HookDirectoryError, list_hooks, untrusted_reason
-from agentd.hooks.run import HookRun, HookSurvivedError, hook_environment
+from agentd.hooks.directory import HookDirectoryError, list_hooks
+from agentd.hooks.run import HookPolicy, HookRun, HookSurvivedError
 from agentd.metrics import Registry
-from agentd.proc import ProcessIdentity
 
 
 class HookEvent(enum.StrEnum):
@@ -30,29 +29,20 @@ class EventHooks:
     """Runs the hooks of one event at a time.
 
     Triggers that arrive during a run are coalesced: each event is queued at most once, in the order of its
-    last trigger, so the last run is always for the present state. `timeout_s` limits one hook. `stop_grace_s`
-    is the time between SIGTERM and SIGKILL for a hook that agentd's end interrupts.
+    last trigger, so the last run is always for the present state.
     """
 
     def __init__(
         self,
         *,
-        hooks_dir: Path,
-        state_dir: Path,
-        timeout_s: float,
-        stop_grace_s: float,
+        policy: HookPolicy,
         workspace_id: Callable[[], str | None],
         clock: Clock,
         metrics: Registry,
-        environ: Mapping[str, str],
     ) -> None:
-        self._hooks_dir = hooks_dir
-        self._state_dir = state_dir
-        self._timeout_s = timeout_s
-        self._stop_grace_s = stop_grace_s
+        self._policy = policy
         self._workspace_id = workspace_id
         self._clock = clock
-        self._environ = environ
         self._queued: dict[HookEvent, None] = {}
         self._triggered = asyncio.Event()
         self._last: HookEvent | None = None
@@ -86,13 +76,13 @@ class EventHooks:
     async def run_stop_hooks(self, within_s: float) -> None:
         """Run the on-stop hooks, after `run` was cancelled. End them after `within_s` seconds."""
         try:
-            async with self._clock.timeout(max(0.0, within_s - self._stop_grace_s)):
+            async with self._clock.timeout(max(0.0, within_s - self._policy.stop_grace_s)):
                 await self._run_all(HookEvent.STOP)
         except TimeoutError:
             self._log.warning("hook.cut_off", occasion=HookEvent.STOP.value, after_s=round(within_s, 1))
 
     async def _run_all(self, event: HookEvent) -> None:
-        folder = self._hooks_dir / f"on-{event}.d"
+        folder = self._policy.hooks_dir / f"on-{event}.d"
         try:
             found = await asyncio.to_thread(list_hooks, folder)
         except HookDirectoryError as exc:
@@ -105,30 +95,14 @@ class EventHooks:
 
     async def _run_one(self, event: HookEvent, path: Path) -> None:
         facts = {"occasion": event.value, "hook": path.name}
-        reason = await asyncio.to_thread(untrusted_reason, path)
-        if reason:
-            self._runs.inc(occasion=event.value, outcome="refused")
-            self._log.warning("hook.refused", **facts, reason=reason)
-            return
-        run_id = secrets.token_hex(12)
-        run = HookRun(
-            path,
-            env=hook_environment(
-                self._environ,
-                hook=path.name,
-                reason=event.value,
-                workspace_id=self._workspace_id(),
-                state_dir=self._state_dir,
-                run_id=run_id,
-            ),
-            run_id=run_id,
-            timeout_s=self._timeout_s,
-            grace_s=self._stop_grace_s,
-            stop_grace_s=self._stop_grace_s,
-            clock=self._clock,
+        env = self._policy.environment(
+            hook=path.name,
+            reason=event.value,
+            workspace_id=self._workspace_id(),
+            run_id=secrets.token_hex(12),
         )
         try:
-            result = await run.execute(_record_nothing)
+            result = await HookRun(path, policy=self._policy, env=env, clock=self._clock).execute()
         except HookSurvivedError as exc:
             self._runs.inc(occasion=event.value, outcome="survived")
             self._log.error("hook.survived_kill", **facts, error=str(exc))
@@ -141,7 +115,3 @@ class EventHooks:
             self._log.info("hook.succeeded", **facts)
         else:
             self._log.warning(f"hook.{result.outcome}", **facts, reason=result.why)
-
-
-async def _record_nothing(_process: ProcessIdentity | None) -> None:
-    """These runs have no ledger."""

@@ -8,7 +8,6 @@ because a hook may start a service. Such a process should redirect its output: a
 
 import asyncio
 import enum
-import math
 import os
 import signal
 from asyncio.subprocess import DEVNULL
@@ -19,6 +18,7 @@ from typing import Final, NamedTuple
 from agentd import log
 from agentd.clock import Clock
 from agentd.errors import AgentdError
+from agentd.hooks.directory import untrusted_reason
 from agentd.hooks.processes import RUN_ID, end_run, kill_now
 from agentd.proc import ProcessIdentity, identify
 
@@ -39,7 +39,7 @@ class HookSurvivedError(AgentdError):
 
 
 class HookOutcome(enum.StrEnum):
-    """How a run ended; a metric label. `HookRun` returns the first four, its callers set the others."""
+    """How a run ended; a metric label. `HookRun` returns all but the last, which its callers set."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -68,58 +68,44 @@ class HookResult(NamedTuple):
         return self.outcome is HookOutcome.SUCCEEDED
 
 
-def hook_environment(
-    base: Mapping[str, str],
-    *,
-    hook: str,
-    reason: str,
-    workspace_id: str | None,
-    state_dir: Path,
-    run_id: str,
-    pass_token: bool = False,
-) -> dict[str, str]:
-    """A hook's environment: the daemon's (`base`) without tokens and systemd variables, and `AGENTD_*`."""
-    kept = {
-        name: value
-        for name, value in base.items()
-        if name not in _SYSTEMD_ONLY and (pass_token or not name.startswith(_TOKENS))
-    }
-    return {
-        **kept,
-        "AGENTD_HOOK": hook,
-        "AGENTD_REASON": reason,
-        "AGENTD_WORKSPACE_ID": workspace_id or "",
-        "AGENTD_STATE_DIR": str(state_dir),
-        RUN_ID: run_id,
-    }
+class HookPolicy(NamedTuple):
+    """How hooks run; times in seconds. `environ` is the daemon's own environment.
+
+    `grace_s` is the time between SIGTERM and SIGKILL after a failure, `stop_grace_s` after a cancellation.
+    """
+
+    hooks_dir: Path
+    state_dir: Path
+    environ: Mapping[str, str]
+    timeout_s: float = 300.0
+    grace_s: float = 5.0
+    stop_grace_s: float = 1.5
+    pass_token: bool = False
+
+    def environment(self, *, hook: str, reason: str, workspace_id: str | None, run_id: str) -> dict[str, str]:
+        """A hook's environment: the daemon's without tokens and systemd variables, and `AGENTD_*`."""
+        kept = {
+            name: value
+            for name, value in self.environ.items()
+            if name not in _SYSTEMD_ONLY and (self.pass_token or not name.startswith(_TOKENS))
+        }
+        return {
+            **kept,
+            "AGENTD_HOOK": hook,
+            "AGENTD_REASON": reason,
+            "AGENTD_WORKSPACE_ID": workspace_id or "",
+            "AGENTD_STATE_DIR": str(self.state_dir),
+            RUN_ID: run_id,
+        }
 
 
 class HookRun:
-    """One run of the executable `path` with environment `env`, which contains `run_id`.
+    """One run of the executable `path` with environment `env`, which contains the id of the run."""
 
-    `timeout_s` is finite. `grace_s` is the time between SIGTERM and SIGKILL after a failure, `stop_grace_s`
-    after a cancellation.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        *,
-        env: Mapping[str, str],
-        run_id: str,
-        timeout_s: float,
-        grace_s: float,
-        stop_grace_s: float,
-        clock: Clock,
-    ) -> None:
-        if not 0 < timeout_s < math.inf:
-            raise ValueError(f"a hook's timeout must be finite and above 0, not {timeout_s}")
+    def __init__(self, path: Path, *, policy: HookPolicy, env: Mapping[str, str], clock: Clock) -> None:
         self._path = path
-        self._env = dict(env)
-        self._run_id = run_id
-        self._timeout_s = timeout_s
-        self._grace_s = grace_s
-        self._stop_grace_s = stop_grace_s
+        self._policy = policy
+        self._env = env
         self._clock = clock
         self._output = _Output(path.name)
 
@@ -128,12 +114,16 @@ class HookRun:
         """As in `HookResult`, for the output so far."""
         return self._output.tail()
 
-    async def execute(self, on_spawn: Callable[[ProcessIdentity | None], Awaitable[None]]) -> HookResult:
+    async def execute(
+        self, on_spawn: Callable[[ProcessIdentity], Awaitable[None]] | None = None
+    ) -> HookResult:
         """Run the hook to its end. `on_spawn` is awaited as soon as the process exists.
 
         When cancelled, ends the session within about `stop_grace_s` and passes the cancellation on. Raises
         `HookSurvivedError` if a failed or timed-out run cannot be ended.
         """
+        if reason := await asyncio.to_thread(untrusted_reason, self._path):
+            return HookResult(HookOutcome.REFUSED, None, f"refused: {reason}")
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         os.set_blocking(write_fd, True)  # programs expect their standard output to block
         self._output.attach(read_fd)
@@ -158,10 +148,11 @@ class HookRun:
             os.close(write_fd)
         leader = identify(child.pid)
         try:
-            await on_spawn(leader)
-            exit_code = await self._exit_code(child, self._timeout_s)
+            if on_spawn is not None and leader is not None:
+                await on_spawn(leader)
+            exit_code = await self._exit_code(child, self._policy.timeout_s)
             if exit_code != 0:
-                await self._end(child, leader, self._grace_s)
+                await self._end(child, leader, self._policy.grace_s)
             await self._clock.wait_event(self._output.ended, DRAIN_S)
         except asyncio.CancelledError:
             await self._end_for_stop(child, leader)
@@ -181,19 +172,20 @@ class HookRun:
     async def _end(
         self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None, grace_s: float
     ) -> None:
-        if not await end_run(self._run_id, leader, clock=self._clock, grace_s=grace_s, leader_was_child=True):
+        run_id = self._env[RUN_ID]
+        if not await end_run(run_id, leader, clock=self._clock, grace_s=grace_s, leader_was_child=True):
             raise HookSurvivedError(f"hook {self._path.name} (pid {child.pid}) survived SIGKILL")
         await self._exit_code(child, DRAIN_S)
 
     async def _end_for_stop(self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None) -> None:
         try:
-            await self._end(child, leader, self._stop_grace_s)
+            await self._end(child, leader, self._policy.stop_grace_s)
         except HookSurvivedError as exc:
             log.get("hooks").error("hook.survived_kill", error=str(exc))
         except asyncio.CancelledError:
             # A second signal: no grace. Wait for the exit, or asyncio reports it after the event loop has
             # closed.
-            kill_now(self._run_id, leader)
+            kill_now(self._env[RUN_ID], leader)
             await self._exit_code(child, DRAIN_S)
             raise
 
@@ -201,7 +193,7 @@ class HookRun:
         if exit_code == 0:
             return HookResult(HookOutcome.SUCCEEDED, 0, "", self.tail)
         if exit_code is None:
-            outcome, why = HookOutcome.TIMED_OUT, f"timed out after {self._timeout_s:g} s"
+            outcome, why = HookOutcome.TIMED_OUT, f"timed out after {self._policy.timeout_s:g} s"
         elif exit_code > 0:
             outcome, why = HookOutcome.FAILED, f"exit code {exit_code}"
         else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentd.claims.hook_runner import HookPolicy, HookRunner
+from agentd.claims.hook_runner import HookRunner
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
 from agentd.claims.status import ClaimsView
@@ -17,6 +17,7 @@ from agentd.clock import Clock
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import StaticToken
 from agentd.hooks.directory import ON_CLAIM
+from agentd.hooks.run import HookPolicy
 from agentd.metrics import Registry
 
 
@@ -104,16 +105,14 @@ def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
     ) -> AsyncIterator[Side]:
         metrics = Registry()
         ledger = Ledger(state_dir, workspace_id=workspace_id, clock=clock)
-        policy = {name: options.pop(name) for name in HookPolicy._fields if name in options}
+        limits = {name: options.pop(name) for name in ("max_attempts", "on_interrupted") if name in options}
         # Hooks are real processes, so the hook runner needs real time.
         hook_runner = HookRunner(
             ledger=ledger,
-            policy=HookPolicy(
-                **{"hooks_dir": hooks.root, "state_dir": state_dir, "timeout_s": 30.0, **policy}
-            ),
+            policy=HookPolicy(hooks.root, state_dir, {"PATH": "/usr/bin:/bin"}, timeout_s=30.0),
             clock=options.pop("actor_clock", Clock()),
             metrics=metrics,
-            environ={"PATH": "/usr/bin:/bin"},
+            **limits,
         )
         side = Side(ledger, metrics)
         if (missed_claims_of := options.pop("missed_claims_of", None)) is not None:

@@ -12,12 +12,13 @@ import pytest
 from agentd.claims import ledger_file
 from agentd.claims.claim import Claim
 from agentd.claims.events import ClaimEvent
-from agentd.claims.hook_runner import MAX_INTERRUPTIONS, HookPolicy, HookRunner
+from agentd.claims.hook_runner import MAX_INTERRUPTIONS, HookRunner
 from agentd.claims.ledger import Ledger
 from agentd.claims.lifecycle import ClaimState, HookState
 from agentd.clock import Clock
 from agentd.hooks.directory import ON_CLAIM
 from agentd.hooks.processes import living
+from agentd.hooks.run import HookPolicy
 from agentd.metrics import Registry
 from agentd.proc import identify
 
@@ -29,18 +30,21 @@ EVENT = ClaimEvent(
 class RunnerWithClaim:
     """A hook runner and a ledger with one admitted claim. `pauses` are the waits between attempts."""
 
-    def __init__(self, state_dir: Path, hooks_dir: Path, **policy: Any) -> None:
+    def __init__(self, state_dir: Path, hooks_dir: Path, **options: Any) -> None:
         self.ledger = Ledger(state_dir)
         self.ledger.token_fingerprint = "token-runner"
         self.claim_id = self.ledger.admit(EVENT).claim.id
         self.pauses: list[float] = []
         self.metrics = Registry()
+        policy = {name: options.pop(name) for name in HookPolicy._fields if name in options}
         self.hook_runner = HookRunner(
             ledger=self.ledger,
-            policy=HookPolicy(hooks_dir, state_dir, **{"timeout_s": 30.0, **policy}),
+            policy=HookPolicy(
+                hooks_dir, state_dir, {"PATH": "/usr/bin:/bin"}, **{"timeout_s": 30.0, **policy}
+            ),
             clock=Clock(sleep=self._sleep),
             metrics=self.metrics,
-            environ={"PATH": "/usr/bin:/bin"},
+            **options,
         )
 
     async def _sleep(self, seconds: float) -> None:
@@ -57,8 +61,8 @@ class RunnerWithClaim:
 
 @pytest.fixture
 def new_runner(state_dir: Path, hooks: Any) -> Any:
-    def make(**policy: Any) -> RunnerWithClaim:
-        return RunnerWithClaim(state_dir, hooks.root, **policy)
+    def make(**options: Any) -> RunnerWithClaim:
+        return RunnerWithClaim(state_dir, hooks.root, **options)
 
     return make
 

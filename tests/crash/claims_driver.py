@@ -21,10 +21,11 @@ from agentd import log
 from agentd.claims import hook_runner as runner_module
 from agentd.claims import ledger_file
 from agentd.claims.events import ClaimEvent
-from agentd.claims.hook_runner import HookPolicy, HookRunner
+from agentd.claims.hook_runner import HookRunner
 from agentd.claims.ledger import Ledger
 from agentd.clock import Clock
 from agentd.hooks import run
+from agentd.hooks.run import HookPolicy
 from agentd.metrics import Registry
 
 EVENT = ClaimEvent(
@@ -106,10 +107,10 @@ async def run_claims(root: Path, kills: KillPoints, *, redeliver: bool, on_inter
     ledger.token_fingerprint = "token-one"
     hook_runner = HookRunner(
         ledger=ledger,
-        policy=HookPolicy(root / "hooks", root / "state", on_interrupted=on_interrupted, grace_s=0.3),
+        policy=HookPolicy(root / "hooks", root / "state", {"PATH": "/usr/bin:/bin"}, grace_s=0.3),
         clock=Clock(sleep=short_sleep),
         metrics=Registry(),
-        environ={"PATH": "/usr/bin:/bin"},
+        on_interrupted=on_interrupted,
     )
     if redeliver or not ledger.all_claims():
         ledger.admit(EVENT)

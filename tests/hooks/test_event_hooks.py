@@ -8,6 +8,7 @@ import pytest
 
 from agentd.clock import Clock
 from agentd.hooks.event_hooks import EventHooks, HookEvent
+from agentd.hooks.run import HookPolicy
 from agentd.metrics import Registry
 
 STABLE, BUSY, STOP = HookEvent
@@ -21,14 +22,17 @@ class Hooks:
         self.trace = root / "trace"
         self.metrics = Registry()
         self.runner = EventHooks(
-            hooks_dir=root / "hooks",
-            state_dir=root / "state",
-            timeout_s=30.0,
-            stop_grace_s=0.3,
+            policy=HookPolicy(
+                root / "hooks",
+                root / "state",
+                {"PATH": "/usr/bin:/bin", "CODER_AGENT_TOKEN": "secret"},
+                timeout_s=30.0,
+                grace_s=0.3,
+                stop_grace_s=0.3,
+            ),
             workspace_id=lambda: "w-1",
             clock=Clock(),
             metrics=self.metrics,
-            environ={"PATH": "/usr/bin:/bin", "CODER_AGENT_TOKEN": "secret"},
         )
 
     def add(self, event, name, body=""):
