@@ -12,9 +12,9 @@ from agentd.errors import PeerError
 from agentd.http_client import failure, json_object, read_start
 from agentd.tls import aiohttp
 
-DEFAULT_URL: Final = "http://127.0.0.1:2113/debug/manifest"
 MANIFEST_MAX_BYTES: Final = 4 * 1024 * 1024
 """The manifest contains the scripts and the environment of the template."""
+TIMEOUT_S: Final = 3.0
 
 
 class Manifest(NamedTuple):
@@ -24,32 +24,15 @@ class Manifest(NamedTuple):
     owner_name: str
 
 
-class DebugManifest:
-    """Reads the manifest with `session`, which other clients may share."""
-
-    def __init__(
-        self, *, session: aiohttp.ClientSession, url: str = DEFAULT_URL, timeout_s: float = 3.0
-    ) -> None:
-        self._session = session
-        self._url = url
-        self._timeout_s = timeout_s
-
-    async def read(self) -> Manifest:
-        """Raises `PeerError` if there is no such server or its answer is not a manifest."""
-        try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._session.get(self._url, allow_redirects=False) as response,
-            ):
-                if response.status != 200:
-                    raise PeerError(f"the agent's debug server answered {response.status}")
-                body = await read_start(response.content.iter_any(), MANIFEST_MAX_BYTES + 1)
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
-            raise PeerError(f"the agent's debug server does not answer: {failure(exc)}") from exc
-        return _parsed(body)
-
-
-def _parsed(body: bytes) -> Manifest:
+async def read_manifest(session: aiohttp.ClientSession, url: str) -> Manifest:
+    """Raises `PeerError` if there is no such server or its answer is not a manifest."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S), session.get(url, allow_redirects=False) as response:
+            if response.status != 200:
+                raise PeerError(f"the agent's debug server answered {response.status}")
+            body = await read_start(response.content.iter_any(), MANIFEST_MAX_BYTES + 1)
+    except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+        raise PeerError(f"the agent's debug server does not answer: {failure(exc)}") from exc
     if len(body) > MANIFEST_MAX_BYTES:
         raise PeerError(f"the agent's manifest is larger than {MANIFEST_MAX_BYTES} bytes")
     fields = json_object(body)

@@ -11,13 +11,14 @@ from typing import Final
 
 from agentd import __version__, log
 from agentd.agents.discovery import agent_of
+from agentd.claims.events import ClaimEvent
 from agentd.claims.hook_runner import HookRunner
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
-from agentd.claims.missed_claim import MissedClaimFinder
+from agentd.claims.missed_claim import missed_claim
 from agentd.clock import Clock
 from agentd.coderd.access import claim_stream, coderd_client, token_source
-from agentd.coderd.debug_manifest import DebugManifest
+from agentd.coderd.debug_manifest import read_manifest
 from agentd.config import Config
 from agentd.conversation.redaction import Redactor
 from agentd.daemon import wiring
@@ -168,7 +169,6 @@ class Components:
         config = self.config
         if not config.claims.enabled or self.token is None:
             return None
-        workspace_id = config.workspace.id or None
         policy = HookPolicy(
             hooks_dir=config.claims.hooks_dir,
             state_dir=config.state.dir,
@@ -176,9 +176,6 @@ class Components:
             timeout_s=config.claims.hook_timeout_s,
             stop_grace_s=min(CLAIM_HOOK_STOP_MAX_S, config.shutdown.budget_s * HOOK_STOP_SHARE),
             pass_token=config.claims.pass_token,
-        )
-        manifest = DebugManifest(
-            session=self.session, url=f"http://{config.coder.debug_address}/debug/manifest"
         )
         return ClaimListener(
             stream=claim_stream(config, self.clock),
@@ -194,10 +191,14 @@ class Components:
             ),
             clock=self.clock,
             metrics=self.metrics,
-            workspace_id=workspace_id,
-            find_missed=MissedClaimFinder(
-                manifest=manifest, ledger=self.ledger, workspace_id=workspace_id
-            ).find,
+            workspace_id=config.workspace.id or None,
+            find_missed=self._find_missed,
+        )
+
+    async def _find_missed(self) -> ClaimEvent | None:
+        url = f"http://{self.config.coder.debug_address}/debug/manifest"
+        return await missed_claim(
+            await read_manifest(self.session, url), self.ledger, self.config.workspace.id
         )
 
     def _reporter(self) -> AppStatusReporter | None:

@@ -10,8 +10,8 @@ import pytest
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger import Ledger
 from agentd.claims.listener import FindMissed
-from agentd.claims.missed_claim import MissedClaimFinder
-from agentd.coderd.debug_manifest import DebugManifest, Manifest
+from agentd.claims.missed_claim import missed_claim
+from agentd.coderd.debug_manifest import Manifest, read_manifest
 from agentd.errors import PeerError
 from agentd.simulator.agent_debug import SimulatedAgentDebug
 from agentd.simulator.coderd import SimulatedCoderd
@@ -19,16 +19,6 @@ from agentd.tls import aiohttp
 
 W = "11111111-1111-4111-8111-111111111111"
 OTHER = "33333333-3333-4333-8333-333333333333"
-
-
-class FakeManifest:
-    """A manifest that the test sets."""
-
-    def __init__(self, workspace_id: str, owner_name: str) -> None:
-        self.manifest = Manifest(workspace_id, owner_name)
-
-    async def read(self) -> Manifest:
-        return self.manifest
 
 
 @pytest.fixture
@@ -41,35 +31,32 @@ def ledger(state_dir: Path) -> Ledger:
 async def test_a_recorded_unclaimed_workspace_with_an_owner_was_claimed(
     ledger: Ledger, state_dir: Path
 ) -> None:
-    source = FakeManifest(W, "prebuilds")
-    change = MissedClaimFinder(manifest=source, ledger=ledger)
-    assert await change.find() is None
-    source.manifest = Manifest(W, "ada")
+    assert await missed_claim(Manifest(W, "prebuilds"), ledger) is None
     ledger.close()
-    again = MissedClaimFinder(manifest=source, ledger=Ledger(state_dir))
-    assert await again.find() == ClaimEvent(W, None, "prebuild_claimed")
+    assert await missed_claim(Manifest(W, "ada"), Ledger(state_dir)) == ClaimEvent(
+        W, None, "prebuild_claimed"
+    )
 
 
 async def test_a_regular_workspace_has_no_missed_claim(ledger: Ledger) -> None:
-    assert await MissedClaimFinder(manifest=FakeManifest(W, "ada"), ledger=ledger).find() is None
+    assert await missed_claim(Manifest(W, "ada"), ledger) is None
 
 
 async def test_a_clone_of_an_unclaimed_prebuild_has_no_missed_claim(ledger: Ledger) -> None:
     ledger.note_unclaimed(W)
-    assert await MissedClaimFinder(manifest=FakeManifest(OTHER, "ada"), ledger=ledger).find() is None
+    assert await missed_claim(Manifest(OTHER, "ada"), ledger) is None
 
 
 async def test_the_manifest_of_another_workspace_is_an_error(ledger: Ledger) -> None:
     with pytest.raises(PeerError, match="this is"):
-        await MissedClaimFinder(manifest=FakeManifest(OTHER, "ada"), ledger=ledger, workspace_id=W).find()
+        await missed_claim(Manifest(OTHER, "ada"), ledger, W)
 
 
 async def test_an_unclaimed_workspace_is_recorded_once_and_survives_compaction(
     ledger: Ledger, state_dir: Path
 ) -> None:
-    change = MissedClaimFinder(manifest=FakeManifest(W, "prebuilds"), ledger=ledger)
     for _ in range(3):
-        await change.find()
+        await missed_claim(Manifest(W, "prebuilds"), ledger)
     assert len((state_dir / "claims.jsonl").read_bytes().splitlines()) == 1
     (state_dir / "claims.jsonl").unlink()
     ledger.admit(ClaimEvent(W, None, "prebuild_claimed"))  # rewrites the file
@@ -89,10 +76,14 @@ async def test_the_hooks_of_a_missed_claim_run_once(
     async with SimulatedCoderd(era="E1", ping_s=0.05, rate_limit=0) as coderd:
         ws = coderd.add_prebuild()
         async with SimulatedAgentDebug(ws) as agent:
-            source = DebugManifest(session=session, url=f"{agent.url}/debug/manifest")
 
             def missed_claims_of(ledger: Ledger) -> FindMissed:
-                return MissedClaimFinder(manifest=source, ledger=ledger).find
+                async def find_missed() -> ClaimEvent | None:
+                    return await missed_claim(
+                        await read_manifest(session, f"{agent.url}/debug/manifest"), ledger
+                    )
+
+                return find_missed
 
             async with start_side(coderd.url, ws.token, missed_claims_of=missed_claims_of) as side:
                 await coderd.until(lambda: coderd.open_streams(ws) == 1)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agentd.clock import Clock
 from agentd.coderd.answers import parse_error_body
 from agentd.coderd.client import Coderd
-from agentd.coderd.debug_manifest import DebugManifest
+from agentd.coderd.debug_manifest import read_manifest
 from agentd.coderd.errors import CoderdError
 from agentd.coderd.identity import InstanceIdentityToken
 from agentd.coderd.reinit_stream import ReinitStream
@@ -197,7 +197,7 @@ async def exchange(url: str, session: aiohttp.ClientSession) -> None:
 
 
 async def manifest(url: str, session: aiohttp.ClientSession) -> None:
-    await DebugManifest(session=session, url=url).read()
+    await read_manifest(session, url)
 
 
 async def delivery(url: str, session: aiohttp.ClientSession) -> None:

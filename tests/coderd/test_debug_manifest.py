@@ -6,7 +6,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from agentd.coderd.debug_manifest import MANIFEST_MAX_BYTES, DebugManifest, Manifest
+from agentd.coderd.debug_manifest import MANIFEST_MAX_BYTES, Manifest, read_manifest
 from agentd.errors import PeerError
 from agentd.simulator.agent_debug import SimulatedAgentDebug
 from agentd.simulator.coderd import SimulatedCoderd
@@ -23,12 +23,14 @@ async def test_the_manifest_names_workspace_and_owner(session: aiohttp.ClientSes
     async with SimulatedCoderd() as coderd:
         ws = coderd.add_prebuild()
         async with SimulatedAgentDebug(ws, owner_name="ada") as agent:
-            manifest = DebugManifest(session=session, url=f"{agent.url}/debug/manifest")
-            assert await manifest.read() == Manifest(ws.id, "prebuilds")
+            url = f"{agent.url}/debug/manifest"
+            assert await read_manifest(session, url) == Manifest(ws.id, "prebuilds")
             coderd.claim_start(ws)
-            assert (await manifest.read()).owner_name == "prebuilds", "the agent has not fetched it again yet"
+            assert (await read_manifest(session, url)).owner_name == "prebuilds", (
+                "the agent has not fetched it again yet"
+            )
             agent.fetch_manifest()
-            assert await manifest.read() == Manifest(ws.id, "ada")
+            assert await read_manifest(session, url) == Manifest(ws.id, "ada")
 
 
 @pytest.mark.parametrize(
@@ -57,9 +59,9 @@ async def test_an_answer_that_is_not_a_manifest_is_a_peer_error(
     app.router.add_get("/debug/manifest", answer)
     async with TestServer(app) as server:
         with pytest.raises(PeerError, match=message):
-            await DebugManifest(session=session, url=str(server.make_url("/debug/manifest"))).read()
+            await read_manifest(session, str(server.make_url("/debug/manifest")))
 
 
 async def test_a_closed_port_is_a_peer_error(session: aiohttp.ClientSession) -> None:
     with pytest.raises(PeerError, match="does not answer"):
-        await DebugManifest(session=session, url="http://127.0.0.1:1/debug/manifest").read()
+        await read_manifest(session, "http://127.0.0.1:1/debug/manifest")
