@@ -9,6 +9,7 @@ import logging
 import re
 import string
 import sys
+from collections.abc import Callable
 from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
@@ -113,8 +114,7 @@ def _console(*, colors: bool) -> list[Processor]:
     )
     return [
         structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
-        _mask_values,
-        _escape_controls,
+        _mask_values_and_escape_controls,
         _whole_milliseconds,
         render,
     ]
@@ -230,28 +230,33 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _mask_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return cast("EventDict", _masked_json(event))
+    return cast("EventDict", _cleaned(event, masked))
 
 
-def _masked_json(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - log values are of any type
-    """Return `value` as JSON types with every text masked, so that no renderer formats an unmasked value."""
+def _mask_values_and_escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Also escape the control characters in hook output or an agent's screen, except newlines and tabs."""
+    return cast("EventDict", _cleaned(event, lambda text: masked(text).translate(_CONTROLS)))
+
+
+def _cleaned(value: Any, clean: Callable[[str], str], depth: int = 0) -> Any:  # noqa: ANN401 - log values are of any type
+    """Return `value` as JSON types with `clean` applied to every text, so that no renderer formats another one."""
     match value:
         case None | bool():
             return value
         case enum.Enum():
-            return _masked_json(value.value, depth)
+            return _cleaned(value.value, clean, depth)
         case str():
-            return masked(value)
+            return clean(value)
         case int() | float():
             text = _text(value)
             # NaN, infinity and a number too long to print do not end in a digit; JSON cannot express them.
-            return value if text[-1].isdigit() and masked(text) == text else masked(text)
+            return value if text[-1].isdigit() and clean(text) == text else clean(text)
         case dict() if depth < _DEPTH_MAX:
-            return {masked(_text(key)): _masked_json(item, depth + 1) for key, item in value.items()}
+            return {clean(_text(key)): _cleaned(item, clean, depth + 1) for key, item in value.items()}
         case list() | tuple() | set() | frozenset() if depth < _DEPTH_MAX:
-            return [_masked_json(item, depth + 1) for item in value]
+            return [_cleaned(item, clean, depth + 1) for item in value]
         case _:
-            return masked(_text(value))
+            return clean(_text(value))
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 - log values are of any type
@@ -269,23 +274,6 @@ def _main_fields_first(_logger: WrappedLogger, _method: str, event: EventDict) -
 def _whole_milliseconds(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     event["timestamp"] = event["timestamp"][:-3]
     return event
-
-
-def _escape_controls(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Escape the control characters in hook output or an agent's screen, except newlines and tabs."""
-    return cast("EventDict", _controls_escaped(event))
-
-
-def _controls_escaped(value: Any) -> Any:  # noqa: ANN401 - JSON
-    match value:
-        case str():
-            return value.translate(_CONTROLS)
-        case dict():
-            return {key.translate(_CONTROLS): _controls_escaped(item) for key, item in value.items()}
-        case list():
-            return [_controls_escaped(item) for item in value]
-        case _:
-            return value
 
 
 def _escape_line_ends(_logger: WrappedLogger, _method: str, line: Any) -> str:  # noqa: ANN401 - typed as event

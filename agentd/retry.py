@@ -18,27 +18,18 @@ def until(
     error's `retry_after_s`; if that ends after the deadline, the last try starts `last_try_s` before the
     deadline.
     """
+    backoff = wait_random_exponential(multiplier=first_s, max=cap_s)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome is not None else None
+        asked_s: float = getattr(error, "retry_after_s", None) or 0.0
+        last_chance_s = deadline - clock.monotonic() - last_try_s
+        return max(backoff(state), min(asked_s, last_chance_s))
+
     return AsyncRetrying(
         retry=retry_if_exception_type(on),
         stop=lambda _state: clock.monotonic() >= deadline,
-        wait=_WithinDeadline(deadline, clock=clock, first_s=first_s, cap_s=cap_s, last_try_s=last_try_s),
+        wait=wait,
         sleep=clock.sleep,
         reraise=True,
     )
-
-
-class _WithinDeadline(wait_random_exponential):
-    def __init__(
-        self, deadline: float, *, clock: Clock, first_s: float, cap_s: float, last_try_s: float
-    ) -> None:
-        super().__init__(multiplier=first_s, max=cap_s)
-        self._deadline = deadline
-        self._clock = clock
-        self._last_try_s = last_try_s
-
-    def __call__(self, retry_state: RetryCallState) -> float:
-        outcome = retry_state.outcome
-        error = outcome.exception() if outcome is not None and outcome.failed else None
-        asked_s: float = getattr(error, "retry_after_s", None) or 0.0
-        last_chance_s = self._deadline - self._clock.monotonic() - self._last_try_s
-        return max(super().__call__(retry_state), min(asked_s, last_chance_s))
