@@ -55,33 +55,40 @@ _NOT_CODERD_HINT: Final = "check coder.url and any proxy in front of coderd"
 
 
 class Answer(NamedTuple):
-    """An HTTP answer. `headers` looks up names without regard to case; `text` is the start of the body."""
+    """An HTTP answer. `headers` looks up names without regard to case; `text` is the start of the body.
+
+    `message` and `detail` are those of coderd's error body (`codersdk.Response`), "" for any other body.
+    """
 
     status: int
     headers: Mapping[str, str]
     text: str
+    message: str
+    detail: str
 
     @classmethod
     def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> "Answer":
         """The answer with secrets masked, because a server may return the request in its error body."""
-        return cls(status, headers, log.masked(body.decode("utf-8", "replace")))
+        text = log.masked(body.decode("utf-8", "replace"))
+        return cls(status, headers, text, *parse_error_body(text))
+
+    @property
+    def is_absent_route(self) -> bool:
+        return self.message.startswith("Route not found")
+
+    @property
+    def excerpt(self) -> str:
+        return one_line(f"{self.message} {self.detail}" if self.message else self.text, _EXCERPT_MAX_CHARS)
 
 
-class ErrorBody(NamedTuple):
-    """coderd's error body (`codersdk.Response`). `message` is "" for a body that is not one."""
-
-    message: str
-    detail: str
-
-
-def parse_error_body(text: str) -> ErrorBody:
-    """Parse coderd's error body. `detail` also has the details of its validations."""
+def parse_error_body(text: str) -> tuple[str, str]:
+    """The message and detail of coderd's error body. The detail has the details of its validations too."""
     fields = json_object(text)
     message, validations = fields.get("message"), fields.get("validations")
     details = [fields.get("detail")]
     if isinstance(validations, list):
         details += [item.get("detail") for item in validations if isinstance(item, dict)]
-    return ErrorBody(
+    return (
         one_line(message, _MESSAGE_MAX_CHARS) if isinstance(message, str) else "",
         one_line(" ".join(detail for detail in details if isinstance(detail, str)), _DETAIL_MAX_CHARS),
     )
@@ -89,18 +96,10 @@ def parse_error_body(text: str) -> ErrorBody:
 
 def call_error(call: str, answer: Answer, *, now_unix_s: float) -> CoderdError:
     """The error for an answer to `call` ("METHOD path") that is not its success."""
-    body = parse_error_body(answer.text)
-    kind, hint = _kind_of_call(answer.status, body)
+    kind, hint = _kind_of_call(answer)
     asks_to_wait = kind in (errors.RateLimitedError, errors.ServerFaultError)
-    return kind(
-        f"{call}: {answer.status} {_excerpt(answer.text, body)}".rstrip(),
-        status=answer.status,
-        body_message=body.message,
-        detail=body.detail,
-        retry_after_s=retry_after_s(answer.headers, now_unix_s=now_unix_s) if asks_to_wait else None,
-        request_id=_request_id(answer.headers),
-        hint=hint,
-    )
+    message = f"{call}: {answer.status} {answer.excerpt}".rstrip()
+    return _error(kind, message, answer, hint=hint, now_unix_s=now_unix_s if asks_to_wait else None)
 
 
 def stream_error(answer: Answer, *, now_unix_s: float) -> CoderdError | None:
@@ -108,42 +107,44 @@ def stream_error(answer: Answer, *, now_unix_s: float) -> CoderdError | None:
 
     The stream is an answer with status 200 and the content type `text/event-stream`, not encoded.
     """
-    body = parse_error_body(answer.text)
-    kind, message = _kind_of_stream(answer.status, answer.headers, body)
+    kind, message = _kind_of_stream(answer)
     if kind is None:
         return None
-    words = " ".join(part for part in body if part)
-    return kind(
-        f"{message}: {words}" if words else message,
-        status=answer.status,
-        body_message=body.message,
-        detail=body.detail,
-        retry_after_s=retry_after_s(answer.headers, now_unix_s=now_unix_s),
-        request_id=_request_id(answer.headers),
-    )
+    words = f"{answer.message} {answer.detail}".strip()
+    return _error(kind, f"{message}: {words}" if words else message, answer, now_unix_s=now_unix_s)
 
 
-def identity_error(answer: Answer) -> errors.IdentityError:
+def identity_error(answer: Answer) -> CoderdError:
     """The error for coderd's refusal of an identity proof. Its 409 lists the agent names to choose from."""
-    body = parse_error_body(answer.text)
     hints = {
         400: "normal while a build runs; otherwise the instance belongs to an older build",
         401: "coder.auth must name this cloud, and the Coder deployment must trust its signatures",
         404: "the template must bind this instance to the agent; check coder.auth and coder.agent_name",
         409: "set CODER_AGENT_NAME to one of those names",
     }
-    if _is_absent_route(body):
+    if answer.is_absent_route:
         hints[404] = "this version of Coder knows no such identity"
-    return errors.IdentityError(
-        f"coderd: {answer.status} {_excerpt(answer.text, body)}".rstrip(),
+    message = f"coderd: {answer.status} {answer.excerpt}".rstrip()
+    return _error(errors.IdentityError, message, answer, hint=hints.get(answer.status, "check coder.url"))
+
+
+def _error(
+    kind: type[CoderdError], message: str, answer: Answer, *, hint: str = "", now_unix_s: float | None = None
+) -> CoderdError:
+    """The error with the facts of `answer`. With `now_unix_s` also with the wait that the server asks for."""
+    return kind(
+        message,
+        hint=hint,
         status=answer.status,
-        body_message=body.message,
-        detail=body.detail,
-        hint=hints.get(answer.status, "check coder.url"),
+        body_message=answer.message,
+        detail=answer.detail,
+        retry_after_s=None if now_unix_s is None else retry_after_s(answer.headers, now_unix_s=now_unix_s),
+        request_id=one_line(answer.headers.get("x-coder-request-id", ""), 64),
     )
 
 
-def _kind_of_call(status: int, body: ErrorBody) -> tuple[type[CoderdError], str]:
+def _kind_of_call(answer: Answer) -> tuple[type[CoderdError], str]:
+    status = answer.status
     if kind := _OF_ANY_REQUEST.get(status) or _OF_CALL.get(status):
         return kind, ""
     if status >= 500:
@@ -151,26 +152,25 @@ def _kind_of_call(status: int, body: ErrorBody) -> tuple[type[CoderdError], str]
     if 300 <= status < 400:
         # Without the target: the address of a login page may contain secrets.
         return errors.RedirectError, "set coder.url to the final address; redirects are not followed"
-    if status < 400 or not body.message:
+    if status < 400 or not answer.message:
         return errors.NotCoderdError, _NOT_CODERD_HINT
     if status == 404:
-        if _is_absent_route(body):
+        if answer.is_absent_route:
             return errors.RouteNotFoundError, "this version of Coder does not have it"
-        if body.message.startswith("Resource not found"):
+        if answer.message.startswith("Resource not found"):
             return errors.NotFoundError, ""
         return errors.NotCoderdError, _NOT_CODERD_HINT
-    if "request body too large" in f"{body.message} {body.detail}".lower():
+    if "request body too large" in f"{answer.message} {answer.detail}".lower():
         return errors.TooLargeError, ""
     return errors.InvalidRequestError, ""
 
 
-def _kind_of_stream(
-    status: int, headers: Mapping[str, str], body: ErrorBody
-) -> tuple[type[CoderdError] | None, str]:
+def _kind_of_stream(answer: Answer) -> tuple[type[CoderdError] | None, str]:
+    status, headers = answer.status, answer.headers
     message = f"the server answered {status}"
     if status == 200:
         return _kind_of_stream_200(headers)
-    if status == 404 and _is_absent_route(body):
+    if status == 404 and answer.is_absent_route:
         return errors.RouteNotFoundError, message
     if 300 <= status < 400:
         target = _origin(headers.get("location", ""))
@@ -197,18 +197,6 @@ def _kind_of_stream_200(headers: Mapping[str, str]) -> tuple[type[CoderdError] |
             f"the stream is compressed ({encoding}), but agentd asked for identity",
         )
     return None, ""
-
-
-def _is_absent_route(body: ErrorBody) -> bool:
-    return body.message.startswith("Route not found")
-
-
-def _excerpt(text: str, body: ErrorBody) -> str:
-    return one_line(f"{body.message} {body.detail}" if body.message else text, _EXCERPT_MAX_CHARS)
-
-
-def _request_id(headers: Mapping[str, str]) -> str:
-    return one_line(headers.get("x-coder-request-id", ""), 64)
 
 
 def _origin(location: str) -> str:
