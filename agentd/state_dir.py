@@ -35,6 +35,8 @@ class StateDir:
         """The thread for blocking calls in this directory: its disk may hang."""
         self._lock_fd: int | None = lock_fd
         self._check: Future[bool] | None = None
+        self.was_writable = True
+        """The result of the last `is_writable`."""
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -67,7 +69,8 @@ class StateDir:
             self._check = self.disk.submit(self.writable)
         check = asyncio.wrap_future(self._check)
         await asyncio.wait({check}, timeout=timeout_s)
-        return check.done() and check.result()
+        self.was_writable = check.done() and check.result()
+        return self.was_writable
 
     def writable(self) -> bool:
         """Whether the directory is writable. Blocks on the disk for a few system calls, without an fsync."""

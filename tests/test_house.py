@@ -422,3 +422,11 @@ def test_every_package_that_is_imported_is_a_declared_dependency():
         )
     }
     assert imported - set(sys.stdlib_module_names) - {"agentd"} == declared
+
+
+def test_only_the_daemon_itself_holds_all_components():
+    """Each other part is given what it uses, so that its constructor says what it depends on."""
+    holders = {
+        name_of(path) for path, node in nodes(OURS) if isinstance(node, ast.Name) and node.id == "Components"
+    }
+    assert holders == {"agentd/daemon/build.py", "agentd/daemon/run.py"}

@@ -41,12 +41,11 @@ async def _without_daemon(settings: config.Config) -> dict[str, Any]:
     """Run the drill in this process. Raises `StateError` if another agentd uses the state directory."""
     from agentd.clock import Clock  # noqa: PLC0415 - the daemon package, needed only without a daemon
     from agentd.daemon.build import build  # noqa: PLC0415 - as above
-    from agentd.daemon.drill import Drill  # noqa: PLC0415 - as above
 
     settings.require_coder()
     log.configure(level="error", fmt=settings.log.format)
     async with build(settings, Clock()) as components:
-        return await Drill(components).run()
+        return await components.drill().run()
 
 
 def as_text(report: dict[str, Any], *, enough: bool | None) -> str:

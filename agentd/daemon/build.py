@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentd import __version__, log
 from agentd.agents.discovery import agent_of
@@ -39,6 +39,9 @@ from agentd.stability.tracker import Tracker
 from agentd.stability.watcher import Watcher
 from agentd.state_dir import StateDir
 from agentd.tls import aiohttp
+
+if TYPE_CHECKING:
+    from agentd.daemon.drill import Drill
 
 SPOOL_DIR: Final = "spool"
 
@@ -140,6 +143,20 @@ class Components:
             clock=clock,
             budget_s=config.shutdown.budget_s,
             end_agent=config.shutdown.stop_agent,
+        )
+
+    def drill(self) -> "Drill":
+        """A rehearsal of the shutdown with these components."""
+        from agentd.daemon.drill import Drill  # noqa: PLC0415 - loaded when a rehearsal is asked for
+
+        return Drill(
+            config=self.config,
+            clock=self.clock,
+            token=self.token,
+            watcher=self.watcher,
+            recorder=self.recorder,
+            spool=self.spool,
+            destinations=self.delivery.names,
         )
 
     def _destinations(self) -> list[Destination]:

@@ -9,18 +9,23 @@ could overwrite a newer one that is being delivered. Other destinations store ev
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from agentd.clock import Clock
 from agentd.coderd.access import coderd_client
 from agentd.coderd.errors import NotFoundError
+from agentd.coderd.token import TokenSource
+from agentd.config import Config
 from agentd.conversation.fit import Fitted, fit
-from agentd.daemon.build import Components
 from agentd.daemon.shutdown import CLOSING_S, final_read_s
 from agentd.durable import TMP_PREFIX, replace_file
 from agentd.errors import AgentdError
 from agentd.http_client import client_session
+from agentd.snapshots.recorder import Recorder
+from agentd.snapshots.spool import Spool
+from agentd.stability.watcher import Watcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +49,27 @@ class _NotDoneError(AgentdError):
 class Drill:
     """One rehearsal. It takes `shutdown.budget_s` at most, as a real shutdown does."""
 
-    def __init__(self, components: Components) -> None:
-        self._components = components
-        self._monotonic = components.clock.monotonic
-        self._budget_s = components.config.shutdown.budget_s
+    def __init__(
+        self,
+        *,
+        config: Config,
+        clock: Clock,
+        token: TokenSource | None,
+        watcher: Watcher,
+        recorder: Recorder,
+        spool: Spool,
+        destinations: Sequence[str],
+    ) -> None:
+        self._config = config
+        self._monotonic = clock.monotonic
+        self._token = token
+        self._watcher = watcher
+        self._recorder = recorder
+        self._spool = spool
+        self._destinations = destinations
+        self._budget_s = config.shutdown.budget_s
         self._deadline = self._monotonic() + self._budget_s - CLOSING_S
-        self._payload = bytes(components.config.snapshots.max_bytes)
+        self._payload = bytes(config.snapshots.max_bytes)
 
     async def run(self) -> dict[str, Any]:
         """The report above."""
@@ -85,28 +105,28 @@ class Drill:
         return Part(name, self._monotonic() - began, allowed_s, outcome, detail)
 
     async def _read(self) -> str:
-        if not await self._components.watcher.read_messages(final_read_s(self._left_s())):
+        if not await self._watcher.read_messages(final_read_s(self._left_s())):
             raise _NotDoneError(
                 "the agent does not answer", hint="a stop would deliver the snapshot that is on disk"
             )
-        return f"{len(self._components.recorder.messages)} messages from the agent"
+        return f"{len(self._recorder.messages)} messages from the agent"
 
     async def _fit(self) -> str:
-        limits = self._components.config.snapshots
-        messages = self._components.recorder.messages
+        limits = self._config.snapshots
+        messages = self._recorder.messages
         if not messages:
             return "no message yet; measured with the largest possible snapshot"
 
         def fitted() -> Fitted:
             return fit(messages, max_messages=limits.max_messages, max_bytes=limits.max_bytes)
 
-        snapshot = await self._components.spool.in_thread(fitted)
+        snapshot = await self._spool.in_thread(fitted)
         self._payload = snapshot.payload
         return f"{snapshot.messages} messages, {len(snapshot.payload):,} bytes"
 
     async def _spool_write(self) -> str:
         # The next start removes a file of this name, if the process is killed before the unlink.
-        trial = self._components.spool.path / f"{TMP_PREFIX}drill"
+        trial = self._spool.path / f"{TMP_PREFIX}drill"
 
         def write() -> None:
             try:
@@ -114,23 +134,23 @@ class Drill:
             finally:
                 trial.unlink(missing_ok=True)
 
-        await self._components.spool.in_thread(write)
+        await self._spool.in_thread(write)
         return f"{len(self._payload):,} bytes written, synced and removed again"
 
     async def _uploads(self) -> list[Part]:
         allowed_s = self._left_s()
         others = [
             Part("upload", 0.0, None, "skipped", f"{name}: a rehearsal would store something there")
-            for name in self._components.delivery.names
+            for name in self._destinations
             if name != "coder"
         ]
-        if "coder" not in self._components.config.snapshots.destinations:
+        if "coder" not in self._config.snapshots.destinations:
             return others
         return [await self._timed("upload", self._upload, allowed_s=allowed_s), *others]
 
     async def _upload(self) -> str:
         """Uses a new connection, as a real stop usually has to."""
-        config, token = self._components.config, self._components.token
+        config, token = self._config, self._token
         if token is None or not config.coder.url:
             raise _NotDoneError("coder: there is no URL or no token", hint="see `agentd config check`")
         task_id = config.snapshots.task_id

@@ -8,66 +8,63 @@ Input is accepted and refused as coderd does for a task (`POST /tasks/{task}/sen
     502   the agent refused it or failed; it is not sent again, because an agent cannot recognise a repetition
 """
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentd import log
-from agentd.agents.agent import Activity, AgentBusyError, AgentError
-from agentd.daemon.build import Components
-from agentd.daemon.task_status import input_refusal, not_ready
+from agentd.agents.agent import Activity, Agent, AgentBusyError, AgentError
+from agentd.daemon.task_status import TaskView, input_refusal, not_ready
 from agentd.local_api.replies import ApiError
 from agentd.stability.status_report import Source
-from agentd.stability.task_reports import InvalidReportError
+from agentd.stability.task_reports import InvalidReportError, TaskReports
+from agentd.stability.tracker import Tracker
 from agentd.stability.turn_reports import TaskFinishedError
+from agentd.stability.watcher import Watcher
 
 READ_TIMEOUT_S: Final = 1.0
 
 
-class Input:
-    """Sends one message at a time: the checks of a second one would not see the first."""
+class Input(NamedTuple):
+    """Sends one message at a time (`sending`): the checks of a second one would not see the first."""
 
-    def __init__(self, parts: Components) -> None:
-        self._agent = parts.agent
-        self._watcher = parts.watcher
-        self._tracker = parts.tracker
-        self._task_reports = parts.task_reports
-        self._task_view = parts.task_view
-        self._is_sending = False
-        self._log = log.get("daemon")
+    agent: Agent
+    watcher: Watcher
+    tracker: Tracker
+    task_reports: TaskReports
+    task_view: TaskView
+    sending: asyncio.Lock
 
     async def send(self, content: object) -> dict[str, Any]:
         """Send `content` to the agent. Raises `ApiError` 400, 409 or 502; its detail has the agent's status."""
         if not isinstance(content, str) or not content.strip():
             raise self._refused(400, "Task input is required.", "content: must be a text that is not blank")
-        refusal = input_refusal(self._task_view.status(), self._tracker.status)
+        refusal = input_refusal(self.task_view.status(), self.tracker.status)
         if refusal is not None:
             raise refusal
-        if self._is_sending:
+        if self.sending.locked():
             raise not_ready("running")
-        self._is_sending = True
-        try:
+        async with self.sending:
             await self._send(content)
-        finally:
-            self._is_sending = False
         return {}
 
     async def _send(self, content: str) -> None:
         # The last poll is up to a second old.
-        observation = await self._agent.observe()
+        observation = await self.agent.observe()
         if observation.activity in (Activity.GONE, Activity.BROKEN):
             raise self._refused(502, "Failed to get status from task app.", observation.evidence)
         if observation.activity is not Activity.IDLE:
-            self._watcher.expect_work()
+            self.watcher.expect_work()
             raise not_ready("running")
         try:
-            await self._agent.send(content)
+            await self.agent.send(content)
         except AgentBusyError as exc:
-            self._watcher.expect_work()
+            self.watcher.expect_work()
             raise not_ready("running") from exc
         except AgentError as exc:
             raise self._refused(502, "Task app rejected the message.", str(exc)) from exc
-        self._watcher.expect_work()
-        self._log.info("agent.input_sent", characters=len(content))
+        self.watcher.expect_work()
+        log.get("daemon").info("agent.input_sent", characters=len(content))
 
     async def report(self, fields: Mapping[str, object]) -> dict[str, Any]:
         """An explicit report. Raises `ApiError`: 400 if malformed, 409 if it would reopen a finished task."""
@@ -81,21 +78,21 @@ class Input:
     async def event(self, fields: Mapping[str, object]) -> dict[str, Any]:
         """A fire-and-forget report. One that cannot be accepted is ignored, and the answer says so."""
         try:
-            changed = await self._task_reports.report(fields, Source.EVENT)
+            changed = await self.task_reports.report(fields, Source.EVENT)
         except InvalidReportError as exc:
             return {"taken": False, "message": f"Ignored. {exc.message}"}
-        state = self._task_reports.state
-        if self._task_reports.is_finished and str(fields["state"]).lower() != state.value:
+        state = self.task_reports.state
+        if self.task_reports.is_finished and str(fields["state"]).lower() != state.value:
             return self._answer(taken=False, message=f"Ignored: the task is {state.value} already.")
         return self._accepted(changed=changed)
 
     async def _explicit_report(self, fields: Mapping[str, object]) -> bool:
         try:
-            return await self._task_reports.report(fields, Source.REPORT)
+            return await self.task_reports.report(fields, Source.REPORT)
         except TaskFinishedError:
             # A user message that the watcher has not read yet may have begun a new turn.
-            await self._watcher.read_messages(READ_TIMEOUT_S)
-            return await self._task_reports.report(fields, Source.REPORT)
+            await self.watcher.read_messages(READ_TIMEOUT_S)
+            return await self.task_reports.report(fields, Source.REPORT)
 
     def _accepted(self, *, changed: bool) -> dict[str, Any]:
         return self._answer(
@@ -103,7 +100,7 @@ class Input:
         )
 
     def _answer(self, *, taken: bool, message: str) -> dict[str, Any]:
-        return {"taken": taken, "message": message, "task": self._task_view.as_json()}
+        return {"taken": taken, "message": message, "task": self.task_view.as_json()}
 
     def _refused(self, status: int, message: str, detail: str) -> ApiError:
-        return ApiError(status, message, hint=f"{detail} (Status: {self._tracker.status.value})")
+        return ApiError(status, message, hint=f"{detail} (Status: {self.tracker.status.value})")

@@ -9,11 +9,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from agentd import __version__, log
+from agentd.clock import SameMoment
 from agentd.config import Config
 from agentd.daemon import orphans
 from agentd.daemon.build import Components
 from agentd.daemon.input import Input
-from agentd.daemon.reload import Reloader
+from agentd.daemon.reload import reload_config
 from agentd.daemon.shutdown import FINAL_READ_MAX_S, RunningTasks, final_read_s
 from agentd.daemon.views import Views
 from agentd.errors import ExitCode
@@ -37,8 +38,10 @@ class Daemon:
         self._clock = components.clock
         self._shutdown = components.shutdown
         self._notifier = notifier
-        self._reloader = Reloader(components, read_config=read_config, notifier=notifier)
-        self._views = Views(components)
+        self._read_config = read_config
+        self._config = components.config
+        self._views = _views(components)
+        self._views.register_gauges()
         self._log = log.get("daemon")
         self._receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._failed = False
@@ -93,7 +96,17 @@ class Daemon:
 
     async def reload(self) -> None:
         """SIGHUP: read the token and the configuration again. An invalid configuration changes nothing."""
-        await self._reloader.reload()
+        parts = self._components
+        # The time distinguishes this reload from an earlier one (sd_notify(3), Type=notify-reload).
+        self._notifier.send(RELOADING=1, MONOTONIC_USEC=int(self._clock.monotonic() * 1_000_000))
+        self._config = await reload_config(
+            self._config,
+            read_config=self._read_config,
+            token=parts.token,
+            listener=parts.listener,
+            recorder=parts.recorder,
+        )
+        self._notifier.send(READY=1)
 
     # Tasks.
 
@@ -155,7 +168,10 @@ class Daemon:
     # What the local API answers.
 
     def _operations(self) -> Operations:
-        views, input_ = self._views, Input(self._components)
+        views, parts = self._views, self._components
+        input_ = Input(
+            parts.agent, parts.watcher, parts.tracker, parts.task_reports, parts.task_view, asyncio.Lock()
+        )
         return Operations(
             healthy=views.healthy,
             ready=views.ready,
@@ -190,9 +206,7 @@ class Daemon:
         return captured.entry.payload if captured.entry else None
 
     async def _drill(self) -> dict[str, Any]:
-        from agentd.daemon.drill import Drill  # noqa: PLC0415 - loaded when a rehearsal is asked for
-
-        return await Drill(self._components).run()
+        return await self._components.drill().run()
 
     def _facts(self) -> dict[str, Any]:
         """The fields of the first log line."""
@@ -205,3 +219,24 @@ class Daemon:
             "coder_url": config.coder.url,
             "agentapi_url": config.agentapi.url,
         }
+
+
+def _views(parts: Components) -> Views:
+    return Views(
+        registry=parts.metrics,
+        state=parts.state,
+        tracker=parts.tracker,
+        agent=parts.agent,
+        watcher=parts.watcher,
+        task_view=parts.task_view,
+        ledger=parts.ledger,
+        listener=parts.listener,
+        spool=parts.spool,
+        recorder=parts.recorder,
+        delivery=parts.delivery,
+        last_stop=parts.last_stop,
+        phase=lambda: parts.shutdown.phase,
+        keep_messages=parts.config.snapshots.max_messages,
+        started_at=parts.clock.wall(),
+        agent_since=SameMoment(parts.clock),
+    )

@@ -1,26 +1,31 @@
 """The state of the components as the local API shows it, and the claims actions behind its routes."""
 
 import os
-from collections.abc import Awaitable, Iterable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, NamedTuple
 
 from agentd import __version__
-from agentd.agents.agent import AgentBusyError, AgentGoneError
+from agentd.agents.agent import Agent, AgentBusyError, AgentGoneError
 from agentd.claims.answers import ClaimsState
 from agentd.claims.claim import Claim
-from agentd.claims.ledger import claim_as_json
+from agentd.claims.ledger import Ledger, claim_as_json
 from agentd.claims.ledger_state import UnknownClaimError
 from agentd.claims.lifecycle import IllegalClaimStepError
 from agentd.claims.listener import ClaimListener
 from agentd.clock import SameMoment, rfc3339
 from agentd.conversation.fit import messages_of
 from agentd.conversation.message import Message
-from agentd.daemon.build import Components
-from agentd.daemon.last_stop import RunState
-from agentd.daemon.task_status import TaskStatus
+from agentd.daemon.last_stop import LastStop, RunState
+from agentd.daemon.shutdown import Phase
+from agentd.daemon.task_status import TaskStatus, TaskView
 from agentd.local_api.replies import ApiError, Json
 from agentd.metrics import Registry
-from agentd.stability.tracker import AgentStatus
+from agentd.snapshots.delivery import Delivery
+from agentd.snapshots.recorder import Recorder
+from agentd.snapshots.spool import Spool
+from agentd.stability.tracker import AgentStatus, Tracker
+from agentd.stability.watcher import Watcher
+from agentd.state_dir import StateDir
 
 LIVE_TIMEOUT_S: Final = 2.0
 
@@ -40,38 +45,49 @@ _HAS_REINIT: Final = {
 }
 
 
-class Views:
-    """Reads from the components, and changes nothing but claims. `listener` is None if claims are disabled."""
+class Views(NamedTuple):
+    """Reads from the components, and changes nothing but claims.
 
-    def __init__(self, parts: Components) -> None:
-        self._parts = parts
-        self._tracker = parts.tracker
-        self._listener = parts.listener
-        self._is_state_writable = True
-        self._started_at = parts.clock.wall()
-        self._agent_since = SameMoment(parts.clock)
-        self._register_gauges(parts.metrics)
+    `listener` is None if claims are disabled. `started_at` is in Unix seconds.
+    """
+
+    registry: Registry
+    state: StateDir
+    tracker: Tracker
+    agent: Agent
+    watcher: Watcher
+    task_view: TaskView
+    ledger: Ledger
+    listener: ClaimListener | None
+    spool: Spool
+    recorder: Recorder
+    delivery: Delivery
+    last_stop: LastStop
+    phase: Callable[[], Phase]
+    keep_messages: int
+    started_at: float
+    agent_since: SameMoment
 
     def status(self) -> Json:
         """`GET /v1/status`."""
-        evidence = self._tracker.evidence
-        previous = self._parts.last_stop.previous
+        evidence = self.tracker.evidence
+        previous = self.last_stop.previous
         return {
             "version": __version__,
             "pid": os.getpid(),
-            "started_at": rfc3339(self._started_at),
-            "phase": self._parts.shutdown.phase.value,
-            "workspace_id": self._parts.ledger.workspace_id,
-            "claims": self._listener.view().as_json() if self._listener else _CLAIMS_OFF,
+            "started_at": rfc3339(self.started_at),
+            "phase": self.phase().value,
+            "workspace_id": self.ledger.workspace_id,
+            "claims": self.listener.view().as_json() if self.listener else _CLAIMS_OFF,
             "agent": {
                 "status": evidence.status.value,
-                "since": self._agent_since.to_rfc3339(evidence.since),
+                "since": self.agent_since.to_rfc3339(evidence.since),
                 "evidence": str(evidence),
-                "kind": self._parts.agent.kind,
+                "kind": self.agent.kind,
                 "session": self._session(),
-                "sessions": sum(session.is_live for session in self._parts.watcher.sessions),
+                "sessions": sum(session.is_live for session in self.watcher.sessions),
             },
-            "task": self._parts.task_view.as_json(),
+            "task": self.task_view.as_json(),
             "snapshot": self._snapshot(),
             "last_stop": previous.as_json() if previous else None,
             "capabilities": self._capabilities(),
@@ -79,26 +95,26 @@ class Views:
 
     async def healthy(self) -> Json:
         """`GET /healthz`. Answers also while the disk hangs."""
-        return {"event_loop": "ok", "state_dir": "ok" if await self._check_state_dir() else "not writable"}
+        return {"event_loop": "ok", "state_dir": "ok" if await self.state.is_writable() else "not writable"}
 
     async def ready(self) -> Json:
         """`GET /readyz`: "ok" for each component, or what it waits for."""
-        status = self._tracker.status
-        claims = self._listener.view() if self._listener else None
+        status = self.tracker.status
+        claims = self.listener.view() if self.listener else None
         is_waiting = claims is not None and claims.state in (
             ClaimsState.CONNECTING,
             ClaimsState.UNAUTHORIZED,
         )
-        is_writable = await self._check_state_dir()
+        is_writable = await self.state.is_writable()
         return {
             "claims": claims.reason if claims and is_waiting else "ok",
-            "agent": "ok" if status in _ANSWERING else f"{status.value}: {self._tracker.evidence}",
+            "agent": "ok" if status in _ANSWERING else f"{status.value}: {self.tracker.evidence}",
             "spool": "ok" if is_writable else "state directory is not writable",
         }
 
     def claims(self) -> Json:
         """`GET /v1/claims`."""
-        return {"claims": [claim_as_json(claim, tails=True) for claim in self._parts.ledger.all_claims()]}
+        return {"claims": [claim_as_json(claim, tails=True) for claim in self.ledger.all_claims()]}
 
     async def retry_claim(self, claim_id: str) -> Json:
         """Raises `ApiError` 404 or 409."""
@@ -122,7 +138,7 @@ class Views:
 
         Raises `ApiError` (409), and `AgentBrokenError` for an answer that the agent's kind does not give.
         """
-        status = self._parts.task_view.status().status
+        status = self.task_view.status().status
         if status in _NO_LOGS:
             raise ApiError(
                 409,
@@ -131,8 +147,8 @@ class Views:
             )
         if status is TaskStatus.ACTIVE:
             try:
-                live = await self._parts.agent.messages(
-                    keep=self._parts.config.snapshots.max_messages, timeout_s=LIVE_TIMEOUT_S, fresh=True
+                live = await self.agent.messages(
+                    keep=self.keep_messages, timeout_s=LIVE_TIMEOUT_S, fresh=True
                 )
             except (AgentBusyError, AgentGoneError):
                 return await self._stored_messages()
@@ -141,7 +157,7 @@ class Views:
 
     async def _stored_messages(self) -> Json:
         """The snapshot that would be delivered now. Without one, the list is empty and `snapshot_at` is null."""
-        entry = await self._parts.recorder.capture()
+        entry = await self.recorder.capture()
         return {
             "messages": _as_json(messages_of(entry.payload)) if entry else [],
             "snapshot": True,
@@ -150,7 +166,7 @@ class Views:
 
     def _session(self) -> Json | None:
         """The current session, None if the agent does not tell it."""
-        current = next(iter(self._parts.watcher.sessions), None)
+        current = next(iter(self.watcher.sessions), None)
         if current is None or not current.id:
             return None
         return {
@@ -161,8 +177,8 @@ class Views:
         }
 
     def _snapshot(self) -> Json:
-        entry = self._parts.spool.newest()
-        receipt = self._parts.delivery.receipt()
+        entry = self.spool.newest()
+        receipt = self.delivery.receipt()
         return {
             "captured_at": entry.captured_at if entry else None,
             "messages": entry.messages if entry else 0,
@@ -173,32 +189,26 @@ class Views:
 
     def _capabilities(self) -> Json:
         """What this deployment has shown to support: true, false, or null if that is unknown."""
-        outcomes = {
-            one.name: one.outcome for one in self._parts.delivery.receipt().destinations if one.attempts
-        }
+        outcomes = {one.name: one.outcome for one in self.delivery.receipt().destinations if one.attempts}
         log_snapshot = {"delivered": True, "unsupported": False}.get(outcomes.get("coder", ""))
-        state = self._listener.view().state if self._listener else ClaimsState.UNSUPPORTED
+        state = self.listener.view().state if self.listener else ClaimsState.UNSUPPORTED
         return {"log_snapshot": log_snapshot, "reinit": _HAS_REINIT.get(state, True)}
 
     def _enabled_listener(self) -> ClaimListener:
-        if self._listener is None:
+        if self.listener is None:
             raise ApiError(409, "Claims are off.", hint="claims.enabled is false")
-        return self._listener
-
-    async def _check_state_dir(self) -> bool:
-        self._is_state_writable = await self._parts.state.is_writable()
-        return self._is_state_writable
+        return self.listener
 
     async def metrics(self) -> str:
         """`GET /metrics`."""
-        await self._check_state_dir()
-        return self._parts.metrics.render()
+        await self.state.is_writable()
+        return self.registry.render()
 
-    def _register_gauges(self, metrics: Registry) -> None:
-        """Facts for alerts that no component counts. They are read at each scrape."""
-        tracker, spool, previous = self._tracker, self._parts.spool, self._parts.last_stop.previous
+    def register_gauges(self) -> None:
+        """Register facts for alerts that no component counts. They are read at each scrape."""
+        metrics, tracker, spool, previous = self.registry, self.tracker, self.spool, self.last_stop.previous
         metrics.gauge("agentd_start_time_seconds", "When this daemon started, Unix seconds.").set(
-            self._started_at
+            self.started_at
         )
         metrics.gauge("agentd_agent_reachable", "1 while the agent answers.").read_from(
             lambda: float(tracker.status in _ANSWERING)
@@ -207,7 +217,7 @@ class Views:
             lambda: float(tracker.status is AgentStatus.STABLE)
         )
         metrics.gauge("agentd_state_writable", "1 while the state directory takes writes.").read_from(
-            lambda: float(self._is_state_writable)
+            lambda: float(self.state.was_writable)
         )
         metrics.gauge("agentd_snapshot_bytes", "Size of the newest snapshot, 0 without one.").read_from(
             lambda: float(len(newest.payload)) if (newest := spool.newest()) else 0.0

@@ -7,7 +7,6 @@ import pytest
 from agentd import config
 from agentd.clock import Clock
 from agentd.daemon.build import build
-from agentd.daemon.drill import Drill
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
 
@@ -36,7 +35,7 @@ def environ(peers, tmp_path):
 
 async def rehearsed(environ):
     async with build(config.load(environ=environ), Clock()) as components:
-        report = await Drill(components).run()
+        report = await components.drill().run()
         assert components.spool.newest() is None
         assert [path.name for path in components.spool.path.iterdir()] == []
     return report, {part["name"]: part for part in report["parts"]}
