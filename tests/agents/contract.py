@@ -88,6 +88,13 @@ class AgentContract:
         await stage.start()
         assert (await agent.observe()).activity in (Activity.IDLE, Activity.BUSY)
 
+    async def test_a_session_is_live_while_the_agent_runs(self, stage, agent):
+        await agent.observe()
+        assert [session.is_live for session in await agent.sessions()][:1] == [True]
+        await stage.stop()
+        await agent.observe()
+        assert not any(session.is_live for session in await agent.sessions())
+
     async def test_an_agent_that_cannot_be_understood_is_broken_and_is_not_an_exception(self, stage, agent):
         await stage.break_down()
         observation = await agent.observe()

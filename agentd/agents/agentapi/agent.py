@@ -103,7 +103,7 @@ class AgentApiAgent:
         except AgentBusyError as exc:
             return await self._no_answer(exc)
         except AgentError as exc:
-            self._no_answer_since = None
+            self._no_answer_since = self._status = None
             activity = Activity.GONE if isinstance(exc, AgentGoneError) else Activity.BROKEN
             return Observation(activity, evidence=str(exc), readable=False)
         self._no_answer_since = None
