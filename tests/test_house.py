@@ -195,9 +195,7 @@ UNFINISHED = {
     "export lists": "",
     "full stops": "",
     "words": """
-        agentd/cli agentd/simulator docs/architecture.md
-        docs/contributing.md docs/scenarios.md tests/scenarios
-        tests/simulator tests/ui
+        docs/architecture.md docs/contributing.md
     """,
 }
 
