@@ -5,7 +5,9 @@ and no secrets (`scrub`).
 """
 
 import io
+import itertools
 import json
+import os
 import stat
 import tarfile
 from collections.abc import Iterator, Mapping
@@ -44,18 +46,20 @@ def without_texts(value: Any) -> Any:  # noqa: ANN401 - JSON
 def list_files(folder: Path) -> list[dict[str, Any]]:
     """Name, size, mode, owner and time of at most `LISTED_MAX` files below `folder`.
 
-    Does not follow links.
+    Does not follow links. Leaves out directories that cannot be read; the findings of the doctor have the reason.
     """
     found: list[dict[str, Any]] = []
-    for path in _below(folder):
+    below = (Path(at, name) for at, folders, names in os.walk(folder) for name in sorted(folders + names))
+    for path in itertools.islice(below, LISTED_MAX):
+        name = str(path.relative_to(folder))
         try:
             info = path.lstat()
         except OSError as exc:
-            found.append({"name": str(path.relative_to(folder)), "error": exc.strerror})
+            found.append({"name": name, "error": exc.strerror})
             continue
         found.append(
             {
-                "name": str(path.relative_to(folder)),
+                "name": name,
                 "kind": stat.filemode(info.st_mode)[0],
                 "mode": f"{stat.S_IMODE(info.st_mode):04o}",
                 "uid": info.st_uid,
@@ -63,8 +67,6 @@ def list_files(folder: Path) -> list[dict[str, Any]]:
                 "changed_at": rfc3339(info.st_mtime),
             }
         )
-        if len(found) >= LISTED_MAX:
-            break
     return found
 
 
@@ -126,14 +128,3 @@ def _spool_entries(spool: Path) -> Iterator[tuple[str, SpoolEntry | str]]:
 
 def _size_of(text: str) -> str:
     return f"[withheld, {len(text.encode('utf-8', 'surrogatepass'))} bytes]"
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    try:
-        children = sorted(folder.iterdir())
-    except OSError:
-        return  # the findings of the doctor have the reason
-    for child in children:
-        yield child
-        if child.is_dir() and not child.is_symlink():
-            yield from _below(child)
