@@ -21,7 +21,8 @@ COMFORTABLE_BYTES: Final = 64 << 20
 # The size of the trial file: the largest snapshot.
 _TRIAL_BYTES: Final = 64 << 10
 
-_FREE_SPACE: Final = "free space on it, or set state.dir (AGENTD_STATE_DIR) to another disk"
+_SET_DIR: Final = "set state.dir (AGENTD_STATE_DIR)"
+_FREE_SPACE: Final = f"free space on it, or {_SET_DIR} to another disk"
 _UPGRADE: Final = "run the newer agentd again, or move the file away to start without it"
 _ACCESS: Final = "give agentd's user access to its own files"
 
@@ -40,23 +41,13 @@ def _check_directory(path: Path) -> Finding:
     except FileNotFoundError:
         return _absent(path)
     except OSError as exc:
-        return fail(
-            "state",
-            f"{path} cannot be opened: {exc.strerror}",
-            "run this as agentd's user (sudo agentd doctor), or correct the permissions of its parents",
-        )
+        remedy = "run this as agentd's user (sudo agentd doctor), or correct the permissions of its parents"
+        return fail("state", f"{path} cannot be opened: {exc.strerror}", remedy)
     if not stat.S_ISDIR(info.st_mode):
-        return fail(
-            "state",
-            f"{path} is not a directory",
-            "set state.dir (AGENTD_STATE_DIR) to a directory of its own",
-        )
+        return fail("state", f"{path} is not a directory", f"{_SET_DIR} to a directory of its own")
     if info.st_uid != os.geteuid():
-        return fail(
-            "state",
-            f"{path} belongs to uid {info.st_uid}, this is uid {os.geteuid()}",
-            "run this as agentd's user; if this is that user, chown the directory",
-        )
+        cause = f"{path} belongs to uid {info.st_uid}, this is uid {os.geteuid()}"
+        return fail("state", cause, "run this as agentd's user; if this is that user, chown the directory")
     try:
         _write_trial(path)
     except OSError as exc:
@@ -68,11 +59,8 @@ def _check_directory(path: Path) -> Finding:
     if free_bytes < COMFORTABLE_BYTES:
         return warn("state", f"the disk of {path} is nearly full: {free_bytes >> 20:,} MiB free", _FREE_SPACE)
     if info.st_mode & 0o077:
-        return warn(
-            "state",
-            f"{path} is accessible to other users (mode {stat.S_IMODE(info.st_mode):04o})",
-            f"chmod 700 {path}; agentd does so when it starts",
-        )
+        cause = f"{path} is accessible to other users (mode {stat.S_IMODE(info.st_mode):04o})"
+        return warn("state", cause, f"chmod 700 {path}; agentd does so when it starts")
     return ok("state", f"{path} is owned by this user and writable, {free_bytes >> 20:,} MiB free")
 
 
@@ -80,11 +68,8 @@ def _absent(path: Path) -> Finding:
     parent = next(folder for folder in path.parents if folder.exists())
     if os.access(parent, os.W_OK | os.X_OK):
         return ok("state", f"{path} does not exist yet; agentd creates it when it starts")
-    return fail(
-        "state",
-        f"{path} does not exist and cannot be created in {parent}",
-        "create it for agentd's user, or set state.dir (AGENTD_STATE_DIR)",
-    )
+    remedy = f"create it for agentd's user, or {_SET_DIR}"
+    return fail("state", f"{path} does not exist and cannot be created in {parent}", remedy)
 
 
 def _write_trial(path: Path) -> None:
@@ -96,26 +81,16 @@ def _write_trial(path: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> Finding:
-    match error.errno:
-        case errno.ENOSPC | errno.EDQUOT:
-            return fail("state", f"the disk of {path} is full: {error.strerror}", _FREE_SPACE)
-        case errno.EROFS:
-            return fail(
-                "state",
-                f"{path} is read-only",
-                "mount a writable volume there, or set state.dir (AGENTD_STATE_DIR) to a writable directory",
-            )
-        case errno.EACCES | errno.EPERM:
-            return fail(
-                "state",
-                f"{path} is not writable: {error.strerror}",
-                f"chmod 700 {path}, or set state.dir (AGENTD_STATE_DIR)",
-            )
-    return fail(
-        "state",
-        f"{path} is not writable: {error.strerror}",
-        "see the log of the kernel; the disk may be failing",
-    )
+    full = ("on a full disk", _FREE_SPACE)
+    forbidden = ("not writable", f"chmod 700 {path}, or {_SET_DIR}")
+    fault, remedy = {
+        errno.ENOSPC: full,
+        errno.EDQUOT: full,
+        errno.EROFS: ("read-only", f"mount a writable volume there, or {_SET_DIR} to a writable directory"),
+        errno.EACCES: forbidden,
+        errno.EPERM: forbidden,
+    }.get(error.errno or 0, ("not writable", "see the log of the kernel; the disk may be failing"))
+    return fail("state", f"{path} is {fault}: {error.strerror}", remedy)
 
 
 def _check_ledger(path: Path) -> Finding:
@@ -126,11 +101,8 @@ def _check_ledger(path: Path) -> Finding:
     except StateError as exc:
         return fail("ledger", exc.message, exc.hint)
     if ledger.damage:
-        return fail(
-            "ledger",
-            f"damaged: {ledger.damage}",
-            "run `agentd claims list`, then `agentd claims retry ID` or `forget ID` for each held claim",
-        )
+        remedy = "run `agentd claims list`, then `agentd claims retry ID` or `forget ID` for each held claim"
+        return fail("ledger", f"damaged: {ledger.damage}", remedy)
     return ok("ledger", f"{_counted(len(ledger.claims), 'claim')}, readable")
 
 
@@ -146,11 +118,8 @@ def _check_spool(path: Path) -> Finding:
         if fault is not None:
             return fault
     if quarantined:
-        return warn(
-            "spool",
-            f"{_counted(quarantined, 'damaged file')} in {quarantine}",
-            "check the disk; delete the files in quarantine/ when you no longer need them",
-        )
+        remedy = "check the disk; delete the files in quarantine/ when you no longer need them"
+        return warn("spool", f"{_counted(quarantined, 'damaged file')} in {quarantine}", remedy)
     return ok("spool", f"{_counted(len(files), 'snapshot')}, readable")
 
 
@@ -162,11 +131,8 @@ def _snapshot_fault(file: Path) -> Finding | None:
     except NewerSpoolSchemaError as exc:
         return fail("spool", f"{file} was written by a newer agentd ({exc})", _UPGRADE)
     except DamagedError as exc:
-        return fail(
-            "spool",
-            f"{file} is damaged: {exc}",
-            "check the disk; agentd moves the file to quarantine/ when it starts",
-        )
+        remedy = "check the disk; agentd moves the file to quarantine/ when it starts"
+        return fail("spool", f"{file} is damaged: {exc}", remedy)
     except OSError as exc:
         return fail("spool", f"{file} cannot be read: {exc.strerror}", _ACCESS)
     return None
