@@ -18,11 +18,21 @@ from agentd.coderd.errors import (
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import AgentdError
 
-# Parts of the messages of coderd's agent middleware (`httpmw/workspaceagent.go`).
-_NOT_A_UUID: Final = "Workspace agent token invalid."
-_NOT_AUTHORIZED: Final = "Workspace agent not authorized."
-_MISSING: Final = "must be provided."
-
+# Parts of the messages of coderd's agent middleware (`httpmw/workspaceagent.go`), each with cause and remedy.
+_401: Final = {
+    "Workspace agent token invalid.": (
+        "the configured token is not an agent token: it is not a UUID",
+        "set CODER_AGENT_TOKEN, or the token file, to the token of this workspace's agent",
+    ),
+    "Workspace agent not authorized.": (
+        "coderd does not accept the token: it is from an older build, or a claim or build is running",
+        "wait for the build to end; if the error stays, use the current CODER_AGENT_TOKEN of the Coder agent",
+    ),
+    "must be provided.": (
+        "a proxy removes the header Coder-Session-Token, so the token does not reach coderd",
+        "let the proxy pass Coder-Session-Token",
+    ),
+}
 _UNKNOWN_CA: Final = "is signed by a CA that this machine does not trust"
 _SET_CA: Final = "set coder.ca_file (AGENTD_CODER_CA_FILE) to that"
 
@@ -66,7 +76,7 @@ def connection_finding(answer: AgentdError | None, version: str) -> Finding:
             return warn(
                 "coderd", answer.message, "wait a minute; all workspaces behind one NAT share coderd's limit"
             )
-        case UnauthorizedError() if not _is_401_of_coderd(answer):
+        case UnauthorizedError() if not any(_of_401(answer)):
             return fail(
                 "coderd",
                 f"a proxy in between requires a login: {answer.message}",
@@ -83,33 +93,15 @@ def connection_finding(answer: AgentdError | None, version: str) -> Finding:
 
 
 def token_finding(answer: AgentdError | None) -> Finding:
-    """The finding about the token. The text of a 401 tells its three causes apart."""
+    """The finding about the token, if coderd itself answered (`connection_finding` is ok)."""
     if not isinstance(answer, UnauthorizedError):
         return ok("token", "coderd accepts it")
-    if _NOT_A_UUID in answer.message:
-        return fail(
-            "token",
-            "the configured token is not an agent token: it is not a UUID",
-            "set CODER_AGENT_TOKEN, or the token file, to the token of this workspace's agent",
-        )
-    if _NOT_AUTHORIZED in answer.message:
-        return fail(
-            "token",
-            "coderd does not accept the token: it is from an older build, or a claim or build is running",
-            "wait for the build to end; if the error stays, use the current CODER_AGENT_TOKEN"
-            " of the Coder agent",
-        )
-    if _MISSING in answer.message:
-        return fail(
-            "token",
-            "a proxy removes the header Coder-Session-Token, so the token does not reach coderd",
-            "let the proxy pass Coder-Session-Token",
-        )
-    return fail("token", answer.message, "find the request named here in coderd's log")
+    return fail("token", *_of_401(answer))
 
 
-def _is_401_of_coderd(answer: UnauthorizedError) -> bool:
-    return any(text in answer.message for text in (_NOT_A_UUID, _NOT_AUTHORIZED, _MISSING))
+def _of_401(answer: UnauthorizedError) -> tuple[str, str]:
+    """Cause and remedy; empty if a proxy in front of coderd sent the answer."""
+    return next((found for text, found in _401.items() if text in answer.message), ("", ""))
 
 
 def _unreachable(answer: UnreachableError) -> Finding:
