@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import sys
 from typing import Any
 from urllib.parse import quote
 
 from agentd import config
 from agentd.cli import add_config_options
-from agentd.cli.local_client import DaemonError, call, daemon_socket
-from agentd.errors import ExitCode, UnavailableError, UsageError
+from agentd.cli.local_client import call, daemon_socket
+from agentd.errors import AgentdError, ExitCode, UnavailableError, UsageError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,24 +26,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0, or 1 for an unknown id."""
+    """Returns 0. Raises `AgentdError` (1) for an unknown id."""
     if (args.id is None) != (args.action == "list"):
         raise UsageError(
             f"agentd claims {args.action} {'takes no claim id' if args.id else 'needs a claim id'}",
             hint="see `agentd claims --help`",
         )
     settings = config.load(file=args.config, flags=args.flags)
-    if args.action in ("list", "show"):
-        claims = _claims(settings)
-        chosen = claims if args.id is None else [_find(claims, args.id)]
-        if None in chosen:
-            return _report_unknown(args.id)
-        if args.json:
-            print(json.dumps(chosen if args.id is None else chosen[0], ensure_ascii=False, indent=2))
-        else:
-            print("\n".join(_describe(one, with_output=args.id is not None) for one in chosen) or "no claims")
-        return ExitCode.OK
-    return _change(settings, args)
+    claims = _claims(settings)
+    found: Any = claims if args.id is None else _find(claims, args.id)
+    if args.action in ("retry", "forget"):
+        found = _change(settings, args.action, found["id"])
+        text = found["message"]
+    elif args.action == "show":
+        text = _describe(found, with_output=True)
+    else:
+        text = "\n".join(_describe(claim, with_output=False) for claim in claims) or "no claims"
+    print(json.dumps(found, ensure_ascii=False, indent=2) if args.json else text)
+    return ExitCode.OK
 
 
 def _claims(settings: config.Config) -> list[Any]:
@@ -56,36 +55,23 @@ def _claims(settings: config.Config) -> list[Any]:
         return takeover.claims(settings)
 
 
-def _change(settings: config.Config, args: argparse.Namespace) -> int:
+def _change(settings: config.Config, action: str, claim_id: str) -> Any:  # noqa: ANN401 - JSON
+    method, route = ("POST", "/retry") if action == "retry" else ("DELETE", "")
     try:
-        claim = _find(_claims(settings), args.id)
-        if claim is None:
-            return _report_unknown(args.id)
-        method, route = ("POST", "/retry") if args.action == "retry" else ("DELETE", "")
-        try:
-            answer = call(daemon_socket(settings), method, f"/v1/claims/{quote(claim['id'])}{route}")
-        except UnavailableError:
-            from agentd.cli import takeover  # noqa: PLC0415 - needed only without a daemon
+        return call(daemon_socket(settings), method, f"/v1/claims/{quote(claim_id)}{route}")
+    except UnavailableError:
+        from agentd.cli import takeover  # noqa: PLC0415 - needed only without a daemon
 
-            answer = takeover.change_claim(settings, args.action, claim["id"])
-    except DaemonError as exc:
-        print(f"agentd: {exc}", file=sys.stderr)
-        return ExitCode.FAILED
-    print(json.dumps(answer, ensure_ascii=False, indent=2) if args.json else answer["message"])
-    return ExitCode.OK
+        return takeover.change_claim(settings, action, claim_id)
 
 
-def _find(claims: list[Any], prefix: str) -> Any:  # noqa: ANN401 - a claim as JSON, or None
+def _find(claims: list[Any], prefix: str) -> Any:  # noqa: ANN401 - a claim as JSON
     found = [claim for claim in claims if claim["id"].startswith(prefix)]
-    return found[0] if len(found) == 1 else None
-
-
-def _report_unknown(prefix: str) -> int:
-    print(
-        f"agentd: no claim, or more than one, has an id that starts with {prefix!r}; see `agentd claims`",
-        file=sys.stderr,
-    )
-    return ExitCode.FAILED
+    if len(found) != 1:
+        raise AgentdError(
+            f"no claim, or more than one, has an id that starts with {prefix!r}", hint="see `agentd claims`"
+        )
+    return found[0]
 
 
 def _describe(claim: dict[str, Any], *, with_output: bool) -> str:

@@ -18,15 +18,7 @@ _CHECK_SOCKET: Final = "check local_api.socket (AGENTD_LOCAL_API_SOCKET)"
 
 
 class DaemonError(AgentdError):
-    """The daemon returned an error. `status` is the HTTP status."""
-
-    def __init__(self, status: int, message: str, *, hint: str = "") -> None:
-        super().__init__(message, hint=hint)
-        self.status = status
-
-
-class _InvalidResponseError(Exception):
-    """The response is not complete, valid HTTP."""
+    """The daemon returned an error."""
 
 
 def daemon_socket(
@@ -83,10 +75,8 @@ def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s
         raise UnavailableError(
             f"the connection to agentd on {path} failed: {str(exc) or type(exc).__name__}", hint="see its log"
         ) from exc
-    except _InvalidResponseError as exc:
-        raise UnavailableError(f"no valid response from agentd on {path}: {exc}", hint=_CHECK_SOCKET) from exc
     if status >= 400:
-        raise _daemon_error(status, reason, text)
+        raise _daemon_error(f"{status} {reason}", text)
     return text
 
 
@@ -105,7 +95,7 @@ def _request(method: str, route: str, body: object) -> bytes:
 def _exchange(path: Path, request: bytes, timeout_s: float) -> tuple[int, str, bytes]:
     """Returns status, reason and body.
 
-    Raises `OSError` (includes `TimeoutError`) or `_InvalidResponseError`.
+    Raises `OSError` (includes `TimeoutError`), or `UnavailableError` for a response that is not valid HTTP.
     """
     deadline = time.monotonic() + timeout_s
     response = bytearray()
@@ -121,18 +111,20 @@ def _exchange(path: Path, request: bytes, timeout_s: float) -> tuple[int, str, b
     version, _, rest = lines[0].partition(" ")
     code, _, reason = rest.partition(" ")
     if not version.startswith("HTTP/1.") or not (code.isascii() and code.isdigit()):
-        raise _InvalidResponseError("it is not HTTP" if response else "it is empty")
+        raise _invalid_response(path, "it is not HTTP" if response else "it is empty")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     if headers.get("content-length", str(len(body))) != str(len(body)):
-        raise _InvalidResponseError("it is incomplete")
+        raise _invalid_response(path, "it is incomplete")
     return int(code), reason, body
 
 
-def _daemon_error(status: int, reason: str, text: bytes) -> DaemonError:
+def _invalid_response(path: Path, why: str) -> UnavailableError:
+    return UnavailableError(f"no valid response from agentd on {path}: {why}", hint=_CHECK_SOCKET)
+
+
+def _daemon_error(status: str, text: bytes) -> DaemonError:
     try:
         error = json.loads(text)
-    except ValueError:
-        error = None
-    if not isinstance(error, dict) or not isinstance(error.get("message"), str):
-        return DaemonError(status, f"{status} {reason}", hint=_CHECK_SOCKET)
-    return DaemonError(status, error["message"], hint=str(error.get("detail", "")))
+        return DaemonError(error["message"], hint=error.get("detail", ""))
+    except (ValueError, TypeError, KeyError):
+        return DaemonError(status, hint=_CHECK_SOCKET)

@@ -48,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
 
         print(f"agentd: {exc.message}; capturing and uploading without the daemon", file=sys.stderr)
         progress.stopping()
-        receipt = takeover.stop(settings, budget_s=args.timeout, on_captured=progress.captured)
+        receipt = takeover.deliver(
+            settings, budget_s=args.timeout, on_captured=progress.captured, end_agent=True
+        )
     if receipt is None:
         print(NOTHING, file=sys.stderr)
         return ExitCode.UNAVAILABLE
