@@ -69,29 +69,19 @@ class LastStop:
         self._run = Run(RunState.RUNNING)
         self.previous = read(directory)
 
-    async def running(self) -> None:
-        """This run has begun."""
-        await self._write(Run(RunState.RUNNING, started_at=self._now()))
+    async def running(self, *, timeout_s: float | None = None) -> None:
+        """This run has begun. Waits at most `timeout_s` for the disk."""
+        await self._write(Run(RunState.RUNNING, started_at=self._now()), timeout_s)
 
     async def stopping(self, reason: str, budget_s: float) -> None:
         """The shutdown has begun."""
-        await self._write(
-            self._run._replace(
-                state=RunState.STOPPING, reason=reason, began_at=self._now(), budget_s=budget_s
-            )
-        )
+        run = self._run._replace(state=RunState.STOPPING, began_at=self._now())
+        await self._write(run._replace(reason=reason, budget_s=budget_s))
 
     async def stopped(self, outcome: str, *, timeout_s: float) -> None:
         """The shutdown is over. Waits at most `timeout_s` for the disk."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._write(
-                    self._run._replace(state=RunState.STOPPED, ended_at=self._now(), outcome=outcome)
-                )
-        except TimeoutError:
-            log.get("daemon").warning(
-                "last_stop.not_kept", reason=f"the disk did not answer in {timeout_s:.1f} s"
-            )
+        run = self._run._replace(state=RunState.STOPPED, ended_at=self._now(), outcome=outcome)
+        await self._write(run, timeout_s)
 
     def warn_if_killed(self) -> None:
         """Log a warning if the run before did not end in order."""
@@ -109,13 +99,15 @@ class LastStop:
             hint=hints[before.verdict],
         )
 
-    async def _write(self, run: Run) -> None:
+    async def _write(self, run: Run, timeout_s: float | None = None) -> None:
         self._run = run
         data = json.dumps(run._asdict()).encode() + b"\n"
         try:
-            await self._disk.run(lambda: replace_file(self._path, data))
+            async with asyncio.timeout(timeout_s):
+                await self._disk.run(lambda: replace_file(self._path, data))
         except OSError as exc:
-            log.get("daemon").warning("last_stop.not_kept", reason=exc.strerror or str(exc))
+            reason = exc.strerror or str(exc) or f"the disk did not answer in {timeout_s:.1f} s"
+            log.get("daemon").warning("last_stop.not_kept", reason=reason)
 
     def _now(self) -> str:
         return rfc3339(self._clock.wall())

@@ -62,12 +62,21 @@ class Daemon:
         """
         await self._api.start()
         self._components.last_stop.warn_if_killed()
-        await self._record_start()
+        await self._components.last_stop.running(timeout_s=START_RECORD_TIMEOUT_S)
         self._notifier.send(READY=1, STATUS="running")
-        self._log.info("agentd.started", **self._facts())
+        config = self._components.config
+        self._log.info(
+            "agentd.started",
+            version=__version__,
+            pid=os.getpid(),
+            state_dir=str(config.state.dir),
+            socket=str(config.local_api.socket),
+            coder_url=config.coder.url,
+            agentapi_url=config.agentapi.url,
+        )
         # The modules come from a disk that may hang, and a stop must be possible nevertheless.
         starting = asyncio.create_task(asyncio.to_thread(load_late_modules), name="start")
-        stopping = asyncio.create_task(self._wait_for_stop(), name="stop requested")
+        stopping = asyncio.create_task(self._shutdown.begun.wait(), name="stop requested")
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         tasks = None if stopping.done() else self._start_tasks()
         await stopping
@@ -109,14 +118,6 @@ class Daemon:
         self._notifier.send(READY=1)
 
     # Tasks.
-
-    async def _record_start(self) -> None:
-        """Record on disk that this run has begun. A disk that hangs delays the start by `START_RECORD_TIMEOUT_S`."""
-        recording = asyncio.create_task(self._components.last_stop.running(), name="record of the start")
-        await asyncio.wait({recording}, timeout=START_RECORD_TIMEOUT_S)
-
-    async def _wait_for_stop(self) -> None:
-        await self._shutdown.begun.wait()
 
     def _start_tasks(self) -> RunningTasks:
         parts = self._components
@@ -207,18 +208,6 @@ class Daemon:
 
     async def _drill(self) -> dict[str, Any]:
         return await self._components.drill().run()
-
-    def _facts(self) -> dict[str, Any]:
-        """The fields of the first log line."""
-        config = self._components.config
-        return {
-            "version": __version__,
-            "pid": os.getpid(),
-            "state_dir": str(config.state.dir),
-            "socket": str(config.local_api.socket),
-            "coder_url": config.coder.url,
-            "agentapi_url": config.agentapi.url,
-        }
 
 
 def _views(parts: Components) -> Views:
