@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from agentd.agents.agent import Activity, LastMessage, Observation, Strength
-from agentd.errors import AgentdError
 
 SAMPLES_MIN: Final = 2
 """Observations that a settled status needs; one observation spans no time."""
@@ -47,10 +46,6 @@ class Assessment(enum.Enum):
     LOST = "lost"
 
 
-class IllegalAssessmentError(AgentdError):
-    """The table has no such transition. The status is unchanged."""
-
-
 # Reasons for the table:
 #
 # ACTIVE leads to RUNNING from every status and at once. A spinner that appears a second too late is a nuisance; input
@@ -68,62 +63,22 @@ class IllegalAssessmentError(AgentdError):
 # SIGTERM, and a server that listens there later is a new process with new ids, which has to settle again. An
 # unintelligible answer is LOST only if the next one is too (BROKEN_MIN). The first changes no status, but it restarts
 # the settling period, and it does not keep STABLE over a gap without observations.
-TRANSITIONS: Final[Mapping[AgentStatus, Mapping[Assessment, AgentStatus]]] = {
-    AgentStatus.UNKNOWN: {
-        Assessment.ACTIVE: AgentStatus.RUNNING,
-        Assessment.WAITING: AgentStatus.WAITING,
-        Assessment.QUIET: AgentStatus.SETTLING,
-        Assessment.FINISHED: AgentStatus.STABLE,
-        Assessment.LOST: AgentStatus.UNREACHABLE,
-    },
-    AgentStatus.RUNNING: {
-        Assessment.ACTIVE: AgentStatus.RUNNING,
-        Assessment.WAITING: AgentStatus.WAITING,
-        Assessment.QUIET: AgentStatus.SETTLING,
-        Assessment.FINISHED: AgentStatus.STABLE,
-        Assessment.LOST: AgentStatus.UNREACHABLE,
-    },
-    AgentStatus.WAITING: {
-        Assessment.ACTIVE: AgentStatus.RUNNING,
-        Assessment.WAITING: AgentStatus.WAITING,
-        Assessment.QUIET: AgentStatus.SETTLING,
-        Assessment.FINISHED: AgentStatus.STABLE,
-        Assessment.LOST: AgentStatus.UNREACHABLE,
-    },
-    AgentStatus.SETTLING: {
-        Assessment.ACTIVE: AgentStatus.RUNNING,
-        Assessment.WAITING: AgentStatus.WAITING,
-        Assessment.QUIET: AgentStatus.SETTLING,
-        Assessment.SETTLED: AgentStatus.STABLE,
-        Assessment.FINISHED: AgentStatus.STABLE,
-        Assessment.LOST: AgentStatus.UNREACHABLE,
-    },
-    AgentStatus.STABLE: {
-        Assessment.ACTIVE: AgentStatus.RUNNING,
-        Assessment.WAITING: AgentStatus.WAITING,
-        Assessment.QUIET: AgentStatus.SETTLING,
-        Assessment.SETTLED: AgentStatus.STABLE,
-        Assessment.FINISHED: AgentStatus.STABLE,
-        Assessment.LOST: AgentStatus.UNREACHABLE,
-    },
-    AgentStatus.UNREACHABLE: {
-        Assessment.ACTIVE: AgentStatus.RUNNING,
-        Assessment.WAITING: AgentStatus.WAITING,
-        Assessment.QUIET: AgentStatus.SETTLING,
-        Assessment.FINISHED: AgentStatus.STABLE,
-        Assessment.LOST: AgentStatus.UNREACHABLE,
-    },
+_FROM_ANY: Final = {
+    Assessment.ACTIVE: AgentStatus.RUNNING,
+    Assessment.WAITING: AgentStatus.WAITING,
+    Assessment.QUIET: AgentStatus.SETTLING,
+    Assessment.FINISHED: AgentStatus.STABLE,
+    Assessment.LOST: AgentStatus.UNREACHABLE,
 }
-
-
-def next_status(status: AgentStatus, assessment: Assessment) -> AgentStatus:
-    """The status after `assessment`. Raises `IllegalAssessmentError`."""
-    try:
-        return TRANSITIONS[status][assessment]
-    except KeyError:
-        raise IllegalAssessmentError(
-            f"agent status: no transition for {assessment.value} from {status.value}"
-        ) from None
+_FROM_QUIET: Final = {**_FROM_ANY, Assessment.SETTLED: AgentStatus.STABLE}
+TRANSITIONS: Final[Mapping[AgentStatus, Mapping[Assessment, AgentStatus]]] = {
+    AgentStatus.UNKNOWN: _FROM_ANY,
+    AgentStatus.RUNNING: _FROM_ANY,
+    AgentStatus.WAITING: _FROM_ANY,
+    AgentStatus.SETTLING: _FROM_QUIET,
+    AgentStatus.STABLE: _FROM_QUIET,
+    AgentStatus.UNREACHABLE: _FROM_ANY,
+}
 
 
 class Evidence(NamedTuple):
@@ -193,7 +148,7 @@ class Tracker:
         assessment = self._assess(observation, at, is_continuous=is_continuous)
         if assessment is None:
             return None
-        old, self.status = self.status, next_status(self.status, assessment)
+        old, self.status = self.status, TRANSITIONS[self.status][assessment]
         self.was_reached |= self.status is not AgentStatus.UNREACHABLE
         if self.status is old:
             return None
