@@ -14,7 +14,7 @@ from agentd.backoff import Backoff
 from agentd.clock import Clock
 from agentd.coderd.errors import CoderdError
 from agentd.metrics import Registry
-from agentd.stability.status_report import Source, StatusReport, TaskState, clean_message
+from agentd.stability.status_report import Source, StatusReport, TaskState
 from agentd.subscribers import Subscribers
 
 # coderd's notification key is truncated to the minute: the same content sooner is stored, but not shown.
@@ -22,14 +22,11 @@ REPEAT_MIN_S: Final = 60.0
 # "working" moves the deadline by an hour by default; a template may set less.
 HEARTBEAT_S: Final = 900.0
 SEND_TIMEOUT_S: Final = 10.0
-RETRY_AFTER_MAX_S: Final = 300.0
 READY_POLL_S: Final = 1.0
 FINAL_MESSAGE: Final = "The workspace is stopping"
 
 Send = Callable[..., Awaitable[None]]
 """`send(state, message, uri, timeout_s=…)`; raises `CoderdError`."""
-
-_EXPLICIT: Final = (Source.EVENT, Source.REPORT)
 
 
 class AppStatusReporter:
@@ -45,17 +42,14 @@ class AppStatusReporter:
         send: Send,
         clock: Clock,
         metrics: Registry,
-        is_ready: Callable[[], bool] = lambda: True,
-        heartbeat_s: float = HEARTBEAT_S,
+        is_ready: Callable[[], bool],
         last: StatusReport | None = None,
-        draw: Callable[[], float] | None = None,
     ) -> None:
         self.accepted = Subscribers[StatusReport]()
         self._send = send
         self._clock = clock
         self._is_ready = is_ready
-        self._heartbeat_s = heartbeat_s
-        self._backoff = Backoff(first_s=1.0, cap_s=60.0, floor_s=0.5, **({"draw": draw} if draw else {}))
+        self._backoff = Backoff(first_s=1.0, cap_s=60.0, floor_s=0.5)
         self._log = log.get("stability")
         self._sent = metrics.counter("agentd_app_status_sent_total", "Statuses coderd took.", "state")
         self._dropped = metrics.counter("agentd_app_status_dropped_total", "Statuses not sent.", "reason")
@@ -74,7 +68,6 @@ class AppStatusReporter:
 
     def report(self, report: StatusReport) -> None:
         """Make `report` the one to send. Never blocks; a pending one is replaced."""
-        report = report._replace(message=clean_message(report.message))
         if report.state is TaskState.NONE:
             return
         is_working = report.state is TaskState.WORKING
@@ -85,7 +78,12 @@ class AppStatusReporter:
             self._drop("superseded", replaced)
         # The first "working" of a new task is not sent; the first report is the one of its end.
         known = self._sending or self._accepted
-        is_news = known is not None or self._is_unsure or not is_working or report.source in _EXPLICIT
+        is_news = (
+            known is not None
+            or self._is_unsure
+            or not is_working
+            or report.source in (Source.EVENT, Source.REPORT)
+        )
         if is_news and (known is None or self._is_unsure or known.content != report.content):
             self._pending = report
         self._changed.set()
@@ -112,7 +110,7 @@ class AppStatusReporter:
         if last is None or not self._is_open:
             return True
         if not last.is_final:
-            last = StatusReport(TaskState.IDLE, message=clean_message(FINAL_MESSAGE))
+            last = StatusReport(TaskState.IDLE, message=FINAL_MESSAGE)
         if self._accepted is not None and self._accepted.state is last.state:
             return True
         try:
@@ -134,9 +132,7 @@ class AppStatusReporter:
         accepted_at = max(self._accepted_at.values(), default=float("-inf"))
         is_known = self._accepted is not None and self._accepted.state is TaskState.WORKING
         heartbeat = self._accepted if is_known else StatusReport(TaskState.WORKING)
-        due_at = max(
-            self._not_before, self._working_since + self._heartbeat_s, accepted_at + self._heartbeat_s
-        )
+        due_at = max(self._not_before, max(self._working_since, accepted_at) + HEARTBEAT_S)
         return heartbeat, due_at - now
 
     async def _try_to_send(self, report: StatusReport) -> None:
@@ -157,7 +153,7 @@ class AppStatusReporter:
             self._pending = None
 
     def _on_failed(self, report: StatusReport, error: CoderdError) -> None:
-        retry_in_s = max(self._backoff.next(), min(error.retry_after_s or 0.0, RETRY_AFTER_MAX_S))
+        retry_in_s = max(self._backoff.next(), error.retry_after_s or 0.0)
         if not self._is_failing or not error.retryable:
             self._log.warning(
                 "app_status.failed", state=report.state.value, error=str(error), again=error.retryable

@@ -32,8 +32,8 @@ class Desk:
             is_ready=lambda: self.is_ready,
             clock=fake_clock.as_clock(),
             metrics=self.metrics,
-            draw=lambda: 1.0,
         )
+        self.reporter._backoff._draw = lambda: 1.0
 
     async def send(self, state, message, uri, *, timeout_s):
         self.calls += 1
