@@ -37,8 +37,6 @@ UNSUPPORTED_PAUSE_S: Final = 3600.0
 _ATTEMPT_SHARE: Final = 2 / 3
 # If `Retry-After` ends behind the deadline, the last attempt starts so long before the deadline.
 _LAST_ATTEMPT_S: Final = 1.0
-# `Retry-After` above this is not followed.
-_RETRY_AFTER_MAX_S: Final = 300.0
 _DETAIL_MAX_CHARS: Final = 400
 
 
@@ -118,8 +116,9 @@ class DestinationUploader:
                 async with self._sending:
                     await self._deliver_pending(ATTEMPT_TIMEOUT_S, self._background_serial_max)
             except RetryableError as exc:
-                asked_s = min(exc.retry_after_s or 0.0, _RETRY_AFTER_MAX_S)
-                self._not_before = self._clock.monotonic() + max(self._backoff.next(), asked_s)
+                self._not_before = self._clock.monotonic() + max(
+                    self._backoff.next(), exc.retry_after_s or 0.0
+                )
                 self._due.set()
 
     async def flush(self, deadline: float) -> None:
