@@ -83,7 +83,7 @@ async def never() -> AsyncIterator[Change]:
 
 async def run_watcher(url: str, follow: bool) -> None:
     gc.freeze()  # as the daemon does after its imports
-    spool = Spool.open(Path(os.environ["SPOOL"]))
+    spool = Spool(Path(os.environ["SPOOL"]))
     recorder = Recorder(
         spool=spool, task_id="", max_messages=10, max_bytes=65_536, checkpoint_s=5, clock=Clock(),
         metrics=Registry(),

@@ -241,7 +241,7 @@ async def build(config: Config, clock: Clock) -> AsyncIterator[Components]:
     async with contextlib.AsyncExitStack() as stack:
         state = stack.enter_context(StateDir.open(config.state.dir))
         ledger = stack.enter_context(contextlib.closing(open_ledger(config, clock)))
-        spool = stack.enter_context(contextlib.closing(Spool.open(state.path / SPOOL_DIR)))
+        spool = stack.enter_context(contextlib.closing(Spool(state.path / SPOOL_DIR)))
         session = await stack.enter_async_context(client_session())
         components = Components(config, clock, state, ledger, spool, session)
         stack.push_async_callback(components.agent.close)

@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -64,10 +64,6 @@ class SpoolEntry:
         """Return True if `destination` has accepted exactly this snapshot."""
         receipt = self.receipts.get(destination)
         return receipt is not None and receipt.outcome is DestinationOutcome.DELIVERED
-
-    def with_receipt(self, receipt: DestinationReceipt) -> "SpoolEntry":
-        """Return the entry with `receipt` instead of that destination's last one."""
-        return replace(self, receipts={**self.receipts, receipt.name: receipt})
 
 
 def encode(entry: SpoolEntry) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from agentd import log
 from agentd.conversation.fit import Fitted
@@ -31,26 +31,19 @@ T = TypeVar("T")
 class Spool:
     """The snapshots in memory and their files. Task id "" stands for "no task".
 
-    Memory holds at most `MAX_TASKS` payloads, plus those that are not written yet.
+    Memory holds at most `MAX_TASKS` payloads, plus those that are not written yet. The constructor reads the files of an
+    earlier run: it blocks on the disk, and raises `StateError` if the directory is unusable.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._files = SpoolFiles(path)
         # Copied at each change, so that both threads can read it without the lock.
-        self._entries: dict[str, SpoolEntry] = {}
+        self._entries = {entry.task_id: entry for entry in self._files.load()}
         self._changing = threading.Lock()
         self._queued_write: Future[OSError | None] | None = None
         self._thread = WorkerThread("agentd-spool")
         self._log = log.get("snapshots")
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        """Read the files of an earlier run. Blocks on the disk. Raises `StateError` if the directory is unusable."""
-        spool = cls(path)
-        for entry in spool._files.load():
-            spool._set(entry)
-        return spool
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Run a blocking `call` in the spool's thread, after the writes that are queued there."""
@@ -70,11 +63,6 @@ class Spool:
                 unwritten=sum(not entry.durable for entry in self._entries.values()),
             )
         return finished
-
-    @property
-    def quarantined(self) -> int:
-        """Damaged files moved to quarantine by this process."""
-        return self._files.quarantined
 
     # --- reading, from memory ---
 
@@ -122,7 +110,8 @@ class Spool:
             current = self.get(entry.task_id)
             if current is None or current.serial != entry.serial:
                 return None
-            return self._set(replace(current.with_receipt(receipt), durable=False))
+            receipts = {**current.receipts, receipt.name: receipt}
+            return self._set(replace(current, receipts=receipts, durable=False))
 
     def _set(self, entry: SpoolEntry) -> SpoolEntry:
         self._entries = {**self._entries, entry.task_id: entry}

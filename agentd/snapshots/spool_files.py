@@ -36,8 +36,6 @@ class SpoolFiles:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.quarantined = 0
-        """Damaged files moved to `quarantine/` by this process."""
         self._newer_schemas: dict[str, int] = {}
         self._log = log.get("snapshots")
 
@@ -92,7 +90,6 @@ class SpoolFiles:
 
     def _quarantine(self, name: str, reason: str) -> None:
         """Move a damaged file to `quarantine/`, which keeps the last `MAX_QUARANTINED` files for an operator."""
-        self.quarantined += 1
         folder = self.path / "quarantine"
         kept_as = folder / name
         try:

@@ -66,7 +66,7 @@ def test_raw_prints_the_stored_bytes(payload, tmp_path):
 
 
 def test_last_reads_the_spool_without_daemon_and_agent(typed, tmp_path):
-    spool = Spool.open(tmp_path / "state" / "spool")
+    spool = Spool(tmp_path / "state" / "spool")
     spool.put(TASK, fit([Message(0, "user", "the end", WHEN)], max_messages=1), captured_at=WHEN)
     spool.start_write().result(timeout=10)
     spool.close()

@@ -106,7 +106,7 @@ def test_the_search_is_linear_in_the_text():
 
 
 async def test_a_redacted_value_does_not_reach_the_disk(tmp_path):
-    spool = Spool.open(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool")
     recorder = Recorder(
         spool=spool,
         task_id="",

@@ -13,7 +13,7 @@ from agentd.tls import aiohttp
 
 @pytest.fixture
 async def spool(tmp_path):
-    spool = Spool.open(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool")
     yield spool
     spool.close()
 

@@ -55,7 +55,7 @@ def arm(deadly: int, moment: str) -> None:
 def main() -> None:
     root = Path(sys.argv[1])
     origin = root / "origin"
-    spool = Spool.open(origin)
+    spool = Spool(origin)
     spool.put(TASK, fitted("old " * 5000), captured_at=WHEN)
     spool.start_write().result()
     spool.close()
@@ -65,7 +65,7 @@ def main() -> None:
             shutil.copytree(origin, directory)
             pid = os.fork()
             if pid == 0:
-                victim = Spool.open(directory)
+                victim = Spool(directory)
                 arm(deadly, moment)
                 entry = victim.put(TASK, fitted("new " * 6000), captured_at=WHEN)
                 victim.start_write().result()

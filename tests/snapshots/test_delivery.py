@@ -104,7 +104,7 @@ async def test_a_delivered_snapshot_is_not_delivered_again_after_a_restart(
     put(spool, task_id)
     await delivery.flush(soon())
     await delivery.flush(soon())
-    again = delivery_of(Spool.open(spool.path), CoderDestination(coderd))
+    again = delivery_of(Spool(spool.path), CoderDestination(coderd))
     assert (await again.flush(soon())).outcome is SnapshotOutcome.DELIVERED
     assert len(server.calls(ROUTE)) == 1
 
@@ -165,7 +165,7 @@ async def test_a_flush_returns_by_its_deadline(spool, server, task_id, coderd, b
     receipt = await delivery_of(spool, CoderDestination(coderd)).flush(started + budget_s)
     assert time.monotonic() - started < budget_s + 0.5
     assert receipt.outcome is SnapshotOutcome.PENDING
-    assert not Spool.open(spool.path).get(task_id).delivered_to("coder")
+    assert not Spool(spool.path).get(task_id).delivered_to("coder")
 
 
 async def test_a_hung_request_leaves_time_for_a_retry(delivery, spool, server, task_id):
@@ -233,7 +233,7 @@ async def test_after_a_refusal_the_next_snapshot_is_sent_and_after_a_restart_the
     put(spool, task_id)
     await delivery.flush(soon())
     server.add_task(workspace, task_id)
-    restarted = delivery_of(Spool.open(spool.path), CoderDestination(coderd))
+    restarted = delivery_of(Spool(spool.path), CoderDestination(coderd))
     assert (await restarted.flush(soon())).outcome is SnapshotOutcome.DELIVERED
     put(spool, task_id, "more")
     assert (await delivery.flush(soon())).outcome is SnapshotOutcome.DELIVERED
@@ -332,7 +332,7 @@ async def test_snapshots_of_an_earlier_run_are_delivered_at_start_under_either_p
 ):
     for upload in ("settle", "stop"):
         put(spool, task_id, upload)
-        delivery = delivery_of(Spool.open(spool.path), CoderDestination(coderd), upload=upload)
+        delivery = delivery_of(Spool(spool.path), CoderDestination(coderd), upload=upload)
         running = asyncio.create_task(delivery.run())
         await server.until(lambda upload=upload: upload in str(server.snapshots.get(task_id)))
         running.cancel()
@@ -429,7 +429,7 @@ async def test_each_destination_has_its_own_receipt_and_does_not_wait_for_others
     ]
     assert receipt.destinations[2].detail == "not now"
     assert shelf.taken == [entry.payload]
-    again = delivery_of(Spool.open(spool.path), CoderDestination(coderd), shelf, Shelf("stubborn"))
+    again = delivery_of(Spool(spool.path), CoderDestination(coderd), shelf, Shelf("stubborn"))
     assert (await again.flush(soon())).outcome is SnapshotOutcome.DELIVERED
     assert len(shelf.taken) == len(server.calls(ROUTE)) == 1
 

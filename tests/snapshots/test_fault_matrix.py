@@ -90,7 +90,7 @@ class Daemon:
     """Recorder, spool and delivery as in one run of the daemon."""
 
     def __init__(self, path, coderd, task_id, clock):
-        self.spool = Spool.open(path)
+        self.spool = Spool(path)
         self.clock = clock
         self.recorder = Recorder(
             spool=self.spool,
@@ -185,7 +185,7 @@ async def test_a_disk_that_cannot_be_written_does_not_prevent_the_delivery(
         assert not (await one.hears("the answer")).durable
         assert (await one.flush()).outcome is SnapshotOutcome.DELIVERED
     assert shown(server, task_id) == "the answer"
-    assert "before" in Spool.open(one.spool.path).get(task_id).payload.decode()
+    assert "before" in Spool(one.spool.path).get(task_id).payload.decode()
 
 
 def torn(data):
@@ -230,7 +230,7 @@ async def test_a_stepped_clock_changes_neither_order_nor_deadline(
     assert (await flushing).outcome is SnapshotOutcome.DELIVERED
     await one.flush()
     assert shown(server, task_id) == "after the step"
-    assert "after the step" in Spool.open(one.spool.path).newest().payload.decode()
+    assert "after the step" in Spool(one.spool.path).newest().payload.decode()
 
 
 async def test_after_a_lost_response_the_same_snapshot_is_sent_again(daemon, server, task_id):

@@ -59,7 +59,7 @@ def disk(request, monkeypatch):
 
 @pytest.fixture
 def spool(tmp_path, disk):
-    spool = Spool.open(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool")
     yield spool
     disk.release()
     spool.close()
@@ -121,7 +121,7 @@ async def flush(delivery):
 
 
 def on_disk(spool):
-    [entry] = Spool.open(spool.path).entries()
+    [entry] = Spool(spool.path).entries()
     return entry
 
 
@@ -253,7 +253,7 @@ def test_a_hung_write_does_not_keep_the_process_alive(tmp_path):
         from agentd.conversation.message import Message
         from agentd.snapshots.spool import Spool
 
-        spool = Spool.open(Path(sys.argv[1]))
+        spool = Spool(Path(sys.argv[1]))
         os.fsync = lambda _fd: threading.Event().wait()
         spool.put("", fit([Message(0, "user", "hi", "")], max_messages=1), captured_at="")
         spool.start_write()

@@ -133,7 +133,7 @@ def test_a_missing_spool_is_an_error(tmp_path):
 
 
 def test_a_file_of_a_newer_agentd_is_not_reported_as_damaged(tmp_path):
-    spool = Spool.open(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool")
     put(spool, TASK, "x")
     spool.close()
     path = next(spool.path.glob("*.snapshot"))

@@ -24,7 +24,7 @@ def contents(entry):
 
 @pytest.fixture
 async def spool(tmp_path):
-    spool = Spool.open(tmp_path / "spool")
+    spool = Spool(tmp_path / "spool")
     yield spool
     spool.close()
 
@@ -73,7 +73,7 @@ async def test_after_flush_to_disk_the_window_is_on_disk(watched, spool):
     watched.recorder.record_messages([said("hi", 0, "user"), said("hello   \n", 1)])
     entry = await watched.recorder.flush_to_disk()
     assert contents(entry) == ["hi", "hello\n"]
-    assert Spool.open(spool.path).get(TASK).payload == entry.payload
+    assert Spool(spool.path).get(TASK).payload == entry.payload
     assert entry.captured_at == "2026-03-02T09:00:00.000000Z"
     assert (watched.written(), entry.durable) == (1, True)
 
@@ -115,7 +115,7 @@ async def test_the_snapshot_is_the_newest_window_and_after_a_restart_the_stored_
     await watched.recorder.flush_to_disk()
     watched.recorder.record_messages([said("go", 0, "user"), said("last screen", 1)])
     assert contents(await watched.recorder.flush_to_disk()) == ["go", "last screen"]
-    after_restart = Watched(Spool.open(spool.path), clock)
+    after_restart = Watched(Spool(spool.path), clock)
     assert contents(await after_restart.recorder.flush_to_disk()) == ["go", "last screen"]
     assert after_restart.written() == 0
 
@@ -123,7 +123,7 @@ async def test_the_snapshot_is_the_newest_window_and_after_a_restart_the_stored_
 async def test_after_a_restart_a_blank_agent_does_not_replace_the_conversation(watched, spool, clock):
     watched.recorder.record_messages([said("go", 0, "user"), said("done", 1)])
     await watched.recorder.flush_to_disk()
-    again = Watched(Spool.open(spool.path), clock)
+    again = Watched(Spool(spool.path), clock)
     again.recorder.record_messages([])
     again.recorder.record_messages([said(" ")])
     assert contents(await again.recorder.flush_to_disk()) == ["go", "done"]
@@ -136,7 +136,7 @@ async def test_after_a_restart_a_start_screen_does_not_replace_a_truncated_conve
 ):
     watched.recorder.record_messages([said("go", 0, "user"), said("x" * 80_000, 1)])
     assert (await watched.recorder.flush_to_disk()).truncated
-    again = Watched(Spool.open(spool.path), clock)
+    again = Watched(Spool(spool.path), clock)
     again.recorder.record_messages([said("welcome")])
     entry = await again.recorder.flush_to_disk()
     assert contents(entry)[-1] == "welcome"
@@ -181,7 +181,7 @@ async def test_a_full_disk_is_logged_once_retried_at_each_checkpoint_and_loses_n
                 recorder.record_messages([said("go", 0, "user"), said(str(number), 1)])
                 await fake_clock.advance(5.0)
                 await until(lambda number=number: running.failures() >= number)
-            assert contents(Spool.open(spool.path).get(TASK)) == ["go"], "the old snapshot stays on disk"
+            assert contents(Spool(spool.path).get(TASK)) == ["go"], "the old snapshot stays on disk"
             entry = await recorder.flush_to_disk()
             assert (contents(entry), entry.durable) == (["go", "3"], False), (
                 "the new snapshot can be delivered"
@@ -189,7 +189,7 @@ async def test_a_full_disk_is_logged_once_retried_at_each_checkpoint_and_loses_n
         await fake_clock.advance(5.0)
         await until(lambda: running.written() == 2)
     assert spool.get(TASK).durable
-    assert contents(Spool.open(spool.path).get(TASK)) == ["go", "3"]
+    assert contents(Spool(spool.path).get(TASK)) == ["go", "3"]
     events = [line["event"] for line in logs if line["log_level"] != "debug"]
     assert events == ["spool.write_failed", "spool.write_restored"]
     assert spool.get(TASK).serial == 4
