@@ -30,7 +30,8 @@ from agentd.hooks.run import HookPolicy
 from agentd.http_client import client_session
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations import CoderDestination, Destination
+from agentd.snapshots.destinations.coder import CoderDestination
+from agentd.snapshots.destinations.destination import Destination
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
 from agentd.stability.app_status import AppStatusReporter

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from agentd.clock import Clock
 from agentd.metrics import Registry
-from agentd.snapshots.destinations import Destination
+from agentd.snapshots.destinations.destination import Destination
 from agentd.snapshots.receipts import Receipt, SnapshotOutcome, combined_outcome
 from agentd.snapshots.spool import Spool
 from agentd.snapshots.uploader import DestinationUploader

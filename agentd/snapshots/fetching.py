@@ -11,7 +11,8 @@ from yarl import URL
 
 from agentd.errors import AgentdError
 from agentd.http_client import client_session, failure, read_start
-from agentd.snapshots.destinations import RetryableError, directory, object_store
+from agentd.snapshots.destinations import directory, object_store
+from agentd.snapshots.destinations.destination import RetryableError
 from agentd.snapshots.destinations.http import read_headers, without_secrets
 from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.reading import DOCUMENT_MAX_BYTES

@@ -14,7 +14,7 @@ from agentd import log
 from agentd.backoff import Backoff
 from agentd.clock import Clock, rfc3339
 from agentd.metrics import Metric
-from agentd.snapshots.destinations import (
+from agentd.snapshots.destinations.destination import (
     Accepted,
     DeliveryError,
     Destination,
@@ -177,7 +177,7 @@ class DestinationUploader:
         self._cut_short = False
         try:
             async with asyncio.timeout(timeout_s) as self._attempt:
-                return await self._destination.deliver(entry, timeout_s=timeout_s)
+                return await self._destination.deliver(entry)
         except TimeoutError as exc:
             raise RetryableError(f"no answer within {timeout_s:.1f}s") from exc
         finally:

@@ -23,7 +23,7 @@ from agentd.errors import PeerError
 from agentd.http_client import RETRY_AFTER_MAX_S, client_session, one_line, retry_after_s
 from agentd.log import register_secret
 from agentd.snapshots import fetching
-from agentd.snapshots.destinations import DeliveryError
+from agentd.snapshots.destinations.destination import DeliveryError
 from agentd.snapshots.destinations.http import HttpDestination
 from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
@@ -202,7 +202,7 @@ async def manifest(url: str, session: aiohttp.ClientSession) -> None:
 
 async def delivery(url: str, session: aiohttp.ClientSession) -> None:
     entry = SpoolEntry("task", b"{}", 1, False, "2026-03-02T09:00:00.000000Z", serial=1)
-    await HttpDestination(UrlTemplate(url, str), session=session).deliver(entry, timeout_s=10)
+    await HttpDestination(UrlTemplate(url, str), session=session).deliver(entry)
 
 
 async def fetched(url: str, _session: aiohttp.ClientSession) -> None:

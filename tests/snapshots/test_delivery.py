@@ -15,7 +15,8 @@ from agentd.conversation.message import Message
 from agentd.metrics import Registry
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations import Accepted, CoderDestination, RejectedError, RetryableError
+from agentd.snapshots.destinations.coder import CoderDestination
+from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
 from agentd.snapshots.receipts import DestinationOutcome, SnapshotOutcome
 from agentd.snapshots.spool import Spool
 
@@ -58,7 +59,7 @@ class Shelf:
         self.failures = list(failures)
         self.taken = []
 
-    async def deliver(self, entry, *, timeout_s):
+    async def deliver(self, entry):
         if self.failures:
             raise self.failures.pop(0)
         self.taken.append(entry.payload)
@@ -307,9 +308,9 @@ async def test_a_server_that_answers_413_to_any_size_is_retried_without_further_
     skipping, destination = SkippingClock(), CoderDestination(coderd)
     deliver = destination.deliver
 
-    async def deliver_in_4_seconds(entry, *, timeout_s):
+    async def deliver_in_4_seconds(entry):
         try:
-            return await deliver(entry, timeout_s=timeout_s)
+            return await deliver(entry)
         finally:
             skipping.now += 4
 
@@ -466,10 +467,10 @@ async def test_a_refused_snapshot_of_an_earlier_task_does_not_change_the_outcome
     delivery = delivery_of(spool, shelf)
     real = shelf.deliver
 
-    async def deliver(entry, *, timeout_s):
+    async def deliver(entry):
         if entry.task_id == "older task":
             raise RejectedError("gone")
-        return await real(entry, timeout_s=timeout_s)
+        return await real(entry)
 
     shelf.deliver = deliver
     assert (await delivery.flush(soon())).outcome is SnapshotOutcome.DELIVERED

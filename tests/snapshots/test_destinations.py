@@ -14,8 +14,8 @@ from aiohttp import web
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.errors import ConfigError
-from agentd.snapshots.destinations import RejectedError, RetryableError
 from agentd.snapshots.destinations.by_url import DestinationContext, from_url
+from agentd.snapshots.destinations.destination import RejectedError, RetryableError
 from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 
@@ -78,8 +78,8 @@ def test_an_invalid_destination_url_is_a_config_error(url, context):
 
 async def test_a_directory_gets_the_payload_as_a_file_of_mode_0600(context, tmp_path):
     destination = from_url(f"file://{tmp_path}/deep/er/", context)
-    await destination.deliver(entry_of("older"), timeout_s=5)
-    accepted = await destination.deliver(entry_of(), timeout_s=5)
+    await destination.deliver(entry_of("older"))
+    accepted = await destination.deliver(entry_of())
     path = tmp_path / "deep" / "er" / f"{TASK}.json"
     assert path.read_bytes() == entry_of().payload
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -90,7 +90,7 @@ async def test_a_directory_gets_the_payload_as_a_file_of_mode_0600(context, tmp_
 async def test_a_directory_that_cannot_be_written_is_retryable(context, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RetryableError, match="cannot be written"):
-        await from_url(f"file://{tmp_path}/file/x/", context).deliver(entry_of(), timeout_s=5)
+        await from_url(f"file://{tmp_path}/file/x/", context).deliver(entry_of())
 
 
 # --- an HTTP server ---
@@ -146,7 +146,7 @@ async def test_a_server_gets_the_payload_and_the_headers_of_the_headers_file(
         f"{http.url}/in/?sig=1", with_options(context, method=method, headers_file=headers_file)
     )
     http.status = 201
-    assert (await destination.deliver(entry_of(), timeout_s=5)).status == 201
+    assert (await destination.deliver(entry_of())).status == 201
     [(sent_method, path, headers, body)] = http.requests
     assert (sent_method, path) == (method, f"/in/{TASK}.json?sig=1")
     assert (headers["Authorization"], headers["X-Team"]) == (SECRET, "blue")
@@ -158,10 +158,10 @@ async def test_renewed_credentials_are_used_at_the_next_attempt(http, context, h
     destination = from_url(http.url + "/x", with_options(context, headers_file=headers_file))
     http.status = 401
     with pytest.raises(RetryableError):
-        await destination.deliver(entry_of(), timeout_s=5)
+        await destination.deliver(entry_of())
     headers_file.write_text("Authorization: Bearer renewed\n")
     http.status = 204
-    await destination.deliver(entry_of(), timeout_s=5)
+    await destination.deliver(entry_of())
     assert [headers["Authorization"] for _, _, headers, _ in http.requests] == [SECRET, "Bearer renewed"]
 
 
@@ -169,7 +169,7 @@ async def test_renewed_credentials_are_used_at_the_next_attempt(http, context, h
 async def test_a_temporary_status_is_retryable(http, context, status):
     http.status = status
     with pytest.raises(RetryableError) as caught:
-        await from_url(http.url + "/x", context).deliver(entry_of(), timeout_s=5)
+        await from_url(http.url + "/x", context).deliver(entry_of())
     assert caught.value.status == status
 
 
@@ -177,25 +177,26 @@ async def test_a_temporary_status_is_retryable(http, context, status):
 async def test_a_permanent_status_is_rejected_and_no_redirect_is_followed(http, context, status):
     http.status, http.headers = status, {"Location": http.url + "/elsewhere"} if status < 400 else {}
     with pytest.raises(RejectedError) as caught:
-        await from_url(http.url + "/x", context).deliver(entry_of(), timeout_s=5)
+        await from_url(http.url + "/x", context).deliver(entry_of())
     assert caught.value.status == status
     assert len(http.requests) == 1
 
 
-async def test_a_server_that_hangs_or_is_down_is_retryable(http, context):
+async def test_a_server_that_hangs_is_given_up_and_one_that_is_down_is_retryable(http, context):
     http.hang = asyncio.Event()
-    with pytest.raises(RetryableError, match="no answer within"):
-        await from_url(http.url + "/x", context).deliver(entry_of(), timeout_s=0.1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await from_url(http.url + "/x", context).deliver(entry_of())
     http.hang.set()
     with pytest.raises(RetryableError):
-        await from_url("http://127.0.0.1:9/x", context).deliver(entry_of(), timeout_s=5)
+        await from_url("http://127.0.0.1:9/x", context).deliver(entry_of())
 
 
 async def test_the_error_does_not_contain_headers_that_the_server_returns(http, context, headers_file):
     http.status, http.body = 400, f"bad header {SECRET} and s3cr3t-value".encode()
     with pytest.raises(RejectedError) as caught:
         await from_url(http.url + "/x?sig=abc", with_options(context, headers_file=headers_file)).deliver(
-            entry_of(), timeout_s=5
+            entry_of()
         )
     assert "s3cr3t" not in str(caught.value)
 
@@ -206,9 +207,7 @@ async def test_an_invalid_headers_file_is_retryable_and_nothing_is_sent(http, co
     if text is not None:
         path.write_bytes(f"# ok\n{text}".encode())
     with pytest.raises(RetryableError, match="headers file") as caught:
-        await from_url(http.url + "/x", with_options(context, headers_file=path)).deliver(
-            entry_of(), timeout_s=5
-        )
+        await from_url(http.url + "/x", with_options(context, headers_file=path)).deliver(entry_of())
     assert http.requests == []
     assert text is None or "line " in str(caught.value)
 
@@ -236,7 +235,7 @@ async def test_a_program_gets_the_payload_in_a_file_and_the_facts_in_its_environ
         .replace("OUT", f"{tmp_path}/out")
         .replace("FACTS", f"{tmp_path}/facts")
     )
-    accepted = await program(code).deliver(entry_of(), timeout_s=10)
+    accepted = await program(code).deliver(entry_of())
     assert (accepted.status, accepted.detail) == (0, "stored it")
     assert (tmp_path / "out").read_bytes() == entry_of().payload
     path, stdin, environ = json.loads((tmp_path / "facts").read_text())
@@ -253,7 +252,7 @@ async def test_a_program_is_not_given_the_agents_token(session, tmp_path):
     path.chmod(0o755)
     environ = {"CODER_AGENT_TOKEN": "topsecret", "CODER_AGENT_TOKEN_FILE": "/f", "PATH": "/usr/bin:/bin"}
     context = DestinationContext(session=session, folder=tmp_path, environ=environ)
-    accepted = await from_url(f"exec://{path}", context).deliver(entry_of(), timeout_s=10)
+    accepted = await from_url(f"exec://{path}", context).deliver(entry_of())
     assert "CODER_AGENT_TOKEN" not in accepted.detail
     assert "AGENTD_TASK_ID" in accepted.detail
 
@@ -270,15 +269,16 @@ async def test_a_program_is_not_given_the_agents_token(session, tmp_path):
 )
 async def test_the_exit_code_of_a_program_decides_about_a_retry(program, code, error, text):
     with pytest.raises(error) as caught:
-        await program(code).deliver(entry_of(), timeout_s=10)
+        await program(code).deliver(entry_of())
     assert text in str(caught.value)
     assert len(str(caught.value)) < 3000
 
 
 async def test_a_program_that_hangs_is_killed_with_its_child_processes(program, tmp_path):
     code = f"pid = os.fork()\nopen('{tmp_path}/pid', 'a').write(f'{{os.getpid()}} ')\ntime.sleep(600)"
-    with pytest.raises(RetryableError, match="was killed"):
-        await program(code).deliver(entry_of(), timeout_s=1.0)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await program(code).deliver(entry_of())
     pids = [int(pid) for pid in (tmp_path / "pid").read_text().split()]
     assert len(pids) == 2
     deadline = time.monotonic() + 5
@@ -298,7 +298,7 @@ async def test_a_program_that_cannot_be_run_is_retryable_with_a_hint(context, tm
     (tmp_path / "upload").touch()
     for name in ("upload", "absent"):
         with pytest.raises(RetryableError, match="executable"):
-            await from_url(f"exec://{tmp_path}/{name}", context).deliver(entry_of(), timeout_s=5)
+            await from_url(f"exec://{tmp_path}/{name}", context).deliver(entry_of())
 
 
 # --- an object store ---
@@ -314,8 +314,8 @@ def test_without_the_library_an_object_store_is_a_config_error(context, monkeypa
 @pytest.mark.filterwarnings("ignore")  # the S3 server is third-party code with warnings of its own
 async def test_a_bucket_gets_the_payload_as_an_object(s3, context):
     destination = from_url("s3://archive/team a/{workspace_id}/", context)
-    await destination.deliver(entry_of("older"), timeout_s=10)
-    await destination.deliver(entry_of(), timeout_s=10)
+    await destination.deliver(entry_of("older"))
+    await destination.deliver(entry_of())
     [item] = s3.list_objects_v2(Bucket="archive")["Contents"]
     assert item["Key"] == f"team a/{WORKSPACE}/{TASK}.json"
     stored = s3.get_object(Bucket="archive", Key=item["Key"])["Body"]
@@ -326,8 +326,8 @@ async def test_a_bucket_gets_the_payload_as_an_object(s3, context):
 @pytest.mark.filterwarnings("ignore")  # the S3 server is third-party code with warnings of its own
 async def test_a_missing_bucket_is_rejected_and_a_server_that_is_down_is_retryable(s3, context, monkeypatch):
     with pytest.raises(RejectedError, match="bucket"):
-        await from_url("s3://no-such-bucket/", context).deliver(entry_of(), timeout_s=10)
+        await from_url("s3://no-such-bucket/", context).deliver(entry_of())
     monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(RetryableError) as caught:
-        await from_url("s3://archive/", context).deliver(entry_of(), timeout_s=10)
+        await from_url("s3://archive/", context).deliver(entry_of())
     assert "\n" not in str(caught.value)

@@ -12,7 +12,7 @@ from agentd.clock import Clock
 from agentd.conversation.message import Message
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations import CoderDestination
+from agentd.snapshots.destinations.coder import CoderDestination
 from agentd.snapshots.receipts import SnapshotOutcome
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool

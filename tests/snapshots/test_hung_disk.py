@@ -17,8 +17,8 @@ from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations import Accepted
 from agentd.snapshots.destinations.by_url import DestinationContext, from_url
+from agentd.snapshots.destinations.destination import Accepted
 from agentd.snapshots.receipts import SnapshotOutcome
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
@@ -92,7 +92,7 @@ class Shelf:
     def __init__(self):
         self.accepted = []
 
-    async def deliver(self, entry, *, timeout_s):
+    async def deliver(self, entry):
         self.accepted.append(text_of(entry))
         return Accepted()
 

@@ -10,7 +10,7 @@ from agentd.conversation.fit import MAX_BYTES
 from agentd.conversation.message import CUT_MARK, Message
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations import CoderDestination
+from agentd.snapshots.destinations.coder import CoderDestination
 from agentd.snapshots.receipts import SnapshotOutcome
 from agentd.snapshots.recorder import Recorder
 

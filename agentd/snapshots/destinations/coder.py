@@ -17,6 +17,8 @@ from agentd.snapshots.entry import SpoolEntry
 
 # Below this size a 413 is not caused by size: shrinking further would only lose the conversation.
 _NEVER_TOO_LARGE_BYTES: Final = 2048
+# The uploader ends an attempt sooner.
+_CALL_MAX_S: Final = 3600.0
 
 
 class CoderDestination:
@@ -33,11 +35,11 @@ class CoderDestination:
         self._coderd = coderd
         self._max_bytes = MAX_BYTES
 
-    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+    async def deliver(self, entry: SpoolEntry) -> Accepted:
         payload = _at_most(entry, self._max_bytes)
         while True:
             try:
-                await self._coderd.put_log_snapshot(entry.task_id, payload, timeout_s=timeout_s)
+                await self._coderd.put_log_snapshot(entry.task_id, payload, timeout_s=_CALL_MAX_S)
             except errors.TooLargeError as exc:
                 if len(payload) <= _NEVER_TOO_LARGE_BYTES:
                     message = f"{exc.message}, but the payload has only {len(payload)} bytes"

@@ -27,8 +27,8 @@ class CommandDestination:
 
     The file contains exactly the payload and is deleted afterwards. Standard input is closed. The receipt
     contains the end of the output. Environment: `environ` without agent tokens, and `AGENTD_TASK_ID`,
-    `AGENTD_CAPTURED_AT`, `AGENTD_MESSAGES` and `AGENTD_SHA256`. At the timeout the process group of the
-    program is killed.
+    `AGENTD_CAPTURED_AT`, `AGENTD_MESSAGES` and `AGENTD_SHA256`. At the end of the attempt
+    the process group of the program is killed.
     """
 
     needs_task = False
@@ -42,16 +42,13 @@ class CommandDestination:
             name: value for name, value in environ.items() if not name.startswith("CODER_AGENT_TOKEN")
         }
 
-    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+    async def deliver(self, entry: SpoolEntry) -> Accepted:
         # The next start of agentd deletes files with this prefix.
         path = self._folder / f"{TMP_PREFIX}deliver-{secrets.token_hex(8)}.json"
         try:
             # In a thread: a disk that hangs must not block the event loop.
-            async with asyncio.timeout(timeout_s):
-                await self._thread.run(lambda: _write(path, entry.payload))
-            code, output = await self._run(entry, str(path), timeout_s)
-        except TimeoutError as exc:
-            raise RetryableError(f"did not end within {timeout_s:.1f}s and was killed") from exc
+            await self._thread.run(lambda: _write(path, entry.payload))
+            code, output = await self._run(entry, str(path))
         except OSError as exc:
             raise RetryableError(
                 f"cannot be run: {exc.strerror}", hint=f"{self._program} must be an executable file"
@@ -66,7 +63,7 @@ class CommandDestination:
         failure = RejectedError if code == EX_DATAERR else RetryableError
         raise failure(f"{ended}: {text}" if text else ended, status=code)
 
-    async def _run(self, entry: SpoolEntry, path: str, timeout_s: float) -> tuple[int, bytes]:
+    async def _run(self, entry: SpoolEntry, path: str) -> tuple[int, bytes]:
         process = await asyncio.create_subprocess_exec(
             self._program,
             path,
@@ -83,9 +80,8 @@ class CommandDestination:
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(timeout_s):
-                output = await _tail(process.stdout)
-                return await process.wait(), output
+            output = await _tail(process.stdout)
+            return await process.wait(), output
         finally:
             # Kills also the processes that the program left running.
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -1,6 +1,6 @@
-"""The interface of a destination: it makes one attempt with a time limit and reports the result.
+"""The interface of a destination: it makes one attempt and reports the result.
 
-The uploader decides about retries.
+The uploader decides about retries, and cancels an attempt at its time limit.
 """
 
 from typing import NamedTuple, Protocol
@@ -10,10 +10,7 @@ from agentd.snapshots.entry import SpoolEntry
 
 
 class DeliveryError(AgentdError):
-    """A destination did not accept a snapshot.
-
-    `status` is the HTTP status or the exit code, None without one.
-    """
+    """A destination did not accept a snapshot. `status` is the HTTP status or the exit code, None without one."""
 
     def __init__(
         self, message: str, *, status: int | None = None, retry_after_s: float | None = None, hint: str = ""
@@ -53,6 +50,6 @@ class Destination(Protocol):
         """True if this destination needs a task id."""
         ...
 
-    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
-        """Make one attempt. It must be idempotent. Raises a `DeliveryError`."""
+    async def deliver(self, entry: SpoolEntry) -> Accepted:
+        """Make one attempt. It must be idempotent, and may be cancelled. Raises a `DeliveryError`."""
         ...

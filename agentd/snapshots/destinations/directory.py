@@ -23,13 +23,10 @@ class DirectoryDestination:
         # write that hung cannot replace a newer file later.
         self._thread = WorkerThread("agentd-file")
 
-    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+    async def deliver(self, entry: SpoolEntry) -> Accepted:
         path = path_of(self._template.expand(entry.task_id))
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._thread.run(lambda: _write(path, entry.payload))
-        except TimeoutError as exc:
-            raise RetryableError(f"{path} was not written within {timeout_s:.1f}s") from exc
+            await self._thread.run(lambda: _write(path, entry.payload))
         except OSError as exc:
             raise RetryableError(f"{path} cannot be written: {exc.strerror}") from exc
         return Accepted(detail=str(path))

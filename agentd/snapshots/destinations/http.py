@@ -1,6 +1,5 @@
 """`https://…`: a server that accepts a PUT or POST of JSON, with headers from a file."""
 
-import asyncio
 import contextlib
 import re
 import ssl
@@ -52,30 +51,24 @@ class HttpDestination:
         self._headers_file = headers_file
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
 
-    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+    async def deliver(self, entry: SpoolEntry) -> Accepted:
         headers = {"Content-Type": "application/json", **read_headers(self._headers_file)}
         excerpt = bytearray()
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session.request(
-                    self._method,
-                    URL(self._template.expand(entry.task_id), encoded=True),
-                    data=entry.payload,
-                    headers=headers,
-                    allow_redirects=False,
-                    ssl=self._tls,
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-                ) as response,
-            ):
+            async with self._session.request(
+                self._method,
+                URL(self._template.expand(entry.task_id), encoded=True),
+                data=entry.payload,
+                headers=headers,
+                allow_redirects=False,
+                ssl=self._tls,
+            ) as response:
                 status = response.status
                 if 200 <= status < 300:
                     return Accepted(status)
                 # A body that breaks off must not hide the status.
                 with contextlib.suppress(aiohttp.ClientPayloadError):
                     await read_start(response.content.iter_any(), _EXCERPT_MAX_BYTES, into=excerpt)
-        except TimeoutError as exc:
-            raise RetryableError(f"no answer within {timeout_s:.1f}s") from exc
         except (aiohttp.ClientError, OSError) as exc:
             raise RetryableError(failure(exc, mask=partial(without_secrets, headers))) from exc
         text = without_secrets(headers, excerpt.decode("utf-8", "replace"))

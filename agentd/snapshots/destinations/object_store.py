@@ -4,7 +4,6 @@ obstore takes the credentials where the clouds' own tools do: from the environme
 `AZURE_*`) or from the identity of the instance. `AWS_ENDPOINT` sets another S3 server.
 """
 
-import asyncio
 import importlib.util
 import os
 from datetime import timedelta
@@ -41,16 +40,13 @@ class ObjectStoreDestination:
         self._template = template
         self.name = template.name
 
-    async def deliver(self, entry: SpoolEntry, *, timeout_s: float) -> Accepted:
+    async def deliver(self, entry: SpoolEntry) -> Accepted:
         import obstore  # noqa: PLC0415 - an optional extra, loaded where it is used
         from obstore.exceptions import BaseError  # noqa: PLC0415 - the same
 
         key = _key(self._template.expand(entry.task_id))
         try:
-            async with asyncio.timeout(timeout_s):
-                await obstore.put_async(self._store, key, entry.payload)
-        except TimeoutError as exc:
-            raise RetryableError(f"no answer within {timeout_s:.1f}s") from exc
+            await obstore.put_async(self._store, key, entry.payload)
         except FileNotFoundError as exc:
             raise RejectedError(_reason(exc), hint="create the bucket, or configure another") from exc
         except (BaseError, OSError) as exc:
