@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         )
     # Read all files first, so that an error in the last one is reported at once.
     verdicts = [_run(scenario, args) for scenario in [file.load(path) for path in paths]]
-    failed = [verdict.scenario.name for verdict in verdicts if not verdict.holds]
+    failed = [verdict.scenario.name for verdict in verdicts if not verdict.passed]
     if len(verdicts) > 1:
         print(
             f"{len(verdicts) - len(failed)} of {len(verdicts)} scenarios passed"
@@ -83,7 +83,7 @@ def _run(scenario: "Scenario", args: argparse.Namespace) -> "Verdict":
             print(f"  kept: {home}")
         else:
             shutil.rmtree(home, ignore_errors=True)
-    if verdict.holds:
+    if verdict.passed:
         print(f"✓ {scenario.name} passed ({verdict.seconds:.1f} s)", flush=True)
     else:
         _print_failure(verdict)

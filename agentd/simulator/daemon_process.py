@@ -176,10 +176,6 @@ class DaemonProcess:
             await self._reader
         return code
 
-    def events(self, *names: str) -> list[LogLine]:
-        """The log lines of these events so far."""
-        return [line for line in self.lines if line.get("event") in names]
-
     def last_lines(self) -> str:
         """The last `LAST_LINES` log lines, each on a line of its own."""
         return "".join(f"\n    {json.dumps(line, ensure_ascii=False)}" for line in self.lines[-LAST_LINES:])

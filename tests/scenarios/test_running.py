@@ -136,7 +136,7 @@ async def test_an_impossible_action_fails_its_step(written, tmp_path, step, mess
     home = tmp_path / "home"
     home.mkdir()
     verdict = await execute(file.load(path), home)
-    assert not verdict.holds
+    assert not verdict.passed
     assert message in verdict.why
 
 
@@ -164,7 +164,7 @@ async def test_a_script_runs_all_its_actions(written, tmp_path):
     home = tmp_path / "home"
     home.mkdir()
     verdict = await execute(file.load(path), home)
-    assert verdict.holds, verdict.why
+    assert verdict.passed, verdict.why
 
 
 def test_the_list_names_every_shipped_scenario(run, capsys):

@@ -29,7 +29,7 @@ def all_or_long() -> list[object]:
 async def test_shipped_scenario_passes(path, tmp_path):
     verdict = await execute(file.load(path), tmp_path)
 
-    assert verdict.holds, f"step {verdict.failed.number}: {verdict.failed}\n  {verdict.why}"
+    assert verdict.passed, f"step {verdict.failed.number}: {verdict.failed}\n  {verdict.why}"
 
 
 def test_there_are_many_scenarios_and_each_has_its_own_title():

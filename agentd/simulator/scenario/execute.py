@@ -32,7 +32,7 @@ class Verdict:
     why: str = ""
 
     @property
-    def holds(self) -> bool:
+    def passed(self) -> bool:
         return self.failed is None
 
 

@@ -178,7 +178,7 @@ def pause(world: World, task: Task) -> web.Response:
 
 
 def resume(world: World, task: Task) -> web.Response:
-    """Begin a start build, which gives the agent a new token. It succeeds at once, unless builds are held."""
+    """Begin a start build, which gives the agent a new token. With `hold_builds` its job stays pending."""
     if task.workspace is None:
         return answers.error(500, "Task does not have a workspace.")
     latest = task.workspace.latest
