@@ -33,37 +33,26 @@ class AgentControl(PeerControl[SimulatedAgentApi]):
             raise SimulatorError(f"unknown status {status!r}", hint="use running or stable")
         self.peer.set_status(status)
 
-    def _message(self, fields: Fields) -> object:
-        return self.peer.add_message(str(fields.get("role", "agent")), str(fields["content"]))
-
-    def _rewrite(self, fields: Fields) -> object:
-        return self.peer.rewrite_last(str(fields["content"]))
-
-    def _load(self, fields: Fields) -> None:
-        self.peer.load(fields["messages"])
-
-    def _error(self, fields: Fields) -> None:
-        self.peer.agent_error(str(fields["message"]), fields.get("level", "error"))
-
-    def _fault(self, fields: Fields) -> None:
-        self.peer.fault(**fields)
-
     def _restart(self, _fields: Fields) -> None:
         self.require_listening()
         self.after_response(self.peer.restart)
 
     COMMANDS: ClassVar = {
         "status": _status,
-        "message": _message,
-        "rewrite": _rewrite,
-        "load": _load,
-        "error": _error,
+        "message": lambda self, fields: self.peer.add_message(
+            str(fields.get("role", "agent")), str(fields["content"])
+        ),
+        "rewrite": lambda self, fields: self.peer.rewrite_last(str(fields["content"])),
+        "load": lambda self, fields: self.peer.load(fields["messages"]),
+        "error": lambda self, fields: self.peer.agent_error(
+            str(fields["message"]), fields.get("level", "error")
+        ),
         "fail-turn": lambda self, fields: self.peer.fail_turn(str(fields["error"])),
         "hang": lambda self, _fields: self.peer.hang(),
         "release": lambda self, _fields: self.peer.release(),
         "bogus-tail": lambda self, _fields: self.peer.bogus_tail(),
         "collide-ids": lambda self, _fields: self.peer.collide_ids(),
-        "fault": _fault,
+        "fault": lambda self, fields: self.peer.fault(**fields),
         "clear-faults": PeerControl.clear_faults,
         "away": PeerControl.away,
         "back": PeerControl.back,

@@ -104,15 +104,6 @@ class CoderdControl(PeerControl[SimulatedCoderd]):
         known = {name: fields[name] for name in ("lifecycle", "app_health", "connected") if name in fields}
         self.peer.set_agent(self._workspace(fields), **known)
 
-    def _stop_start(self, fields: Fields) -> None:
-        self.peer.stop_start(self._workspace(fields))
-
-    def _stop_finish(self, fields: Fields) -> None:
-        self.peer.stop_finish(self._workspace(fields), error=str(fields.get("error", "")))
-
-    def _delete(self, fields: Fields) -> None:
-        self.peer.delete_build(self._workspace(fields))
-
     async def _publish(self, fields: Fields) -> None:
         event = fields["event"] if "event" in fields else str(fields["raw"]).encode()
         await self.peer.publish(self._workspace(fields), event)
@@ -125,15 +116,6 @@ class CoderdControl(PeerControl[SimulatedCoderd]):
             self.after_response(self.peer.drop_connections, how)
         else:
             await self.peer.drop_connections(how)
-
-    def _fail_next(self, fields: Fields) -> None:
-        self.peer.fail_next(**fields)
-
-    def _fault(self, fields: Fields) -> None:
-        self.peer.fault(**fields)
-
-    def _advance_clock(self, fields: Fields) -> None:
-        self.peer.advance_clock(float(fields["seconds"]))
 
     def _restart(self, fields: Fields) -> object:
         seconds = float(fields.get("seconds", _OUTAGE_S))
@@ -154,15 +136,17 @@ class CoderdControl(PeerControl[SimulatedCoderd]):
         "start-finish": _start_finish,
         "run-job": lambda self, fields: self.peer.run_job(self._workspace(fields)),
         "agent": _agent,
-        "stop-start": _stop_start,
-        "stop-finish": _stop_finish,
-        "delete": _delete,
+        "stop-start": lambda self, fields: self.peer.stop_start(self._workspace(fields)),
+        "stop-finish": lambda self, fields: self.peer.stop_finish(
+            self._workspace(fields), error=str(fields.get("error", ""))
+        ),
+        "delete": lambda self, fields: self.peer.delete_build(self._workspace(fields)),
         "publish": _publish,
         "drop": _drop,
-        "fail-next": _fail_next,
-        "fault": _fault,
+        "fail-next": lambda self, fields: self.peer.fail_next(**fields),
+        "fault": lambda self, fields: self.peer.fault(**fields),
         "clear-faults": PeerControl.clear_faults,
-        "advance-clock": _advance_clock,
+        "advance-clock": lambda self, fields: self.peer.advance_clock(float(fields["seconds"])),
         "restart": _restart,
         "away": PeerControl.away,
         "back": PeerControl.back,
