@@ -4,6 +4,7 @@ Use `self._log = log.get("claims")` in a class, or `log.get(...)` in a function.
 `log.warning("stream.lost", reason="idle 45s", retry_in_s=3.2)`.
 """
 
+import contextlib
 import enum
 import logging
 import re
@@ -177,13 +178,12 @@ def _encodings(char: str) -> set[bytes]:
 
 
 class _TolerantStream:
-    """Counts the failures of a text stream: a closed pipe or a full log disk must not stop the daemon."""
+    """Drops what a text stream does not accept: a closed pipe or a full log disk must not stop the daemon."""
 
     def __init__(self, out: TextIO | None) -> None:
         # Python sets a standard stream to None if it was closed before the process started.
         self._out = out
         self._encoding: str = getattr(out, "encoding", None) or "utf-8"
-        self.lost = 0
 
     @property
     def utf8(self) -> bool:
@@ -196,20 +196,16 @@ class _TolerantStream:
             return False
 
     def write(self, text: str) -> None:
-        if self._out is None:
-            return
-        try:
-            # A lone surrogate becomes an escape such as \udc80, which is valid in JSON too.
-            self._out.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
-        except (OSError, ValueError):
-            self.lost += 1
+        # A lone surrogate becomes an escape such as \udc80, which is valid in JSON too.
+        text = text.encode(self._encoding, "backslashreplace").decode(self._encoding)
+        with contextlib.suppress(OSError, ValueError):
+            if self._out is not None:
+                self._out.write(text)
 
     def flush(self) -> None:
-        try:
+        with contextlib.suppress(OSError, ValueError):
             if self._out is not None:
                 self._out.flush()
-        except (OSError, ValueError):
-            self.lost += 1
 
 
 class _ToStructlog(logging.Handler):

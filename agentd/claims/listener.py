@@ -39,6 +39,8 @@ MAX_LOGGED: Final = 16
 """Distinct log lines about the events of one connection."""
 GOOD_CONNECTION_S: Final = 60.0
 """A connection that lasts this long is good, even if it delivers nothing."""
+FLEET_SPREAD_S: Final = 5.0
+"""The window in which a fleet reconnects after a restart of coderd. Each workspace has a fixed offset in it."""
 FIND_MISSED_TIMEOUT_S: Final = 5.0
 FIND_MISSED_EVERY_S: Final = 60.0
 """While listening: the agent learns of its new owner later than the event would have come."""
@@ -54,9 +56,7 @@ class ClaimListener:
     """Listens for claims of one workspace and runs their hooks with `hook_runner`.
 
     `workspace_id` is the configured one. `find_missed` returns a claim whose event did not arrive; it is
-    called at each connection and every minute, for servers that do not repeat a claim. `spread_s` is the
-    window in which a fleet reconnects after a restart of coderd; each workspace has a fixed offset in it.
-    `on_change` gets each new state.
+    called at each connection and every minute, for servers that do not repeat a claim.
     """
 
     def __init__(
@@ -70,8 +70,6 @@ class ClaimListener:
         metrics: Registry,
         workspace_id: str | None = None,
         find_missed: FindMissed | None = None,
-        spread_s: float = 5.0,
-        on_change: Callable[[ClaimsView], None] = lambda _view: None,
     ) -> None:
         self._stream = stream
         self._tokens = tokens
@@ -80,18 +78,8 @@ class ClaimListener:
         self._clock = clock
         self._workspace_id = workspace_id
         self._find_missed = find_missed
-        self._spread_s = spread_s
         self._log = log.get("claims")
-        self._status = ClaimsStatus(
-            clock=clock,
-            log=self._log,
-            metrics=metrics,
-            claim=ledger.latest,
-            activity=lambda: hook_runner.activity,
-            next_hook_at=lambda: hook_runner.next_attempt_at,
-            on_change=on_change,
-        )
-        hook_runner.on_change = self._status.update
+        self._status = ClaimsStatus(ledger, hook_runner, clock=clock, metrics=metrics)
         self._events = metrics.counter("agentd_claim_events_total", "Events of the claim stream.", "outcome")
         self._ends = metrics.counter(
             "agentd_claim_connections_total", "Connections by how they ended.", "end"
@@ -313,9 +301,8 @@ class ClaimListener:
         )
         if pause_s is not None and self._connection_is_good:
             # A restart of coderd ends the streams of all workspaces at once.
-            pause_s += self._spread_s * fleet_offset(
-                self._workspace_id or self._ledger.token_fingerprint or ""
-            )
+            name = self._workspace_id or self._ledger.token_fingerprint or ""
+            pause_s += FLEET_SPREAD_S * fleet_offset(name)
         return pause_s
 
     def _count_replay(self, claim: Claim) -> None:

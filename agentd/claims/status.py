@@ -4,13 +4,12 @@ The state is computed from the last result of the stream and from the newest cla
 is logged and counted once, however often the same result repeats.
 """
 
-from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from structlog.typing import FilteringBoundLogger
-
+from agentd import log
 from agentd.claims.answers import AnswerClass, ClaimsState
-from agentd.claims.claim import Claim
+from agentd.claims.hook_runner import HookRunner
+from agentd.claims.ledger import Ledger
 from agentd.claims.lifecycle import ClaimState
 from agentd.clock import Clock, rfc3339
 from agentd.coderd.errors import CoderdError
@@ -39,48 +38,27 @@ class ClaimsView(NamedTuple):
     ignored: int
 
     def as_json(self) -> dict[str, Any]:
+        times = ("since", "last_event_at", "next_attempt_at")
         return {
-            "state": self.state.value,
-            "reason": self.reason,
-            "since": rfc3339(self.since),
-            "last_event_at": None if self.last_event_at is None else rfc3339(self.last_event_at),
-            "next_attempt_at": None if self.next_attempt_at is None else rfc3339(self.next_attempt_at),
-            "failures": self.failures,
-            "replays": self.replays,
-            "ignored": self.ignored,
+            name: rfc3339(value) if name in times and value is not None else value
+            for name, value in self._asdict().items()
         }
 
 
 class ClaimsStatus:
-    """Computes `claims.state`.
+    """Computes `claims.state`. The hook runner reports its changes to it."""
 
-    `claim` returns the newest claim of this workspace; `activity` what the hook runner does, "" if nothing;
-    `next_hook_at` when a failed hook runs again (Unix seconds). `on_change` gets each new state.
-    """
-
-    def __init__(
-        self,
-        *,
-        clock: Clock,
-        log: FilteringBoundLogger,
-        metrics: Registry,
-        claim: Callable[[], Claim | None],
-        activity: Callable[[], str],
-        next_hook_at: Callable[[], float | None],
-        on_change: Callable[[ClaimsView], None],
-    ) -> None:
+    def __init__(self, ledger: Ledger, hook_runner: HookRunner, *, clock: Clock, metrics: Registry) -> None:
+        self._ledger = ledger
+        self._hook_runner = hook_runner
         self._clock = clock
-        self._log = log
-        self._claim = claim
-        self._activity = activity
-        self._next_hook_at = next_hook_at
-        self._on_change = on_change
+        self._log = log.get("claims")
         self._was_open = False
         self._gauge = metrics.gauge("agentd_claims_state", "1 for the state the claim side is in.", "state")
         self._stream = ClaimsState.CONNECTING
         self._stream_reason = "starting"
         self._next_connect_at: float | None = None
-        self._last_fault: tuple[ClaimsState, type[AgentdError]] | None = None
+        self._last_fault: tuple[ClaimsState, str] | None = None
         self._state = ClaimsState.CONNECTING
         self._gauge.set(1.0, state=self._state.value)
         self._since = clock.wall()
@@ -88,6 +66,7 @@ class ClaimsStatus:
         self.failures = 0
         self.replays = 0
         self.ignored = 0
+        hook_runner.on_change = self.update
 
     def connecting(self) -> None:
         """A connection attempt starts. Keep the last state until there is an answer."""
@@ -112,7 +91,7 @@ class ClaimsStatus:
         """The connection ended with `error` of class `answer`. `retry_in_s` is None for a terminal answer."""
         self.failures += 1
         reason = f"{answer.why}: {error}" if answer.why else str(error)
-        fault = (answer.state, type(error))
+        fault = (answer.state, error.label)
         if fault != self._last_fault:
             request_id = error.request_id if isinstance(error, CoderdError) else ""
             facts = {"state": answer.state.value, **({"request_id": request_id} if request_id else {})}
@@ -127,34 +106,32 @@ class ClaimsStatus:
 
     def update(self) -> None:
         """Compute the state again. Call this after each change of its inputs."""
-        state, reason = self._current()
+        state, _ = self._current()
         if state is self._state:
             return
         for each in ClaimsState:
             self._gauge.set(float(each is state), state=each.value)
         self._state, self._since = state, self._clock.wall()
-        self._on_change(self._view(state, reason))
 
     def view(self) -> ClaimsView:
         self.update()
-        return self._view(*self._current())
-
-    def _view(self, state: ClaimsState, reason: str) -> ClaimsView:
+        state, reason = self._current()
+        acting = state is ClaimsState.ACTING
         return ClaimsView(
             state=state,
             reason=reason,
             since=self._since,
             last_event_at=self.last_event_at,
-            next_attempt_at=self._next_hook_at() if state is ClaimsState.ACTING else self._next_connect_at,
+            next_attempt_at=self._hook_runner.next_attempt_at if acting else self._next_connect_at,
             failures=self.failures,
             replays=self.replays,
             ignored=self.ignored,
         )
 
     def _current(self) -> tuple[ClaimsState, str]:
-        activity, claim = self._activity(), self._claim()
-        if activity:
-            return ClaimsState.ACTING, activity
+        claim = self._ledger.latest()
+        if self._hook_runner.activity:
+            return ClaimsState.ACTING, self._hook_runner.activity
         if claim is None or not claim.is_final or self._stream not in _CLAIM_PREVAILS:
             return self._stream, self._stream_reason
         if claim.state is ClaimState.DONE:

@@ -28,16 +28,15 @@ if TYPE_CHECKING:
     import httpx
 
 PATH: Final = "/api/v2/workspaceagents/me/reinit"
-CONNECT_S: Final = 10.0
 SILENCE_S: Final = 45.0
-"""Three of coderd's pings."""
+"""Limit of the wait for the headers, for the next byte and for the end of an event: three of coderd's pings."""
 
 
 class ReinitStream:
     """The claim stream of one workspace. `last_event_id` and `retry_s` are kept for the next connection.
 
     `url` is coderd's access URL, `context` its TLS context (None for plain http), `headers` are extra headers
-    for proxies. `silence_s` limits the wait for the headers, for the next byte and for the end of an event.
+    for proxies.
     """
 
     def __init__(
@@ -47,15 +46,11 @@ class ReinitStream:
         context: ssl.SSLContext | None,
         clock: Clock,
         headers: Mapping[str, str] | None = None,
-        silence_s: float = SILENCE_S,
-        connect_s: float = CONNECT_S,
     ) -> None:
         self._url = url.rstrip("/") + PATH
         self._context = context
         self._clock = clock
         self._headers = dict(headers or {})
-        self._silence_s = silence_s
-        self._connect_s = connect_s
         self.last_event_id = ""
         self.retry_s: float | None = None
 
@@ -77,7 +72,7 @@ class ReinitStream:
         from agentd.coderd.stream_transport import StreamTransport  # noqa: PLC0415 - as above
 
         # Without httpx's client, which also parses redirects and raises its own errors for invalid ones.
-        transport = StreamTransport(context=self._context, connect_s=self._connect_s, on_sent=on_sent)
+        transport = StreamTransport(context=self._context, on_sent=on_sent)
         request = httpx.Request(
             "GET",
             self._url,
@@ -101,13 +96,13 @@ class ReinitStream:
     async def _deadline(
         self, error: type[UnreachableError], what: str, *, since: float | None = None
     ) -> AsyncIterator[None]:
-        """Raise `error` if the block does not end within `silence_s` from now or from `since` (monotonic)."""
+        """Raise `error` if the block does not end within `SILENCE_S` from now or from `since` (monotonic)."""
         now = self._clock.monotonic()
         try:
-            async with self._clock.timeout((now if since is None else since) + self._silence_s - now):
+            async with self._clock.timeout((now if since is None else since) + SILENCE_S - now):
                 yield
         except TimeoutError as exc:
-            raise error(f"{what} within {self._silence_s:g} s") from exc
+            raise error(f"{what} within {SILENCE_S:g} s") from exc
 
     async def _check(self, response: "httpx.Response") -> None:
         """Raise the error of an answer that is not the stream."""

@@ -29,6 +29,8 @@ from agentd.coderd.errors import (
 )
 from agentd.http_client import failure
 
+CONNECT_S: Final = 10.0
+"""Limit of name resolution, connection and handshake together."""
 HEADERS_MAX_BYTES: Final = 100 * 1024
 READ_BYTES: Final = 64 * 1024
 NEXT_ADDRESS_AFTER_S: Final = 0.25
@@ -46,15 +48,11 @@ _KEEPALIVE: Final = (
 class StreamTransport(httpx.AsyncBaseTransport):
     """Opens a connection for each request and closes it with the response. No proxy, no redirect, no retry.
 
-    `context` is the TLS context (None for plain http). `connect_s` limits name resolution, connection and
-    handshake together. `on_sent` is called after the request was sent.
+    `context` is the TLS context (None for plain http). `on_sent` is called after the request was sent.
     """
 
-    def __init__(
-        self, *, context: ssl.SSLContext | None, connect_s: float, on_sent: Callable[[], None]
-    ) -> None:
+    def __init__(self, *, context: ssl.SSLContext | None, on_sent: Callable[[], None]) -> None:
         self._context = context
-        self._connect_s = connect_s
         self._on_sent = on_sent
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -83,7 +81,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
     async def _connect(self, url: httpx.URL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         host, port = url.raw_host.decode(), url.port or (443 if self._context else 80)
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with asyncio.timeout(CONNECT_S):
                 addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
                 sock = await aiohappyeyeballs.start_connection(
                     addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, interleave=1

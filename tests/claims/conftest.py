@@ -72,26 +72,32 @@ FAST_CLOCK = Clock(sleep=short_sleep)
 
 @dataclass
 class Side:
-    """A running claim side and the views that it reported."""
+    """A running claim side and the states that it had."""
 
     ledger: Ledger
     metrics: Registry
     listener: ClaimListener = field(init=False)
-    changes: list[ClaimsView] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def note(self, view: ClaimsView) -> None:
-        self.changes.append(view)
-        self.changed.set()
+    def follow(self) -> None:
+        """Note each state that the listener's status computes."""
+        status = self.listener._status
+        update = status.update
+
+        def noting() -> None:
+            update()
+            if self.states[-1:] != [status._state.value]:
+                self.states.append(status._state.value)
+                self.changed.set()
+
+        status.update = status._hook_runner.on_change = noting
 
     async def until(self, state: str) -> ClaimsView:
         while (view := self.listener.view()).state != state:
             self.changed.clear()
             await asyncio.wait_for(self.changed.wait(), 20)
         return view
-
-    def states(self) -> list[str]:
-        return [view.state.value for view in self.changes]
 
 
 StartSide = Callable[..., contextlib.AbstractAsyncContextManager[Side]]
@@ -125,9 +131,9 @@ def start_side(hooks: Hooks, state_dir: Path) -> StartSide:
             clock=clock,
             metrics=metrics,
             workspace_id=workspace_id,
-            on_change=side.note,
             **options,
         )
+        side.follow()
         running = asyncio.create_task(side.listener.run(), name="claim side under test")
         try:
             yield side

@@ -233,7 +233,7 @@ async def test_401_is_retried_while_the_claim_job_runs(hooks: Any, start_side: A
             view = await side.until("unauthorized")
             assert "normal while a claim" in view.reason
             await soon(lambda: len(coderd.calls("reinit")) >= 5)
-            assert "listening" not in side.states(), "the state does not alternate between refusals"
+            assert "listening" not in side.states, "the state does not alternate between refusals"
             await coderd.claim_finish(ws)
             await side.until("settled")
     assert hooks.runs() == ["10-a 1"]

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import trustme
 
-from agentd.coderd import errors
+from agentd.coderd import errors, stream_transport
 from agentd.coderd.stream_transport import StreamTransport
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -61,10 +61,8 @@ async def serving(server: Server, host: str = "127.0.0.1", **options: Any) -> As
 
 
 @contextlib.asynccontextmanager
-async def answer_of(
-    url: str, context: ssl.SSLContext | None = None, connect_s: float = 10.0
-) -> AsyncIterator[httpx.Response]:
-    transport = StreamTransport(context=context, connect_s=connect_s, on_sent=lambda: None)
+async def answer_of(url: str, context: ssl.SSLContext | None = None) -> AsyncIterator[httpx.Response]:
+    transport = StreamTransport(context=context, on_sent=lambda: None)
     async with (
         httpx.AsyncClient(transport=transport, trust_env=False) as client,
         client.stream("GET", url) as response,
@@ -72,8 +70,8 @@ async def answer_of(
         yield response
 
 
-async def body_of(url: str, context: ssl.SSLContext | None = None, connect_s: float = 10.0) -> bytes:
-    async with answer_of(url, context, connect_s) as response:
+async def body_of(url: str, context: ssl.SSLContext | None = None) -> bytes:
+    async with answer_of(url, context) as response:
         return b"".join([chunk async for chunk in response.aiter_raw()])
 
 
@@ -166,8 +164,9 @@ async def test_a_slow_name_resolution_ends_at_the_connect_timeout(monkeypatch: p
         await asyncio.Event().wait()
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    monkeypatch.setattr(stream_transport, "CONNECT_S", 0.01)
     with pytest.raises(errors.ConnectError, match="connect timeout"):
-        await body_of("http://coder.example/", connect_s=0.01)
+        await body_of("http://coder.example/")
 
 
 async def test_a_trusted_certificate_is_accepted_for_its_host_name_only() -> None:
