@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from agents.kinds import KINDS
 from drawing.source import Source
 
 from agentd import cli, config
@@ -31,13 +32,6 @@ def rows(text: str, header: str) -> list[str]:
 
 
 # Agent kinds.
-
-# Package in agentd/agents → its `kind`.
-KINDS = {
-    name.split(".")[1]: re.search(r'^ {4}kind = "([\w-]+)"', SOURCE.text(name), re.MULTILINE)[1]
-    for name in SOURCE.paths
-    if re.fullmatch(r"agents\.\w+\.agent", name)
-}
 
 
 def test_every_package_of_agents_is_a_kind():
