@@ -8,6 +8,7 @@ from agents.contract import AgentContract
 from agents.scripted import ScriptedAgent
 
 from agentd.agents.agent import Activity
+from agentd.agents.agentapi import client as client_module
 from agentd.agents.agentapi.agent import AgentApiAgent, AgentApiOptions
 from agentd.agents.agentapi.client import AgentApiClient
 from agentd.simulator.agentapi import SimulatedAgentApi
@@ -79,11 +80,12 @@ class TestScripted(AgentContract):
 
 class TestAgentApi(AgentContract):
     @pytest.fixture
-    async def stage(self, fake_clock):
+    async def stage(self, fake_clock, monkeypatch):
+        monkeypatch.setattr(client_module, "STATUS_TIMEOUT_S", 0.5)
         async with SimulatedAgentApi() as simulated, aiohttp.ClientSession() as session:
             simulated.add_message("user", "hello")
             simulated.add_message("agent", "hello yourself")
-            client = AgentApiClient(simulated.url, session=session, status_timeout_s=0.5)
+            client = AgentApiClient(simulated.url, session=session)
             agent = AgentApiAgent(client, AgentApiOptions(keep=3), clock=fake_clock.as_clock())
             yield AgentApiStage(simulated, agent)
             await agent.close()

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 
+from agentd.agents.agentapi import client as client_module
 from agentd.agents.agentapi.agent import AgentApiAgent, AgentApiOptions
 from agentd.agents.agentapi.client import AgentApiClient
 from agentd.simulator.agentapi import SimulatedAgentApi
@@ -30,10 +31,7 @@ class Bench:
         self.states: list[AgentStatus] = []
         self.task_reports: TaskReports | None = None
         self.tracker = Tracker(5.0)
-        # Long, so that an answer of a busy machine is not a silence.
-        self.client = AgentApiClient(
-            simulated.url, session=session, status_timeout_s=10.0, messages_timeout_s=10.0
-        )
+        self.client = AgentApiClient(simulated.url, session=session)
         kind = AgentApiAgent if follow else NotFollowed
         self.agent = kind(self.client, AgentApiOptions(keep=3), clock=fake_clock.as_clock())
         self.watcher = Watcher(
@@ -50,10 +48,10 @@ class Bench:
     @contextmanager
     def short_timeouts(self, *routes: str):
         """Let requests of `routes` time out after 0.1 s, for a test in which the agent does not answer them."""
-        before = vars(self.client).copy()
-        vars(self.client).update({f"_{route}_timeout_s": 0.1 for route in routes})
-        yield
-        vars(self.client).update({f"_{route}_timeout_s": before[f"_{route}_timeout_s"] for route in routes})
+        with pytest.MonkeyPatch.context() as patch:
+            for route in routes:
+                patch.setattr(client_module, f"{route.upper()}_TIMEOUT_S", 0.1)
+            yield
 
     def _on_messages(self, messages) -> None:
         self.windows.append([message.content for message in messages])
@@ -110,26 +108,29 @@ class Bench:
 
 
 @asynccontextmanager
-async def _bench(fake_clock, *, follow: bool):
+async def _bench(fake_clock, patch, *, follow: bool):
     async with SimulatedAgentApi() as simulated, aiohttp.ClientSession() as session:
         simulated.add_message("user", "do it")
         simulated.add_message("agent", "done")
+        # Long, so that an answer of a busy machine is not a silence.
+        patch.setattr(client_module, "STATUS_TIMEOUT_S", 10.0)
+        patch.setattr(client_module, "MESSAGES_TIMEOUT_S", 10.0)
         bench = Bench(simulated, session, fake_clock, follow=follow)
         yield bench
         await bench.agent.close()
 
 
 @pytest.fixture
-async def bench(fake_clock):
+async def bench(fake_clock, monkeypatch):
     """Polls only."""
-    async with _bench(fake_clock, follow=False) as bench:
+    async with _bench(fake_clock, monkeypatch, follow=False) as bench:
         yield bench
 
 
 @pytest.fixture
-async def following(fake_clock):
+async def following(fake_clock, monkeypatch):
     """Polls and holds the event stream, connected."""
-    async with _bench(fake_clock, follow=True) as bench, bench.running():
+    async with _bench(fake_clock, monkeypatch, follow=True) as bench, bench.running():
         await bench.until(lambda: bench.agent.is_announcing)
         await bench.rest()
         yield bench

@@ -63,7 +63,7 @@ async def by_the_naive_rule(session, plane):
 async def by_agentd(session, plane, fake_clock, folder):
     """A look every second; tracker, reports and reporter as the daemon connects them."""
     clock = fake_clock.as_clock()
-    reporter = AppStatusReporter(send=plane.send, clock=clock, metrics=Registry())
+    reporter = AppStatusReporter(send=plane.send, is_ready=lambda: True, clock=clock, metrics=Registry())
     reports = TaskReports(folder=folder, clock=clock, disk=WorkerThread("state"))
     reports.changed.add(reporter.report)
     tracker = Tracker(5.0)

@@ -26,12 +26,8 @@ from yarl import URL
 
 from agentd.agents.agent import AgentBrokenError, AgentBusyError, AgentError, AgentGoneError
 from agentd.agents.agentapi.events import AgentEvent, AgentEventDecoder
-from agentd.agents.agentapi.messages import (
-    BodyCutOffError,
-    BodyMalformedError,
-    BodyTooLargeError,
-    MessageTail,
-)
+from agentd.agents.agentapi.json_scan import BodyError
+from agentd.agents.agentapi.messages import MessageTail
 from agentd.agents.agentapi.single_flight import SingleFlight
 from agentd.conversation.message import Message
 from agentd.http_client import failure, json_object, one_line, read_start
@@ -65,35 +61,21 @@ class StatusReading(NamedTuple):
 
 
 class AgentApiClient:
-    """AgentAPI at `url`.
+    """AgentAPI at `url`. `session` has no time limit of its own, `tls` is the context for https.
 
     For `localhost` the client connects to 127.0.0.1, which needs no resolver thread. The Host header, which AgentAPI
-    checks, still has the name of the URL, or `host_header`. `tls` is the context for https.
+    checks, still has the name of the URL.
     """
 
     def __init__(
-        self,
-        url: str,
-        *,
-        session: aiohttp.ClientSession,
-        host_header: str | None = None,
-        tls: ssl.SSLContext | None = None,
-        status_timeout_s: float = STATUS_TIMEOUT_S,
-        messages_timeout_s: float = MESSAGES_TIMEOUT_S,
-        body_timeout_s: float = BODY_TIMEOUT_S,
+        self, url: str, *, session: aiohttp.ClientSession, tls: ssl.SSLContext | None = None
     ) -> None:
         given = URL(url)
         self.url = str(given).rstrip("/")
         self._base = str(given.with_host("127.0.0.1") if given.host == "localhost" else given).rstrip("/")
         self._session = session
-        self._headers = {
-            "Host": host_header or given.host_port_subcomponent or "",
-            "Accept-Encoding": "identity",
-        }
+        self._headers = {"Host": given.host_port_subcomponent or "", "Accept-Encoding": "identity"}
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
-        self._status_timeout_s = status_timeout_s
-        self._messages_timeout_s = messages_timeout_s
-        self._body_timeout_s = body_timeout_s
         self._statuses = SingleFlight(self._read_status, "GET /status")
         self._histories: dict[int, SingleFlight[list[Message]]] = {}
         self.history_bytes = 0
@@ -102,7 +84,7 @@ class AgentApiClient:
     async def status(self) -> StatusReading:
         """`GET /status`. Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`."""
         try:
-            return await self._statuses.join(self._status_timeout_s)
+            return await self._statuses.join(STATUS_TIMEOUT_S)
         except TimeoutError as exc:
             raise AgentBusyError(str(exc)) from exc
 
@@ -113,8 +95,8 @@ class AgentApiClient:
 
         `fresh`: the request is sent after this call, not shared with a call that waits already.
 
-        `timeout_s` bounds the whole call. Without it, `messages_timeout_s` bounds the time to the first byte, and
-        `body_timeout_s` the rest.
+        `timeout_s` bounds the whole call. Without it, `MESSAGES_TIMEOUT_S` bounds the time to the first byte, and
+        `BODY_TIMEOUT_S` the rest.
         Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`.
         """
         flight = self._histories.get(keep)
@@ -124,7 +106,7 @@ class AgentApiClient:
         try:
             if timeout_s is not None:
                 return await flight.join(timeout_s, fresh=fresh)
-            return await flight.join(self._messages_timeout_s, then_s=self._body_timeout_s, fresh=fresh)
+            return await flight.join(MESSAGES_TIMEOUT_S, then_s=BODY_TIMEOUT_S, fresh=fresh)
         except TimeoutError as exc:
             raise AgentBusyError(str(exc)) from exc
 
@@ -163,13 +145,13 @@ class AgentApiClient:
         decoder = AgentEventDecoder()
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(self._messages_timeout_s):
+                async with asyncio.timeout(MESSAGES_TIMEOUT_S):
                     response = await stack.enter_async_context(self._exchange("GET", "/events"))
                     if response.status != 200 or response.content_type != "text/event-stream":
                         text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
                         raise _broken("GET /events", response, text)
             except TimeoutError as exc:
-                raise AgentBusyError(f"GET /events: no answer within {self._messages_timeout_s:g} s") from exc
+                raise AgentBusyError(f"GET /events: no answer within {MESSAGES_TIMEOUT_S:g} s") from exc
             async for chunk in response.content.iter_any():
                 try:
                     for event in decoder.feed(chunk):
@@ -209,16 +191,16 @@ class AgentApiClient:
                 raise _broken("GET /messages", response, text)
             begun.set()
             try:
-                async with asyncio.timeout(self._body_timeout_s):
+                async with asyncio.timeout(BODY_TIMEOUT_S):
                     async for chunk in response.content.iter_any():
                         tail.feed(chunk)
                 return tail.close()
             except TimeoutError as exc:
                 raise AgentBrokenError(
-                    f"GET /messages: the answer did not end; {tail.received_bytes} bytes in {self._body_timeout_s:g} s"
+                    f"GET /messages: the answer did not end; {tail.received_bytes} bytes in {BODY_TIMEOUT_S:g} s"
                 ) from exc
-            except (BodyMalformedError, BodyCutOffError, BodyTooLargeError) as exc:
-                raise AgentBrokenError(f"GET {exc}") from exc
+            except BodyError as exc:
+                raise AgentBrokenError(f"GET /messages: {exc}") from exc
             finally:
                 self.history_bytes = tail.received_bytes
 
@@ -239,7 +221,6 @@ class AgentApiClient:
                 # A compressed answer is refused, so it must not be inflated first.
                 auto_decompress=False,
                 ssl=self._tls,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
             ) as response:
                 if response.headers.get("Content-Encoding", "identity") != "identity":
                     raise AgentBrokenError(

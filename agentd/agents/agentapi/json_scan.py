@@ -38,8 +38,8 @@ _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\(?:[^u]|u[0-9a-fA-F]{4})[^"\\]*+)*+'
 _BROKEN_HEAD: Final = re.compile(rb"(?:[\x80-\xbf]|\\u[dD][c-fC-F][0-9a-fA-F]{2})*+")
 
 
-class JsonMalformedError(PeerError):
-    """A body is not valid JSON. The message says what was expected, where, and what was found."""
+class BodyError(PeerError):
+    """A body is not the expected JSON, ends too early or is too large. The message says which, and where."""
 
 
 class JsonText(NamedTuple):
@@ -49,13 +49,13 @@ class JsonText(NamedTuple):
     cut: bool = False
 
     def decode(self) -> str:
-        """The text, with lone surrogates where the body has them. Raises `JsonMalformedError` on a bad escape."""
+        """The text, with lone surrogates where the body has them. Raises `BodyError` on a bad escape."""
         text = self.raw.decode("utf-8", "replace")
         if BACKSLASH in self.raw:
             try:
                 text = json.loads(f'"{text}"', strict=False)
             except ValueError as exc:
-                raise JsonMalformedError(f"bad escape in a string: {exc}") from exc
+                raise BodyError(f"bad escape in a string: {exc}") from exc
         return CUT_MARK + text if self.cut else text
 
 
@@ -72,7 +72,7 @@ class JsonScan:
         next(self._scan)
 
     def feed(self, chunk: bytes) -> None:
-        """Parse the next chunk. Raises `JsonMalformedError`; the parser is unusable then."""
+        """Parse the next chunk. Raises `BodyError`; the parser is unusable then."""
         self.received_bytes += len(chunk)
         for start in range(0, len(chunk), _PIECE_BYTES):
             self._scan.send(chunk[start : start + _PIECE_BYTES])
@@ -148,7 +148,7 @@ class JsonScan:
         if first not in (OBJECT, LIST):
             return (yield from self.scalar())
         if depth >= _DEPTH_MAX:
-            raise JsonMalformedError(f"nested more than {_DEPTH_MAX} deep")
+            raise BodyError(f"nested more than {_DEPTH_MAX} deep")
         if first == LIST:
             more = yield from self.item(first=True)
             while more:
@@ -197,12 +197,10 @@ class JsonScan:
         raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         return JsonText(raw) if kept <= cap else JsonText(_tail(raw, cap), cut=True)
 
-    def unexpected(self, wanted: str) -> JsonMalformedError:
+    def unexpected(self, wanted: str) -> BodyError:
         """The error for what is at this position."""
         place = self.received_bytes - len(self._buffer) + self._at
-        return JsonMalformedError(
-            f"expected {wanted} near byte {place}, found {self._buffer[self._at :][:40]!r}"
-        )
+        return BodyError(f"expected {wanted} near byte {place}, found {self._buffer[self._at :][:40]!r}")
 
     def _more(self) -> Scan[None]:
         chunk = yield

@@ -8,9 +8,8 @@ those. Its memory is bounded: `keep` messages, `CONTENT_MAX_BYTES` each, `WINDOW
 from collections import deque
 from typing import Final
 
-from agentd.agents.agentapi.json_scan import LIST, OBJECT, QUOTE, JsonMalformedError, JsonScan, JsonText, Scan
+from agentd.agents.agentapi.json_scan import LIST, OBJECT, QUOTE, BodyError, JsonScan, JsonText, Scan
 from agentd.conversation.message import Message, NotAMessageError, parse_message
-from agentd.errors import PeerError
 
 # One byte of a snapshot takes at most six bytes in the body (`\u0041` for "A"), so the newest 65,536 encoded bytes of a
 # message are always within its last 6 x 65,536. A terminal screen (320 kB at the worst) is never truncated.
@@ -23,36 +22,19 @@ BODY_MAX_BYTES: Final = 2 * 1024**3
 _WORD_MAX_BYTES: Final = 256  # of a role or a time
 
 
-class BodyMalformedError(PeerError):
-    """A `/messages` body is not the expected JSON."""
-
-
-class BodyCutOffError(PeerError):
-    """A `/messages` body ended before its JSON did."""
-
-
-class BodyTooLargeError(PeerError):
-    """A `/messages` body is larger than the limit."""
-
-
 class MessageTail(JsonScan):
     """Push parser for one `GET /messages` body.
 
     `{"$schema": …, "messages": [{"id": int, "role": str, "content": str, "time": str}, …]}`: fields in any order,
     unknown ones skipped, `null` for an empty list. `feed` it every chunk; `close()` then returns the newest `keep`
     messages, oldest first. The result does not depend on how the body was split into chunks.
-    `text` names the field of the content, as for `parse_message`.
+    Entries that are not messages are left out. `text` names the field of the content, as for `parse_message`.
     """
 
-    def __init__(self, keep: int, *, text: str = "content", body_max_bytes: int = BODY_MAX_BYTES) -> None:
-        self.refused = 0
-        """Number of entries that are not messages."""
-        self.refusal = ""
-        """The reason for the last of them."""
+    def __init__(self, keep: int, *, text: str = "content") -> None:
         self._keep = keep
         self._text = text
         self._fields = {"id", "role", text, "time"}
-        self._body_max_bytes = body_max_bytes
         # Only the messages that are kept in the end are decoded; until then a message has no text, and the raw text beside it.
         self._window: deque[tuple[Message, JsonText]] = deque()
         self._window_bytes = 0
@@ -60,26 +42,18 @@ class MessageTail(JsonScan):
         super().__init__()
 
     def feed(self, chunk: bytes) -> None:
-        """Parse the next chunk. Raises `BodyMalformedError` or `BodyTooLargeError`; the parser is unusable then."""
-        if self.received_bytes + len(chunk) > self._body_max_bytes:
-            raise BodyTooLargeError(f"/messages: body is larger than {self._body_max_bytes} bytes")
-        try:
-            super().feed(chunk)
-        except JsonMalformedError as exc:
-            raise BodyMalformedError(f"/messages: {exc}") from exc
+        """Parse the next chunk. Raises `BodyError`; the parser is unusable then."""
+        if self.received_bytes + len(chunk) > BODY_MAX_BYTES:
+            raise BodyError(f"larger than {BODY_MAX_BYTES} bytes")
+        super().feed(chunk)
 
     def close(self) -> list[Message]:
-        """End the body. Returns its newest messages, oldest first. Raises `BodyCutOffError` or `BodyMalformedError`."""
+        """End the body. Returns its newest messages, oldest first. Raises `BodyError`."""
         if not self.whole:
-            raise BodyCutOffError(
-                f"/messages: body ended after {self.received_bytes} bytes, before the end of its JSON"
-            )
+            raise BodyError(f"the body ended after {self.received_bytes} bytes, before the end of its JSON")
         if not self._listed:
-            raise BodyMalformedError('/messages: body has no "messages"')
-        try:
-            return [message._replace(content=text.decode()) for message, text in self._window]
-        except JsonMalformedError as exc:
-            raise BodyMalformedError(f"/messages: {exc}") from exc
+            raise BodyError('the body has no "messages"')
+        return [message._replace(content=text.decode()) for message, text in self._window]
 
     def document(self) -> Scan[None]:
         """The body's object."""
@@ -100,7 +74,7 @@ class MessageTail(JsonScan):
         self._window_bytes = 0
         if (yield from self.peek()) != LIST:
             if (yield from self.skip(1)) is not None:
-                raise JsonMalformedError('"messages" is not a list')
+                raise BodyError('"messages" is not a list')
             return
         more = yield from self.item(first=True)
         while more:
@@ -108,7 +82,6 @@ class MessageTail(JsonScan):
                 yield from self._entry()
             else:
                 yield from self.skip(2)
-                self._refuse("entry is not an object")
             more = yield from self.item()
 
     def _entry(self) -> Scan[None]:
@@ -127,18 +100,12 @@ class MessageTail(JsonScan):
                 fields[name] = (yield from self.text(_WORD_MAX_BYTES)).decode()
             name = yield from self.field()
         try:
-            self._offer(parse_message(fields, text=self._text), text)
-        except NotAMessageError as exc:
-            self._refuse(str(exc))
-
-    def _offer(self, message: Message, text: JsonText) -> None:
+            message = parse_message(fields, text=self._text)
+        except NotAMessageError:
+            return
         self._window.append((message, text))
         self._window_bytes += len(text.raw)
         while len(self._window) > self._keep or (
             self._window_bytes > WINDOW_MAX_BYTES and len(self._window) > 1
         ):
             self._window_bytes -= len(self._window.popleft()[1].raw)
-
-    def _refuse(self, reason: str) -> None:
-        self.refused += 1
-        self.refusal = reason

@@ -9,12 +9,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from agentd.agents.agentapi.messages import (
-    BodyCutOffError,
-    BodyMalformedError,
-    BodyTooLargeError,
-    MessageTail,
-)
+from agentd.agents.agentapi.json_scan import BodyError
+from agentd.agents.agentapi.messages import MessageTail
 from agentd.conversation.message import Message
 from agentd.errors import PeerError
 
@@ -40,7 +36,7 @@ def read_state_file(path: Path, *, keep: int) -> list[Message]:
         return tail.close()
     except OSError as exc:
         raise StateFileError(f"state file {path}: {exc.strerror or exc}") from exc
-    except (BodyMalformedError, BodyCutOffError, BodyTooLargeError) as exc:
+    except BodyError as exc:
         raise StateFileError(f"state file {path}: not AgentAPI's: {exc}") from exc
 
 
