@@ -4,18 +4,17 @@ It checks every file before it writes the first one.
 """
 
 import argparse
-import os
 import pwd
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from agentd.cli import installation
 from agentd.cli.installation import Piece, Places
+from agentd.durable import replace_file
 from agentd.errors import AgentdError, ExitCode
 
 _SYSTEMD_RUNS: Final = Path("/run/systemd/system")
@@ -64,20 +63,26 @@ def run(args: argparse.Namespace) -> int:
     program = installation.program(sys.argv[0])
     pieces = installation.pieces(places, program=program, run_as=args.run_as)
     if args.shown:
-        return _print_file(pieces, args.shown)
+        texts = {piece.name: piece.text for piece in pieces}
+        if args.shown not in texts:
+            raise AgentdError(f"--print {args.shown}: no such file", hint=f"use one of {', '.join(texts)}")
+        print(texts[args.shown], end="")
+        return ExitCode.OK
     if not args.user and not args.run_as and (path := installation.hidden_path(program)):
         raise AgentdError(
             f"the service cannot access {path}: its sandbox hides home directories and /tmp",
             hint="install agentd below /usr/local or /opt, or use --run-as USER or --user",
         )
-    found = {piece.path: piece.found() for piece in pieces}
+    with installation.file_errors("read"):
+        found = {piece.path: piece.found() for piece in pieces}
     changed = [piece.path for piece in pieces if found[piece.path] == "changed" and not piece.editable]
     if changed and not args.force:
         raise AgentdError(
             f"{', '.join(map(str, changed))}: changed since agentd wrote it; nothing was written",
             hint="move your change to a drop-in (systemctl edit agentd), or use --force (keeps FILE.old)",
         )
-    _make_directory(places.on_disk(places.hooks))
+    with installation.file_errors("write"):
+        places.on_disk(places.hooks).mkdir(parents=True, exist_ok=True)
     for piece in pieces:
         if found[piece.path] == "same":
             print(f"unchanged  {piece.path}")
@@ -125,46 +130,18 @@ def _check(args: argparse.Namespace) -> None:
             raise AgentdError(f"--run-as {args.run_as}: no such user", hint="create it with useradd") from exc
 
 
-def _print_file(pieces: list[Piece], name: str) -> int:
-    for piece in pieces:
-        if piece.name == name:
-            print(piece.text, end="")
-            return ExitCode.OK
-    raise AgentdError(
-        f"--print {name}: no such file", hint=f"use one of {', '.join(piece.name for piece in pieces)}"
-    )
-
-
 def _put(piece: Piece, *, keep_old: bool) -> str:
     """Replace the file atomically. Returns a remark about the old file for the output, or ""."""
-    _make_directory(piece.path.parent)
     remark = ""
-    try:
+    with installation.file_errors("write", piece.path):
+        piece.path.parent.mkdir(parents=True, exist_ok=True)
         if keep_old:
             old = piece.path.with_name(piece.path.name + ".old")
             shutil.copy2(piece.path, old)
             remark = f" (the old file is now {old})"
-        fd, temporary = tempfile.mkstemp(dir=piece.path.parent, prefix=f".{piece.path.name}.")
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(piece.text)
-            os.fchmod(fd, piece.mode)
-            file.flush()
-            os.fsync(fd)
-        Path(temporary).replace(piece.path)
-    except OSError as exc:
-        raise _write_error(piece.path, exc) from exc
+        replace_file(piece.path, piece.text.encode(), mode=piece.mode)
+        piece.path.chmod(piece.mode)  # the umask may have removed bits
     return remark
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise _write_error(path, exc) from exc
-
-
-def _write_error(path: Path, exc: OSError) -> AgentdError:
-    return AgentdError(f"cannot write {path}: {exc.strerror}", hint="run as root, or use --user")
 
 
 def _print_next_steps(places: Places) -> None:

@@ -5,10 +5,12 @@ older agentd wrote the file, and it may be replaced or removed. Otherwise it was
 the file itself, so that no separate record can be lost or contradict it.
 """
 
+import contextlib
 import hashlib
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,6 +24,17 @@ _USER_IN_DROP_IN: Final = "User=coder\n"
 _HIDDEN_FROM_UNIT: Final = ("/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")  # noqa: S108 - ProtectHome, PrivateTmp
 
 Found = Literal["absent", "same", "ours", "changed"]
+
+
+@contextlib.contextmanager
+def file_errors(action: str, path: Path | None = None) -> Iterator[None]:
+    """Raise an `OSError` of the body as an `AgentdError` that names `path`, by default the file of the error."""
+    try:
+        yield
+    except OSError as exc:
+        raise AgentdError(
+            f"cannot {action} {path or exc.filename}: {exc.strerror}", hint="run as root, or use --user"
+        ) from exc
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +53,6 @@ class Piece:
             existing = self.path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
             return "absent"
-        except OSError as exc:
-            raise AgentdError(
-                f"cannot read {self.path}: {exc.strerror}", hint="run as root, or use --user"
-            ) from exc
         if existing == self.text:
             return "same"
         return "ours" if _has_valid_mark(existing) else "changed"

@@ -11,7 +11,7 @@ from typing import Final
 from agentd.cli import installation
 from agentd.cli.install import add_place_options, reload_systemd, systemctl
 from agentd.cli.installation import Piece, Places
-from agentd.errors import AgentdError, ExitCode
+from agentd.errors import ExitCode
 
 # Any user name: the drop-in's path and mark do not depend on it.
 _ANY_USER: Final = "coder"
@@ -33,16 +33,12 @@ def run(args: argparse.Namespace) -> int:
     systemctl(places, "disable", "--now", "agentd.service")
     if not places.user:
         systemctl(places, "stop", "agentd-token.path")
-    try:
+    with installation.file_errors("remove"):
         for piece in installation.pieces(places, program="", run_as=_ANY_USER):
             _remove(piece, purge=args.purge)
         if args.purge:
             _purge(places)
         _remove_empty(places)
-    except OSError as exc:
-        raise AgentdError(
-            f"cannot remove {exc.filename}: {exc.strerror}", hint="run as root, or use --user"
-        ) from exc
     reload_systemd(places)
     return ExitCode.OK
 
