@@ -2,9 +2,10 @@
 
 import argparse
 import asyncio
+import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from agentd import config, log, stop_timeout
@@ -46,19 +47,16 @@ def run(args: argparse.Namespace) -> int:
         log.configure(level="debug", fmt="console")
     else:
         log.configure(level=settings.log.level, fmt=settings.log.format)
-    _warn_of_short_grace(settings, stop_timeout.configured_or(settings, unit))
-    return asyncio.run(_serve(settings, read_config, Notifier({} if args.foreground else os.environ)))
-
-
-def _warn_of_short_grace(settings: Config, given: stop_timeout.StopTimeout) -> None:
-    if given.is_enough_for(settings.shutdown.budget_s) is False:
+    timeout = stop_timeout.configured_or(settings, unit)
+    if timeout.is_enough_for(settings.shutdown.budget_s) is False:
         log.get("daemon").warning(
             "shutdown.grace_short",
             budget_s=settings.shutdown.budget_s,
-            grace_s=given.seconds,
-            told_by=given.source,
+            grace_s=timeout.seconds,
+            told_by=timeout.source,
             hint="a stop may be cut off: raise the grace or lower shutdown.budget_s",
         )
+    return asyncio.run(_serve(settings, read_config, Notifier({} if args.foreground else os.environ)))
 
 
 async def _serve(settings: Config, read_config: Callable[[], Config], notifier: Notifier) -> ExitCode:
@@ -68,7 +66,7 @@ async def _serve(settings: Config, read_config: Callable[[], Config], notifier: 
 
     async with build(settings, Clock()) as components:
         daemon = Daemon(components, notifier=notifier, read_config=read_config)
-        with _Signals(daemon):
+        with _signals(daemon):
             code = await daemon.run()
             await _leave_if_disk_hangs(components.spool, code)
     return code
@@ -90,35 +88,34 @@ async def _leave_if_disk_hangs(spool: "Spool", code: ExitCode) -> None:
     os._exit(code)
 
 
-class _Signals:
+@contextlib.contextmanager
+def _signals(daemon: "Daemon") -> Iterator[None]:
     """TERM and INT: the first stops, the second skips waiting, the third exits now. HUP reloads."""
+    loop = asyncio.get_running_loop()
+    count = 0
+    reloads: set[asyncio.Task[None]] = set()
 
-    def __init__(self, daemon: "Daemon") -> None:
-        self._daemon = daemon
-        self._loop = asyncio.get_running_loop()
-        self._count = 0
-        self._reloads: set[asyncio.Task[None]] = set()
-
-    def __enter__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._end, number)
-        self._loop.add_signal_handler(signal.SIGHUP, self._reload)
-
-    def __exit__(self, *_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._loop.remove_signal_handler(number)
-
-    def _end(self, number: signal.Signals) -> None:
-        self._count += 1
-        if self._count == 1:
-            self._daemon.stop(number.name)
-        elif self._count == 2:
-            self._daemon.skip_waiting()
+    def end(number: signal.Signals) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            daemon.stop(number.name)
+        elif count == 2:
+            daemon.skip_waiting()
         else:
             # Third signal. The spool is on disk, and the next start ends running hooks.
             os._exit(ExitCode.PENDING)
 
-    def _reload(self) -> None:
-        task = self._loop.create_task(self._daemon.reload(), name="reload")
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+    def reload() -> None:
+        task = loop.create_task(daemon.reload(), name="reload")
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, number)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)

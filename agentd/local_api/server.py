@@ -7,7 +7,7 @@ JSON.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from aiohttp import web
 
@@ -90,33 +90,33 @@ class LocalApi:
         After an error neither is left open.
         """
         try:
-            await self._start()
+            listener = unix_socket.bind(self._path)
+            self._bound = True
+            app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[errors_as_json, self._guard])
+            app.add_routes(self._routes())
+            if self._listen:
+                from agentd import ui  # noqa: PLC0415 - only the TCP port has a page
+
+                app.add_routes(ui.routes("daemon"))
+            self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=RESPONSE_TIMEOUT_S)
+            await self._runner.setup()
+            await web.SockSite(self._runner, listener).start()
+            if self._listen:
+                await self._listen_on_tcp(self._runner)
         except BaseException:
             await self.close()
             raise
-
-    async def _start(self) -> None:
-        listener = unix_socket.bind(self._path)
-        self._bound = True
-        app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[errors_as_json, self._guard()])
-        app.add_routes(self._routes())
-        if self._listen:
-            from agentd import ui  # noqa: PLC0415 - only the TCP port has a page
-
-            app.add_routes(ui.routes("daemon"))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=RESPONSE_TIMEOUT_S)
-        await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
-        if self._listen:
-            host, port = loopback_address(self._listen)
-            try:
-                await web.TCPSite(self._runner, host, port).start()
-            except OSError as exc:
-                raise ConfigError(
-                    f"local_api.listen: cannot listen on {self._listen}: {exc.strerror}",
-                    hint="choose another port",
-                ) from exc
         self._log.debug("local_api.listening", socket=str(self._path), tcp=self._listen or None)
+
+    async def _listen_on_tcp(self, runner: web.AppRunner) -> None:
+        host, port = loopback_address(self._listen)
+        try:
+            await web.TCPSite(runner, host, port).start()
+        except OSError as exc:
+            raise ConfigError(
+                f"local_api.listen: cannot listen on {self._listen}: {exc.strerror}",
+                hint="choose another port",
+            ) from exc
 
     async def close(self) -> None:
         """Stop listening and cancel the operations that still run. Can be called again."""
@@ -140,8 +140,8 @@ class LocalApi:
             web.get("/metrics", _metrics(operations.metrics)),
             web.get("/v1/status", _view(operations.status)),
             web.get("/v1/claims", _view(operations.claims)),
-            web.post("/v1/claims/{id}/retry", self._claim_operation(operations.retry_claim)),
-            web.delete("/v1/claims/{id}", self._claim_operation(operations.forget_claim)),
+            web.post("/v1/claims/{id}/retry", self._operation(operations.retry_claim)),
+            web.delete("/v1/claims/{id}", self._operation(operations.forget_claim)),
             web.get("/v1/messages", _awaited_view(operations.messages)),
             web.post("/v1/messages", send),
             web.post("/v1/reports", report_handler(operations.report, shielded)),
@@ -153,32 +153,24 @@ class LocalApi:
             web.post("/v1/stop", self._operation(operations.stop)),
         ]
 
-    def _guard(self) -> Any:  # noqa: ANN401 - aiohttp's type of a middleware
-        @web.middleware
-        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-            reason = request_guard.refusal_reason(request, self._proxies)
-            if reason:
-                return error_response(
-                    403,
-                    "Request refused: its Host, Origin or Sec-Fetch-Site header is not allowed"
-                    " (local_api.allowed_hosts).",
-                    reason,
-                )
-            return await handler(request)
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        reason = request_guard.refusal_reason(request, self._proxies)
+        if reason:
+            return error_response(
+                403,
+                "Request refused: its Host, Origin or Sec-Fetch-Site header is not allowed"
+                " (local_api.allowed_hosts).",
+                reason,
+            )
+        return await handler(request)
 
-        return guard
+    def _operation(self, run: Callable[..., Awaitable[Json]]) -> Handler:
+        """`run` gets the variable parts of the route's path."""
 
-    def _operation(self, run: Callable[[], Awaitable[Json]]) -> Handler:
         async def handle(request: web.Request) -> web.Response:
             await request.read()
-            return json_response(await self._run_shielded(run()))
-
-        return handle
-
-    def _claim_operation(self, run: Callable[[str], Awaitable[Json]]) -> Handler:
-        async def handle(request: web.Request) -> web.Response:
-            await request.read()
-            return json_response(await self._run_shielded(run(request.match_info["id"])))
+            return json_response(await self._run_shielded(run(*request.match_info.values())))
 
         return handle
 
