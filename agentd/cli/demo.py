@@ -18,9 +18,6 @@ from agentd.cli.demo_page import DemoPage
 from agentd.errors import AgentdError, ExitCode
 
 if TYPE_CHECKING:
-    from agentd.simulator.agentapi import SimulatedAgentApi
-    from agentd.simulator.coderd import SimulatedCoderd
-    from agentd.simulator.coderd.workspaces import Workspace
     from agentd.simulator.daemon_process import DaemonProcess
 
 BUDGET_S: Final = 60.0
@@ -88,196 +85,171 @@ class Demo:
         from agentd.simulator.coderd import SimulatedCoderd  # noqa: PLC0415 - not needed to parse arguments
 
         self._write_hooks()
-        async with SimulatedCoderd(ping_s=1.0) as coderd, SimulatedAgentApi() as agent:
-            workspace = coderd.add_prebuild()
-            task_id = coderd.add_task(workspace)
-            environ = self._environ(coderd, agent, workspace.token, task_id)
+        async with SimulatedCoderd(ping_s=1.0) as self._coderd, SimulatedAgentApi() as self._agent:
+            self._workspace = self._coderd.add_prebuild()
+            self._task_id = self._coderd.add_task(self._workspace)
             if self._page is None:
-                await asyncio.wait_for(self._run_steps(coderd, agent, task_id, environ), BUDGET_S)
+                await asyncio.wait_for(self._run_steps(), BUDGET_S)
                 return
-            async with self._page.serve(coderd, agent):
-                await asyncio.wait_for(self._run_steps(coderd, agent, task_id, environ), 2 * BUDGET_S)
-                await agent.start()
-                daemon = await self._start(
-                    environ, "The demo is over. Use the page's buttons, or press Enter to exit"
-                )
+            async with self._page.serve(self._coderd, self._agent):
+                await asyncio.wait_for(self._run_steps(), 2 * BUDGET_S)
+                await self._agent.start()
+                await self._start("The demo is over. Use the page's buttons, or press Enter to exit")
                 await self._page.until_enter()
                 with contextlib.suppress(ProcessLookupError):  # Ctrl-C stops the daemon, too
-                    await daemon.stop()
+                    await self._daemon.stop()
 
-    async def _run_steps(
-        self, coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str, environ: dict[str, str]
-    ) -> None:
-        workspace = coderd.workspaces[0]
+    async def _run_steps(self) -> None:
         await self._announce(
             "The daemon is the real one; coderd and AgentAPI are simulated, on loopback ports."
         )
-        daemon = await self._start(environ, "agentd starts in a prebuilt workspace")
-        await self._claim(daemon, coderd, workspace)
-        await self._replay_on_reconnect(daemon, coderd, workspace)
-        await self._settle(daemon, agent)
-        await self._kill_daemon_and_stop_agent(daemon, coderd, agent, task_id)
-        daemon = await self._start(environ, "agentd starts again; the agent is stopped")
-        await self._replay_after_restart(daemon)
-        await self._deliver_from_spool(coderd, task_id)
-        await agent.start()
-        await self._stop_with_coderd(daemon, coderd, agent, task_id)
-        daemon = await self._start(environ, "agentd starts again, and coderd will be down at the next stop")
-        await self._stop_without_coderd(daemon, coderd, agent, task_id)
-        daemon = await self._start(environ, "agentd starts again; coderd is reachable")
-        await self._deliver_after_restart(daemon, coderd, task_id)
+        await self._start("agentd starts in a prebuilt workspace")
+        await self._claim()
+        await self._replay_on_reconnect()
+        await self._settle()
+        await self._kill_daemon_and_stop_agent()
+        await self._start("agentd starts again; the agent is stopped")
+        await self._replay_after_restart()
+        await self._deliver_from_spool()
+        await self._agent.start()
+        await self._stop_with_coderd()
+        await self._start("agentd starts again, and coderd will be down at the next stop")
+        await self._stop_without_coderd()
+        await self._start("agentd starts again; coderd is reachable")
+        await self._deliver_after_restart()
         await self._announce(
             f"Done in {time.monotonic() - self._started:.1f} s. No hook ran twice, and no message was lost."
         )
 
-    async def _claim(
-        self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", workspace: "Workspace"
-    ) -> None:
-        await daemon.status_until(lambda s: s["claims"]["state"] == "listening", what="an open claim stream")
+    async def _claim(self) -> None:
+        await self._daemon.status_until(
+            lambda s: s["claims"]["state"] == "listening", what="an open claim stream"
+        )
         await self._passed("the claim stream is open: listening")
-        coderd.claim_start(workspace)
+        self._coderd.claim_start(self._workspace)
         await self._announce(
             "A user claims the workspace. While the claim job runs, coderd answers new requests with 401."
         )
-        await coderd.claim_finish(workspace)
-        await daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="the claim settled")
+        await self._coderd.claim_finish(self._workspace)
+        await self._daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="the claim settled")
         await self._expect(
             self._hook_runs() == 2,
             f"two hooks ran once each, in the order of their names: {self._hook_names()}",
-            "both hooks run once",
         )
 
-    async def _replay_on_reconnect(
-        self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", workspace: "Workspace"
-    ) -> None:
-        before = len(coderd.calls("reinit"))
-        await coderd.drop_connections("eof")
+    async def _replay_on_reconnect(self) -> None:
+        before = len(self._coderd.calls("reinit"))
+        await self._coderd.drop_connections("eof")
         await self._announce("The connection drops. coderd replays the claim on every connection.")
-        await coderd.until(
-            lambda: len(coderd.calls("reinit")) > before and coderd.open_streams(workspace) > 0
+        await self._coderd.until(
+            lambda: (
+                len(self._coderd.calls("reinit")) > before and self._coderd.open_streams(self._workspace) > 0
+            )
         )
-        await daemon.log("claim.replayed")
+        await self._daemon.log("claim.replayed")
         await self._expect(
-            self._hook_runs() == 2,
-            "coderd replayed the claim after the reconnect: no hook ran",
-            "no hook runs on a replay",
+            self._hook_runs() == 2, "coderd replayed the claim after the reconnect: no hook ran"
         )
 
-    async def _settle(self, daemon: "DaemonProcess", agent: "SimulatedAgentApi") -> None:
-        mark = len(daemon.lines)
-        agent.set_status("running")
-        agent.add_message("user", "Please make the build green. 请修好构建。")
-        agent.add_message("agent", "Looking at it …")
-        await daemon.log("agent.status", where=lambda line: line["new"] == "running", after=mark)
+    async def _settle(self) -> None:
+        mark = len(self._daemon.lines)
+        self._agent.set_status("running")
+        self._agent.add_message("user", "Please make the build green. 请修好构建。")
+        self._agent.add_message("agent", "Looking at it …")
+        await self._daemon.log("agent.status", where=lambda line: line["new"] == "running", after=mark)
         await self._passed("the agent is running")
-        agent.rewrite_last("Fixed the import and ran the tests: all green. ✅")
-        agent.set_status("stable")
-        seen = await daemon.log("agent.status", where=lambda line: line["new"] == "stable", after=mark)
+        self._agent.rewrite_last("Fixed the import and ran the tests: all green. ✅")
+        self._agent.set_status("stable")
+        seen = await self._daemon.log("agent.status", where=lambda line: line["new"] == "stable", after=mark)
         await self._passed(f"the agent is settling, then stable ({seen['evidence']})")
 
-    async def _kill_daemon_and_stop_agent(
-        self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str
-    ) -> None:
-        await coderd.until(lambda: task_id in coderd.snapshots)
-        await coderd.stop()
-        mark = len(daemon.lines)
-        agent.set_status("running")
-        agent.add_message("user", "Now deploy it.")
-        agent.add_message("agent", "Deploying: step 3 of 7 …")
-        await daemon.log("snapshot.spooled", where=lambda line: line["messages"] >= 5, after=mark)
-        await daemon.kill()
-        await agent.stop()
-        await coderd.start()
+    async def _kill_daemon_and_stop_agent(self) -> None:
+        await self._coderd.until(lambda: self._task_id in self._coderd.snapshots)
+        await self._coderd.stop()
+        mark = len(self._daemon.lines)
+        self._agent.set_status("running")
+        self._agent.add_message("user", "Now deploy it.")
+        self._agent.add_message("agent", "Deploying: step 3 of 7 …")
+        await self._daemon.log("snapshot.spooled", where=lambda line: line["messages"] >= 5, after=mark)
+        await self._daemon.kill()
+        await self._agent.stop()
+        await self._coderd.start()
         await self._passed(
             "kill -9 during the conversation, while coderd was down; the agent was stopped, too"
         )
 
-    async def _replay_after_restart(self, daemon: "DaemonProcess") -> None:
-        await daemon.log("claim.replayed")
-        await self._expect(
-            self._hook_runs() == 2,
-            "coderd replayed the claim after the restart: no hook ran",
-            "no hook runs after a restart",
-        )
+    async def _replay_after_restart(self) -> None:
+        await self._daemon.log("claim.replayed")
+        await self._expect(self._hook_runs() == 2, "coderd replayed the claim after the restart: no hook ran")
 
-    async def _deliver_from_spool(self, coderd: "SimulatedCoderd", task_id: str) -> None:
-        await coderd.until(lambda: _last(coderd, task_id).startswith("Deploying: step 3"))
+    async def _deliver_from_spool(self) -> None:
+        await self._coderd.until(lambda: self._last_message().startswith("Deploying: step 3"))
         await self._passed(
             "the conversation was delivered from the spool, with the last message before the kill"
         )
 
-    async def _stop_with_coderd(
-        self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str
-    ) -> None:
-        await daemon.status_until(lambda s: s["agent"]["status"] != "unreachable", what="a reachable agent")
-        agent.add_message("agent", "長い答え " * 20_000 + "the very last words")
-        code = await daemon.stop()
-        body = coderd.snapshots[task_id].body
+    async def _stop_with_coderd(self) -> None:
+        await self._daemon.status_until(
+            lambda s: s["agent"]["status"] != "unreachable", what="a reachable agent"
+        )
+        self._agent.add_message("agent", "長い答え " * 20_000 + "the very last words")
+        code = await self._daemon.stop()
+        body = self._coderd.snapshots[self._task_id].body
         await self._expect(
             code == ExitCode.OK
             and len(body) <= SNAPSHOT_MAX_BYTES
-            and _last(coderd, task_id).endswith("the very last words"),
+            and self._last_message().endswith("the very last words"),
             f"SIGTERM: exit {code}; a 300 KB message was truncated to fit: {len(body):,} of 65,536 bytes, newest text kept",
-            "exit 0, and coderd has the newest text",
         )
 
-    async def _stop_without_coderd(
-        self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", task_id: str
-    ) -> None:
-        await daemon.log("claim.replayed")
-        await coderd.stop()
-        agent.add_message("user", "thanks, that is all")
-        code = await daemon.stop()
+    async def _stop_without_coderd(self) -> None:
+        await self._daemon.log("claim.replayed")
+        await self._coderd.stop()
+        self._agent.add_message("user", "thanks, that is all")
+        code = await self._daemon.stop()
         await self._expect(
             code == ExitCode.PENDING,
             f"SIGTERM while coderd is down: exit {code}, the snapshot is in the spool",
-            "exit 75",
         )
-        await agent.stop()
-        await coderd.start()
+        await self._agent.stop()
+        await self._coderd.start()
         await self._expect(
-            not _last(coderd, task_id).startswith("thanks"),
-            "coderd does not have the last message yet",
-            "coderd lacks the last message",
+            not self._last_message().startswith("thanks"), "coderd does not have the last message yet"
         )
 
-    async def _deliver_after_restart(
-        self, daemon: "DaemonProcess", coderd: "SimulatedCoderd", task_id: str
-    ) -> None:
-        await coderd.until(lambda: _last(coderd, task_id) == "thanks, that is all")
-        await daemon.status_until(lambda s: not s["snapshot"]["pending"], what="no pending snapshot")
-        code = await daemon.stop()
+    async def _deliver_after_restart(self) -> None:
+        await self._coderd.until(lambda: self._last_message() == "thanks, that is all")
+        await self._daemon.status_until(lambda s: not s["snapshot"]["pending"], what="no pending snapshot")
+        code = await self._daemon.stop()
         await self._expect(
-            code == ExitCode.OK,
-            f"the next start delivered the snapshot from the spool; exit {code}",
-            "exit 0",
+            code == ExitCode.OK, f"the next start delivered the snapshot from the spool; exit {code}"
         )
-        await self._expect(
-            self._hook_runs() == 2, "each hook ran once in the whole demo", "two hook runs in the whole demo"
-        )
+        await self._expect(self._hook_runs() == 2, "each hook ran once in the whole demo")
 
-    async def _start(self, environ: dict[str, str], why: str) -> "DaemonProcess":
+    async def _start(self, why: str) -> None:
         from agentd.simulator.daemon_process import DaemonProcess  # noqa: PLC0415 - imports aiohttp
 
-        daemon = DaemonProcess(environ, state_dir=self._home / "state")
+        daemon = DaemonProcess(self._environ(), state_dir=self._home / "state")
         self._daemons.append(daemon)
         await daemon.start()
         await daemon.log("agentd.started")
         await self._announce(f"{why} (pid {daemon.pid}).")
-        return daemon
 
-    def _environ(
-        self, coderd: "SimulatedCoderd", agent: "SimulatedAgentApi", token: str, task_id: str
-    ) -> dict[str, str]:
+    @property
+    def _daemon(self) -> "DaemonProcess":
+        """The daemon that was started last."""
+        return self._daemons[-1]
+
+    def _environ(self) -> dict[str, str]:
         page = {"AGENTD_LOCAL_API_LISTEN": self._page.daemon_listen} if self._page else {}
         return page | {
-            "CODER_AGENT_URL": coderd.url,
-            "CODER_AGENT_TOKEN": token,
-            "AGENTD_AGENTAPI_URL": agent.url,
+            "CODER_AGENT_URL": self._coderd.url,
+            "CODER_AGENT_TOKEN": self._workspace.token,
+            "AGENTD_AGENTAPI_URL": self._agent.url,
             "AGENTD_AGENTAPI_POLL_INTERVAL_S": "0.2",
             "AGENTD_STABILITY_SETTLE_S": "1.5",
             "AGENTD_SNAPSHOTS_CHECKPOINT_S": "0.5",
-            "AGENTD_SNAPSHOTS_TASK_ID": task_id,
+            "AGENTD_SNAPSHOTS_TASK_ID": self._task_id,
             "AGENTD_CLAIMS_HOOKS_DIR": str(self._home / "hooks"),
             "AGENTD_SHUTDOWN_BUDGET_S": "4",
             "AGENTD_LOG_LEVEL": "debug",
@@ -297,6 +269,12 @@ class Demo:
     def _hook_runs(self) -> int:
         return len(self._record.read_text().splitlines()) if self._record.exists() else 0
 
+    def _last_message(self) -> str:
+        """The content of the last message that coderd stored, or an empty string."""
+        stored = self._coderd.snapshots.get(self._task_id)
+        messages = stored.envelope["data"]["messages"] if stored else []
+        return str(messages[-1]["content"]) if messages else ""
+
     async def _announce(self, sentence: str) -> None:
         print(f"\n[{time.monotonic() - self._started:5.1f} s] {sentence}", flush=True)
         await self._show(sentence)
@@ -309,11 +287,11 @@ class Demo:
         if self._page is not None:
             await self._page.show(sentence, tone)
 
-    async def _expect(self, truth: bool, sentence: str, what: str) -> None:
+    async def _expect(self, truth: bool, sentence: str) -> None:
         if not truth:
-            await self._show(f"Expected: {what}; found: {sentence}", "bad")
+            await self._show(f"This is not true: {sentence}", "bad")
             raise DemoError(
-                f"expected: {what}; found: {sentence}", hint="run again with --keep and read daemon-*.log"
+                f"this is not true: {sentence}", hint="run again with --keep and read daemon-*.log"
             )
         await self._passed(sentence)
 
@@ -321,10 +299,3 @@ class Demo:
         """Write the daemons' logs beside the state directory."""
         for number, daemon in enumerate(self._daemons, 1):
             daemon.write_log(self._home / f"daemon-{number}.log")
-
-
-def _last(coderd: "SimulatedCoderd", task_id: str) -> str:
-    """The content of the last stored message, or an empty string."""
-    stored = coderd.snapshots.get(task_id)
-    messages = stored.envelope["data"]["messages"] if stored else []
-    return str(messages[-1]["content"]) if messages else ""
