@@ -19,16 +19,11 @@ if TYPE_CHECKING:
 
 
 def configure_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "scenarios", nargs="*", metavar="FILE|NAME", help="a scenario file, or the name of a shipped one"
-    )
-    parser.add_argument("--all", action="store_true", help="run every shipped scenario")
-    parser.add_argument(
-        "--quiet", action="store_true", help="print one line for each scenario, and the step that failed"
-    )
-    parser.add_argument(
-        "--keep", action="store_true", help="keep the directory of each scenario: state, hooks and logs"
-    )
+    add = parser.add_argument
+    add("scenarios", nargs="*", metavar="FILE|NAME", help="a scenario file, or the name of a shipped one")
+    add("--all", action="store_true", help="run every shipped scenario")
+    add("--quiet", action="store_true", help="print one line for each scenario, and the step that failed")
+    add("--keep", action="store_true", help="keep the directory of each scenario: state, hooks and logs")
 
 
 def show() -> int:

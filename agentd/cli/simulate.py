@@ -7,17 +7,17 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd.cli import scenarios
 from agentd.errors import AgentdError, ExitCode
 
 if TYPE_CHECKING:
     from agentd.simulator.agentapi import SimulatedAgentApi
-    from agentd.simulator.agentapi.process import AgentProcess
     from agentd.simulator.coderd import SimulatedCoderd
     from agentd.simulator.coderd.workspaces import Workspace
 
+_FILE: Final[dict[str, Any]] = {"type": Path, "metavar": "FILE"}
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -35,44 +35,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_coderd(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
+    add(
         "--era",
         default="E3",
         choices=("E1", "E2", "E3", "E4", "E5"),
         help="the range of releases to simulate (default E3)",
     )
-    parser.add_argument("--build-version", help="the value of X-Coder-Build-Version, like v2.29.1")
-    parser.add_argument(
-        "--ping-s", type=float, default=15.0, help="seconds between pings (default 15, as in coderd)"
-    )
-    parser.add_argument(
+    add("--build-version", help="the value of X-Coder-Build-Version, like v2.29.1")
+    add("--ping-s", type=float, default=15.0, help="seconds between pings (default 15, as in coderd)")
+    add(
         "--eager",
         action="store_true",
         help="send a stream's headers at once; coderd sends them with the first event or ping",
     )
-    parser.add_argument(
-        "--rate-limit", type=int, default=512, help="requests per minute and path (default 512; 0: no limit)"
-    )
-    parser.add_argument(
-        "--no-tasks", action="store_true", help="serve no task routes, as E4 without CODER_ENABLE_AI_TASKS"
-    )
-    parser.add_argument(
+    add("--rate-limit", type=int, default=512, help="requests per minute and path (default 512; 0: no limit)")
+    add("--no-tasks", action="store_true", help="serve no task routes, as E4 without CODER_ENABLE_AI_TASKS")
+    add(
         "--regular",
         action="store_true",
         help="start with a user's workspace instead of an unclaimed prebuild",
     )
-    parser.add_argument("--token", help="the agent's token (default: a random one)")
-    parser.add_argument("--workspace-id", help="the workspace's id (default: a random one)")
-    parser.add_argument("--task-id", help="the task's id (default: a random one)")
-    parser.add_argument("--app-url", default="", help="the URL of the task's AgentAPI, for live task logs")
-    parser.add_argument(
-        "--state",
-        type=Path,
-        metavar="FILE",
-        help="store all records in this sqlite file, and load them at start",
-    )
-    parser.add_argument(
+    add("--token", help="the agent's token (default: a random one)")
+    add("--workspace-id", help="the workspace's id (default: a random one)")
+    add("--task-id", help="the task's id (default: a random one)")
+    add("--app-url", default="", help="the URL of the task's AgentAPI, for live task logs")
+    add("--state", **_FILE, help="store all records in this sqlite file, and load them at start")
+    add(
         "--hold-builds",
         action="store_true",
         help="keep the build of a resume pending until /_sim/run-job and /_sim/start-finish",
@@ -81,54 +71,43 @@ def _configure_coderd(parser: argparse.ArgumentParser) -> None:
 
 
 def _configure_agentapi(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
-    parser.add_argument(
-        "--transcript",
-        type=Path,
-        metavar="FILE",
-        help='start with the conversation in FILE, {"messages": [...]}',
-    )
-    parser.add_argument("--mode", default="pty", choices=("pty", "acp"), help="the transport (default pty)")
-    parser.add_argument("--agent-version", default="0.12.1", help="the version to simulate (default 0.12.1)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--port", type=int, default=0, help="port on 127.0.0.1 (default: any free one)")
+    add("--transcript", **_FILE, help='start with the conversation in FILE, {"messages": [...]}')
+    add("--mode", default="pty", choices=("pty", "acp"), help="the transport (default pty)")
+    add("--agent-version", default="0.12.1", help="the version to simulate (default 0.12.1)")
+    add(
         "--allowed-hosts",
         nargs="+",
         metavar="HOST",
         help="hosts that the Host check accepts (default: localhost 127.0.0.1 [::1])",
     )
-    parser.add_argument(
+    add(
         "--send-s",
         type=float,
         default=2.2,
         help="seconds until the simulated terminal accepts a message (default 2.2)",
     )
-    parser.add_argument(
+    add(
         "--script",
-        type=Path,
-        metavar="FILE",
+        **_FILE,
         help="run the [[script]] steps of this TOML file: the agent's actions and their timing",
     )
-    parser.add_argument("--echo", type=float, metavar="SECONDS", help="answer each message after SECONDS")
-    parser.add_argument(
-        "--state-file",
-        type=Path,
-        metavar="FILE",
-        help="load this state file at start, save it at exit and on SIGUSR1",
-    )
-    parser.add_argument(
-        "--pid-file", type=Path, metavar="FILE", help="write the pid to this file while running"
-    )
+    add("--echo", type=float, metavar="SECONDS", help="answer each message after SECONDS")
+    add("--state-file", **_FILE, help="load this state file at start, save it at exit and on SIGUSR1")
+    add("--pid-file", **_FILE, help="write the pid to this file while running")
     _add_admin(parser)
 
 
 def _add_admin(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--admin",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="serve the /_sim/ control endpoint (default: on)",
     )
-    parser.add_argument(
+    add(
         "--ui",
         type=int,
         nargs="?",
@@ -136,7 +115,7 @@ def _add_admin(parser: argparse.ArgumentParser) -> None:
         metavar="PORT",
         help="serve a page that shows and drives the peer, on 127.0.0.1 (default: any free port)",
     )
-    parser.add_argument(
+    add(
         "--ui-host",
         action="append",
         default=[],
@@ -253,7 +232,7 @@ async def _serve_agentapi(args: argparse.Namespace) -> int:
     steps = script.load(args.script) if args.script is not None else []
     process = AgentProcess(agent, state_file=args.state_file, pid_file=args.pid_file)
     stopping = _stop_event()
-    _save_on_usr1(process)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, process.save)
     await process.begin()
     _print_agentapi(agent, args)
     playing = asyncio.create_task(script.play(agent, steps), name="the agent's script")
@@ -313,7 +292,3 @@ def _stop_event() -> asyncio.Event:
     for one in _STOPS:
         loop.add_signal_handler(one, stop)
     return stopping
-
-
-def _save_on_usr1(process: "AgentProcess") -> None:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, process.save)
