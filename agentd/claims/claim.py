@@ -95,19 +95,14 @@ def claim_from_record(record: Mapping[str, Any]) -> Claim:
     Raises `KeyError`, `TypeError` or `ValueError` if the record is malformed.
     """
     hooks = tuple(
-        Hook(**{**hook, "state": HookState(hook["state"]), "process": _process(hook["process"])})
+        Hook(
+            **{
+                **hook,
+                "state": HookState(hook["state"]),
+                "process": hook["process"] and ProcessIdentity(**hook["process"]),
+            }
+        )
         for hook in record["hooks"]
     )
-    fields = {name: record[name] for name in Claim._fields if name != "token_fingerprint"}
-    return Claim(
-        **{
-            **fields,
-            "token_fingerprint": record["token"],
-            "state": ClaimState(record["state"]),
-            "hooks": hooks,
-        }
-    )
-
-
-def _process(fields: Mapping[str, Any] | None) -> ProcessIdentity | None:
-    return None if fields is None else ProcessIdentity(**fields)
+    fields = {name: record["token" if name == "token_fingerprint" else name] for name in Claim._fields}
+    return Claim(**{**fields, "state": ClaimState(record["state"]), "hooks": hooks})

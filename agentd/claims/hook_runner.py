@@ -24,7 +24,7 @@ from agentd.backoff import Backoff
 from agentd.claims.claim import Claim, Hook
 from agentd.claims.ledger import Ledger
 from agentd.claims.ledger_file import LedgerWriteError
-from agentd.claims.lifecycle import ClaimState, HookState, HookStep
+from agentd.claims.lifecycle import ClaimState, ClaimStep, HookState, HookStep
 from agentd.clock import Clock
 from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, list_hooks
 from agentd.hooks.processes import end_run
@@ -104,11 +104,11 @@ class HookRunner:
                 claim = await self._record_end(claim, hook, result)
                 self._check_attempts(claim.hook(hook.name), result)
                 await self._pause_after_failure(claim.hook(hook.name))
-            claim = await record(ledger.finish, claim_id)
+            claim = await record(ledger.settle, claim_id, ClaimStep.FINISH)
         except (HookDirectoryError, HookSurvivedError, _HoldError) as exc:
-            claim = await record(ledger.hold, claim_id, str(exc))
+            claim = await record(ledger.settle, claim_id, ClaimStep.HOLD, str(exc))
         except _FailError as exc:
-            claim = await record(ledger.fail, claim_id, str(exc))
+            claim = await record(ledger.settle, claim_id, ClaimStep.FAIL, str(exc))
         finally:
             self.next_attempt_at = None
             self._set_activity("")

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from agentd.claims.claim import Claim, Hook
+from agentd.claims.claim import Claim
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger_file import LEDGER_NAME, LedgerFile, load
 from agentd.claims.ledger_state import LedgerState
@@ -35,16 +35,11 @@ class LedgerFullError(StateError):
     """The ledger has `MAX_CLAIMS` claims and admits no more."""
 
 
-class Admitted(NamedTuple):
-    """The result of `admit` for a new claim."""
+class Admission(NamedTuple):
+    """The result of `admit`. An event of a known claim is a replay; the claim may still have hooks to run."""
 
     claim: Claim
-
-
-class Replay(NamedTuple):
-    """The result of `admit` for an event of a known claim, which may still have hooks to run."""
-
-    claim: Claim
+    is_replay: bool
 
 
 def fingerprint(token: str) -> str:
@@ -145,14 +140,42 @@ class Ledger:
         exact = (claim for claim in claims if claim.owner_id == event.owner_id)
         return next(exact, claims[0] if claims else None)
 
-    def admit(self, event: ClaimEvent) -> Admitted | Replay:
-        """Record the claim of `event`, or find the known claim that it repeats. Idempotent.
+    def admit(self, event: ClaimEvent) -> Admission:
+        """Record the claim of `event`, or the new facts of a replay. Idempotent.
 
-        A replay that adds facts (owner, workspace, the present token) is recorded too.
         Raises `LedgerWriteError` or `LedgerFullError`; the caller must not act on the event then.
         """
         with self._admitting:
-            return self._admit_or_bind(self._completed(event), self.token_fingerprint or "")
+            event = self._completed(event)
+            known = self.find(event)
+            if known is not None:
+                facts = self.new_facts(event, known)
+                return Admission(self._append("bind", known.id, **facts) if facts else known, is_replay=True)
+            if len(self._file.state.claims) >= MAX_CLAIMS:
+                raise LedgerFullError(
+                    f"the claim ledger has {MAX_CLAIMS} claims, the maximum",
+                    hint="see `agentd claims list`; remove some with `agentd claims forget`",
+                )
+            claim = self._append(
+                "admit",
+                claim_id_of(event, token_fingerprint=self.token_fingerprint or ""),
+                workspace=event.workspace_id,
+                owner=event.owner_id,
+                reason=event.reason,
+                token=self.token_fingerprint or "",
+                held=self.damage,
+            )
+            return Admission(claim, is_replay=False)
+
+    def new_facts(self, event: ClaimEvent, claim: Claim) -> dict[str, str | None]:
+        """The `bind` record for a replay that adds an owner, a workspace or the present token, else {}."""
+        recorded = (claim.workspace_id, claim.owner_id, claim.token_fingerprint)
+        facts = {
+            "workspace": claim.workspace_id or self._completed(event).workspace_id,
+            "owner": claim.owner_id or event.owner_id,
+            "token": self.token_fingerprint or "",
+        }
+        return {} if tuple(facts.values()) == recorded else facts
 
     def plan_hooks(self, claim_id: str, hooks: Sequence[str]) -> Claim:
         """Record the hooks to run. A planned hook outside `hooks` is skipped, unless it has succeeded."""
@@ -181,17 +204,9 @@ class Ledger:
         fields = {"hook": hook, "run": run_id, "step": step, "exit": exit_code, "why": why, "tail": tail}
         return self._append("end", claim_id, **fields)
 
-    def finish(self, claim_id: str) -> Claim:
-        """Record that the claim is done: every hook has succeeded or was skipped."""
-        return self._append("settle", claim_id, step=ClaimStep.FINISH, why="")
-
-    def fail(self, claim_id: str, why: str) -> Claim:
-        """Record that the claim has failed."""
-        return self._append("settle", claim_id, step=ClaimStep.FAIL, why=why)
-
-    def hold(self, claim_id: str, why: str) -> Claim:
-        """Record that the claim waits for an operator."""
-        return self._append("settle", claim_id, step=ClaimStep.HOLD, why=why)
+    def settle(self, claim_id: str, step: ClaimStep, why: str = "") -> Claim:
+        """Record the end of the claim: `step` is finish, fail or hold."""
+        return self._append("settle", claim_id, step=step, why=why)
 
     def retry(self, claim_id: str) -> Claim:
         """Admit a held or failed claim again; it continues with its first hook that has not succeeded.
@@ -214,49 +229,13 @@ class Ledger:
     def close(self) -> None:
         self._file.close()
 
-    def _admit_or_bind(self, event: ClaimEvent, token_fingerprint: str) -> Admitted | Replay:
-        known = self.find(event)
-        if known is None:
-            return Admitted(self._admit(event, token_fingerprint))
-        recorded = {
-            "workspace": known.workspace_id,
-            "owner": known.owner_id,
-            "token": known.token_fingerprint,
-        }
-        merged = {
-            "workspace": known.workspace_id or event.workspace_id,
-            "owner": known.owner_id or event.owner_id,
-            "token": token_fingerprint,
-        }
-        return Replay(known if merged == recorded else self._append("bind", known.id, **merged))
-
-    def _admit(self, event: ClaimEvent, token_fingerprint: str) -> Claim:
-        if len(self._file.state.claims) >= MAX_CLAIMS:
-            raise LedgerFullError(
-                f"the claim ledger has {MAX_CLAIMS} claims, the maximum",
-                hint="see `agentd claims list`; remove some with `agentd claims forget`",
-            )
-        return self._append(
-            "admit",
-            claim_id_of(event, token_fingerprint=token_fingerprint),
-            workspace=event.workspace_id,
-            owner=event.owner_id,
-            reason=event.reason,
-            token=token_fingerprint,
-            held=self.damage,
-        )
-
     def _append(self, kind: str, claim_id: str, **fields: Any) -> Claim:  # noqa: ANN401 - JSON of any shape
         return self._file.append(kind, claim=claim_id, **fields).claim(claim_id)
 
     def _clear_damage_when_handled(self) -> None:
         """Record that the operator has handled the damage, once no claim is held for it."""
-        held = [
-            claim
-            for claim in self.all_claims()
-            if claim.state is ClaimState.HELD and claim.why == self.damage
-        ]
-        if self.damage and not held:
+        claims = self.all_claims()
+        if self.damage and not any(c.state is ClaimState.HELD and c.why == self.damage for c in claims):
             self._file.append("trusted")
 
     def _completed(self, event: ClaimEvent) -> ClaimEvent:
@@ -287,20 +266,19 @@ def claim_as_json(claim: Claim, *, tails: bool = False) -> dict[str, Any]:
         "reason": claim.reason,
         "admitted_at": rfc3339(claim.admitted_at),
         "changed_at": rfc3339(claim.changed_at),
-        "hooks": [_hook_as_json(hook, tails=tails) for hook in claim.hooks],
-    }
-
-
-def _hook_as_json(hook: Hook, *, tails: bool) -> dict[str, Any]:
-    return {
-        "name": hook.name,
-        "state": hook.state.value,
-        "attempt": hook.attempt,
-        "failures": hook.failures,
-        "interruptions": hook.interruptions,
-        "exit_code": hook.exit_code,
-        "why": hook.why,
-        "started_at": None if hook.started_at is None else rfc3339(hook.started_at),
-        "ended_at": None if hook.ended_at is None else rfc3339(hook.ended_at),
-        **({"tail": hook.tail} if tails else {}),
+        "hooks": [
+            {
+                "name": hook.name,
+                "state": hook.state.value,
+                "attempt": hook.attempt,
+                "failures": hook.failures,
+                "interruptions": hook.interruptions,
+                "exit_code": hook.exit_code,
+                "why": hook.why,
+                "started_at": None if hook.started_at is None else rfc3339(hook.started_at),
+                "ended_at": None if hook.ended_at is None else rfc3339(hook.ended_at),
+                **({"tail": hook.tail} if tails else {}),
+            }
+            for hook in claim.hooks
+        ],
     }

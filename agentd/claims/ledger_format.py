@@ -11,16 +11,12 @@ may have been a success.
 
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from agentd.errors import StateError
 
 SCHEMA: Final = 1
-
-# From a version to the function that upgrades a record to the next version. Empty while only one version
-# exists.
-MIGRATIONS: Final[Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]]] = {}
 
 _HEAD: Final = b'{"crc":"'
 _CRC_END: Final = len(_HEAD) + 8
@@ -33,10 +29,9 @@ class NewerLedgerError(StateError):
 class Scan(NamedTuple):
     """The content of a ledger file.
 
-    `records` are the readable ones in order, upgraded to the current version. `damage` says what is wrong
-    with the file, "" if nothing is. If `rewrite` is true, the file must be rewritten before the next append:
-    it is damaged, has records of an earlier version, or its last record lacks only the newline. Otherwise the
-    next record belongs at offset `sound_bytes`.
+    `records` are the readable ones in order. `damage` says what is wrong with the file, "" if nothing is. If
+    `rewrite` is true, the file must be rewritten before the next append: it is damaged, or its last record
+    lacks only the newline. Otherwise the next record belongs at offset `sound_bytes`.
     """
 
     records: tuple[dict[str, Any], ...]
@@ -72,7 +67,7 @@ def scan(data: bytes) -> Scan:
     if whole_tail is not None:
         lines.append(whole_tail)
     records: list[dict[str, Any]] = []
-    damage, expected, old = "", 1, False
+    damage, expected = "", 1
     for number, line in enumerate(lines, 1):
         record = decode(line)
         if record is None:
@@ -80,25 +75,11 @@ def scan(data: bytes) -> Scan:
             continue
         if record["seq"] != expected:
             damage = damage or f"line {number} is record {record['seq']}, expected record {expected}"
+        if record.get("v") != SCHEMA:
+            raise NewerLedgerError(
+                f"the claim ledger has format {record.get('v')}; this agentd reads formats up to {SCHEMA}",
+                hint="start the newer agentd again, or move the ledger file away, which forgets its claims",
+            )
         expected = record["seq"] + 1
-        old = old or record.get("v") != SCHEMA
-        records.append(_upgraded(record))
-    return Scan(
-        records=tuple(records),
-        sound_bytes=len(data) - len(tail),
-        damage=damage,
-        rewrite=bool(damage) or old or whole_tail is not None,
-    )
-
-
-def _upgraded(record: dict[str, Any]) -> dict[str, Any]:
-    version = record.get("v")
-    if not isinstance(version, int) or version > SCHEMA:
-        raise NewerLedgerError(
-            f"the claim ledger has format {version}; this agentd reads formats up to {SCHEMA}",
-            hint="start the newer agentd again, or move the ledger file away, which forgets its claims",
-        )
-    while version < SCHEMA:
-        record = {**MIGRATIONS[version](record), "v": version + 1}
-        version += 1
-    return record
+        records.append(record)
+    return Scan(tuple(records), len(data) - len(tail), damage, bool(damage) or whole_tail is not None)

@@ -21,7 +21,7 @@ from agentd.claims.answers import AnswerClass, RetryClass, RetrySchedule, classi
 from agentd.claims.claim import Claim
 from agentd.claims.events import ClaimEvent, Ignored, parse
 from agentd.claims.hook_runner import HookRunner
-from agentd.claims.ledger import Admitted, Ledger, LedgerFullError, fingerprint
+from agentd.claims.ledger import Ledger, LedgerFullError, fingerprint
 from agentd.claims.status import ClaimsStatus, ClaimsView
 from agentd.clock import Clock
 from agentd.coderd.errors import CoderdError, StreamEndedError, UnauthorizedError
@@ -155,13 +155,13 @@ class ClaimListener:
                 continue
             del self._queued[event]
             claim = admission.claim
-            if isinstance(admission, Admitted):
+            if admission.is_replay:
+                self._count_replay(claim)
+            else:
                 self._events.inc(outcome="admitted")
                 self._log.info(
                     "claim.admitted", claim=claim.id, workspace=claim.workspace_id, owner=claim.owner_id
                 )
-            else:
-                self._count_replay(claim)
 
     async def _listen(self) -> None:
         while True:
@@ -237,7 +237,7 @@ class ClaimListener:
     def _enqueue(self, event: ClaimEvent) -> None:
         """Queue the event for the ledger, unless it is a replay that adds nothing to a final claim."""
         known = self._ledger.find(event)
-        if known is not None and known.is_final and not self._adds_information(event, known):
+        if known is not None and known.is_final and not self._ledger.new_facts(event, known):
             self._count_replay(known)
         elif len(self._queued) < MAX_QUEUED_EVENTS or event in self._queued:
             self._mark_connection_good()
@@ -245,12 +245,6 @@ class ClaimListener:
             self._wake_runner.set()
         else:
             self._log_once("event.dropped", reason=f"{MAX_QUEUED_EVENTS} events already wait to be recorded")
-
-    def _adds_information(self, event: ClaimEvent, claim: Claim) -> bool:
-        """True if a replay names an owner or workspace that the claim lacks, or comes with another token."""
-        names_owner = claim.owner_id is None and event.owner_id is not None
-        names_workspace = claim.workspace_id is None and event.workspace_id is not None
-        return names_owner or names_workspace or claim.token_fingerprint != self._ledger.token_fingerprint
 
     def _mark_connection_good(self) -> None:
         self._connection_is_good = True

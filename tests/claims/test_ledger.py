@@ -11,10 +11,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger import (
-    Admitted,
     Ledger,
     LedgerFullError,
-    Replay,
     claim_as_json,
     claim_id_of,
     fingerprint,
@@ -25,6 +23,7 @@ from agentd.claims.ledger_state import UnknownClaimError
 from agentd.claims.lifecycle import (
     FINISHED_HOOK_STATES,
     ClaimState,
+    ClaimStep,
     HookState,
     HookStep,
     IllegalClaimStepError,
@@ -67,14 +66,14 @@ def test_an_event_with_more_or_fewer_fields_is_a_replay(
 ) -> None:
     ledger = opened(state_dir)
     admitted = ledger.admit(first)
-    assert isinstance(admitted, Admitted)
+    assert not admitted.is_replay
     ledger.close()
     ledger = opened(state_dir)
     replay = ledger.admit(second)
-    assert isinstance(replay, Replay)
+    assert replay.is_replay
     assert replay.claim.id == admitted.claim.id
     assert replay.claim.owner_id == (first.owner_id or second.owner_id)
-    assert isinstance(ledger.admit(first), Replay)
+    assert ledger.admit(first).is_replay
     assert len(ledger.all_claims()) == 1
 
 
@@ -89,13 +88,13 @@ def test_a_replay_without_new_facts_writes_nothing(state_dir: Path) -> None:
     ledger.admit(claim_event())
     size = (state_dir / LEDGER_NAME).stat().st_size
     for _ in range(10_000):
-        assert isinstance(ledger.admit(claim_event()), Replay)
+        assert ledger.admit(claim_event()).is_replay
     assert (state_dir / LEDGER_NAME).stat().st_size == size
 
 
 def done(ledger: Ledger, claim: str) -> None:
     ledger.plan_hooks(claim, [])
-    ledger.finish(claim)
+    ledger.settle(claim, ClaimStep.FINISH)
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["workspace configured", "workspace unknown"])
@@ -108,7 +107,7 @@ def test_a_cloned_ledger_does_not_suppress_a_claim_of_the_clone(state_dir: Path,
     # An event without workspace and owner also belongs to the clone.
     for event in (claim_event(None, None), claim_event(OTHER, OWNER)):
         assert clone.find(event) is None
-    assert isinstance(clone.admit(claim_event(OTHER, OWNER)), Admitted)
+    assert not clone.admit(claim_event(OTHER, OWNER)).is_replay
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["workspace configured", "workspace unknown"])
@@ -128,7 +127,7 @@ def test_an_unfinished_claim_with_another_token_resumes_after_its_event(state_di
     before.close()
     after = opened(state_dir, token="token-two")
     assert after.unfinished() == ()
-    assert isinstance(after.admit(claim_event()), Replay)
+    assert after.admit(claim_event()).is_replay
     assert [known.id for known in after.unfinished()] == [claim.id]
 
 
@@ -163,7 +162,7 @@ def test_retry_starts_at_the_first_hook_without_success_and_resets_the_counts(st
     ledger.end(claim.id, "10-a", "r1", HookStep.SUCCEED, exit_code=0, why="", tail="")
     ledger.start(claim.id, "20-b", "r2")
     ledger.end(claim.id, "20-b", "r2", HookStep.FAIL, exit_code=2, why="exit code 2", tail="boo")
-    ledger.fail(claim.id, "hook 20-b failed 1 times")
+    ledger.settle(claim.id, ClaimStep.FAIL, "hook 20-b failed 1 times")
     with pytest.raises(IllegalClaimStepError):
         ledger.plan_hooks(claim.id, ["10-a"])
     again = ledger.retry(claim.id)
@@ -180,7 +179,7 @@ def test_a_done_claim_cannot_be_retried_and_a_forgotten_one_is_admitted_again(st
     with pytest.raises(IllegalClaimStepError, match="is done"):
         ledger.retry(claim.id)
     ledger.forget(claim.id)
-    assert isinstance(ledger.admit(claim_event()), Admitted)
+    assert not ledger.admit(claim_event()).is_replay
 
 
 def test_a_claim_with_a_started_hook_cannot_be_forgotten(state_dir: Path) -> None:
@@ -215,7 +214,7 @@ def test_hooks_start_in_name_order_one_at_a_time_and_never_after_success(state_d
     with pytest.raises(IllegalClaimStepError):
         ledger.start(claim.id, "10-a", "r3")
     with pytest.raises(IllegalClaimStepError, match="cannot finish"):
-        ledger.finish(claim.id)
+        ledger.settle(claim.id, ClaimStep.FINISH)
 
 
 def test_removed_hooks_are_skipped_and_added_hooks_planned_while_the_claim_acts(state_dir: Path) -> None:
@@ -238,7 +237,7 @@ def test_the_number_of_claims_is_limited(state_dir: Path, monkeypatch: pytest.Mo
         ledger.admit(claim_event(owner_id=owner))
     with pytest.raises(LedgerFullError):
         ledger.admit(claim_event(owner_id=owners[3]))
-    assert isinstance(ledger.admit(claim_event(owner_id=owners[0])), Replay)
+    assert ledger.admit(claim_event(owner_id=owners[0])).is_replay
 
 
 class LedgerModel(RuleBasedStateMachine):
@@ -284,7 +283,7 @@ class LedgerModel(RuleBasedStateMachine):
         event = ClaimEvent(workspace, owner, REASON)
         known = self.ledger.find(event)
         admission = self.ledger.admit(event)
-        assert isinstance(admission, Admitted) == (known is None)
+        assert admission.is_replay == (known is not None)
         self._remember()
         return admission.claim.id
 
@@ -314,14 +313,14 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def finish(self, claim: str) -> None:
-        finished = self._try("finish", claim)
+        finished = self._try("settle", claim, ClaimStep.FINISH)
         if finished is not None:
             assert all(hook.state in FINISHED_HOOK_STATES for hook in finished.hooks)
         self._remember()
 
-    @rule(claim=claims, verb=st.sampled_from(["fail", "hold"]))
-    def fail_or_hold(self, claim: str, verb: str) -> None:
-        self._try(verb, claim, "why")
+    @rule(claim=claims, step=st.sampled_from([ClaimStep.FAIL, ClaimStep.HOLD]))
+    def fail_or_hold(self, claim: str, step: ClaimStep) -> None:
+        self._try("settle", claim, step, "why")
         self._remember()
 
     @rule(claim=claims)

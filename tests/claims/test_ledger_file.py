@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from agentd.claims import ledger_file, ledger_format
+from agentd.claims import ledger_file
 from agentd.claims.events import ClaimEvent
-from agentd.claims.ledger import Admitted, Ledger, Replay
+from agentd.claims.ledger import Ledger
 from agentd.claims.ledger_file import LEDGER_NAME, LedgerWriteError
 from agentd.claims.ledger_format import NewerLedgerError, decode, encode, scan
 from agentd.claims.ledger_state import LedgerState, apply_record
-from agentd.claims.lifecycle import ClaimState, HookState, HookStep
+from agentd.claims.lifecycle import ClaimState, ClaimStep, HookState, HookStep
 from agentd.errors import StateError
 
 W = "11111111-1111-4111-8111-111111111111"
@@ -46,7 +46,7 @@ def write_done_claim(directory: Path) -> list[int]:
     for name in ("10-a", "20-b"):
         step(ledger.start, claim.id, name, f"run-{name}")
         step(ledger.end, claim.id, name, f"run-{name}", HookStep.SUCCEED, exit_code=0, why="", tail="out")
-    step(ledger.finish, claim.id)
+    step(ledger.settle, claim.id, ClaimStep.FINISH)
     ledger.close()
     return sizes
 
@@ -61,7 +61,7 @@ def states(directory: Path) -> list[tuple[ClaimState, list[HookState]]]:
 def test_records_survive_a_restart(state_dir: Path) -> None:
     write_done_claim(state_dir)
     ledger = opened(state_dir)
-    assert isinstance(ledger.admit(EVENT), Replay)
+    assert ledger.admit(EVENT).is_replay
     assert states(state_dir) == [(ClaimState.DONE, [HookState.SUCCEEDED] * 2)]
 
 
@@ -138,9 +138,9 @@ def test_a_damaged_file_is_quarantined_and_claims_not_provably_done_are_held_unt
     assert [hook.state for hook in claim.hooks] == [HookState.SUCCEEDED, HookState.SUCCEEDED]
     [kept] = state_dir.glob("ledger.corrupt-*")
     assert kept.read_bytes() == damaged
-    assert isinstance(ledger.admit(EVENT), Replay)
+    assert ledger.admit(EVENT).is_replay
     other = ledger.admit(ClaimEvent(W, W, "prebuild_claimed"))
-    assert isinstance(other, Admitted)
+    assert not other.is_replay
     assert other.claim.state is ClaimState.HELD
     assert ledger.unfinished() == ()
     ledger.close()
@@ -151,7 +151,7 @@ def test_a_damaged_file_is_quarantined_and_claims_not_provably_done_are_held_unt
     assert ledger.damage, "the other claim is still held for the damage"
     ledger.forget(other.claim.id)
     assert not ledger.damage
-    assert isinstance(ledger.admit(ClaimEvent(W, W, "prebuild_claimed")), Admitted)
+    assert not ledger.admit(ClaimEvent(W, W, "prebuild_claimed")).is_replay
 
 
 def test_a_lost_admission_does_not_lose_recorded_successes(state_dir: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_lost_admission_does_not_lose_recorded_successes(state_dir: Path) -> N
     path.write_bytes(b"".join(lines[1:]))
     ledger = opened(state_dir)
     replay = ledger.admit(EVENT)
-    assert isinstance(replay, Replay)
+    assert replay.is_replay
     assert replay.claim.state is ClaimState.DONE
     assert replay.claim.owner_id == OWNER
 
@@ -170,7 +170,7 @@ def test_a_file_of_garbage_is_quarantined_and_new_claims_are_held(state_dir: Pat
     (state_dir / LEDGER_NAME).write_bytes(os.urandom(4096) + b"\n")
     ledger = opened(state_dir)
     admitted = ledger.admit(EVENT)
-    assert isinstance(admitted, Admitted)
+    assert not admitted.is_replay
     assert admitted.claim.state is ClaimState.HELD
     ledger.retry(admitted.claim.id)
     assert [claim.state for claim in ledger.unfinished()] == [ClaimState.ADMITTED]
@@ -196,23 +196,6 @@ def test_a_newer_format_is_refused_and_not_changed(state_dir: Path) -> None:
     with pytest.raises(NewerLedgerError, match=r"format 9; this agentd reads formats up to 1"):
         opened(state_dir)
     assert path.read_bytes() == newer
-
-
-def test_records_of_earlier_versions_are_upgraded_one_version_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    migrations = {
-        1: lambda record: {**record, "two": record["seq"]},
-        2: lambda record: {**record, "three": record["two"] + 1},
-    }
-    old = encode({"kind": "x"}, 1) + encode({"kind": "y"}, 2)
-    assert scan(old).rewrite is False
-    monkeypatch.setattr(ledger_format, "MIGRATIONS", migrations)
-    monkeypatch.setattr(ledger_format, "SCHEMA", 3)
-    found = scan(old)
-    assert [(record["v"], record["three"]) for record in found.records] == [(3, 2), (3, 3)]
-    assert found.rewrite
-    assert not found.damage
 
 
 def test_an_unreadable_ledger_raises_an_error(state_dir: Path) -> None:
