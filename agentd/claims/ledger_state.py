@@ -73,9 +73,6 @@ class LedgerState(NamedTuple):
     def with_claim(self, claim: Claim) -> "LedgerState":
         return self._replace(claims={**self.claims, claim.id: claim})
 
-    def without_claim(self, claim_id: str) -> "LedgerState":
-        return self._replace(claims={k: v for k, v in self.claims.items() if k != claim_id})
-
     def to_records(self, at: float) -> Iterable[dict[str, Any]]:
         """The fewest records that give this state, for compaction. `at` is their time, Unix seconds."""
         if self.damage:
@@ -177,8 +174,8 @@ def _admitted(record: Record) -> Claim:
     held = str(record["held"])
     return Claim(
         id=str(record["claim"]),
-        workspace_id=_text_or_none(record["workspace"]),
-        owner_id=_text_or_none(record["owner"]),
+        workspace_id=record["workspace"],
+        owner_id=record["owner"],
         reason=str(record["reason"]),
         token_fingerprint=str(record["token"]),
         state=ClaimState.HELD if held else ClaimState.ADMITTED,
@@ -195,7 +192,7 @@ def _forget(state: LedgerState, record: Record) -> LedgerState:
             f"cannot forget claim {claim.id}: hook {claim.started_hook.name!r} may still run",
             hint="start agentd, which ends the hook, or wait until the hook ends",
         )
-    return state.without_claim(claim.id)
+    return state._replace(claims={k: v for k, v in state.claims.items() if k != claim.id})
 
 
 def _bind(claim: Claim, record: Record) -> Claim:
@@ -215,14 +212,12 @@ def _plan_hooks(claim: Claim, record: Record) -> Claim:
         raise IllegalClaimStepError(f"hook {claim.started_hook.name!r} of claim {claim.id} has not ended")
     names = [str(name) for name in record["hooks"]]
     known = {hook.name: hook for hook in claim.hooks}
-    planned = [_after_hook_step(claim, known.get(name, Hook(name)), HookStep.PLAN) for name in names]
-    removed = [hook for name, hook in known.items() if name not in names]
-    kept = [
-        hook if hook.state is HookState.SUCCEEDED else _after_hook_step(claim, hook, HookStep.SKIP)
-        for hook in removed
-    ]
-    hooks = tuple(sorted(planned + kept, key=lambda hook: hook.name))
-    return claim._replace(state=state, hooks=hooks, why="")
+    hooks = [_after_hook_step(claim, known.get(name, Hook(name)), HookStep.PLAN) for name in names]
+    for hook in known.values():
+        if hook.name not in names:
+            succeeded = hook.state is HookState.SUCCEEDED
+            hooks.append(hook if succeeded else _after_hook_step(claim, hook, HookStep.SKIP))
+    return claim._replace(state=state, hooks=tuple(sorted(hooks, key=lambda hook: hook.name)), why="")
 
 
 def _start(claim: Claim, record: Record) -> Claim:
@@ -236,18 +231,8 @@ def _start(claim: Claim, record: Record) -> Claim:
         raise IllegalClaimStepError(
             f"cannot start hook {hook.name!r} of claim {claim.id}: it is not the next hook"
         )
-    return claim.with_hook(
-        started._replace(
-            attempt=hook.attempt + 1,
-            run_id=str(record["run"]),
-            process=None,
-            exit_code=None,
-            why="",
-            tail="",
-            started_at=float(record["at"]),
-            ended_at=None,
-        )
-    )
+    new_run = Hook(hook.name, started.state, hook.attempt + 1, hook.failures, hook.interruptions)
+    return claim.with_hook(new_run._replace(run_id=str(record["run"]), started_at=float(record["at"])))
 
 
 def _spawned(claim: Claim, record: Record) -> Claim:
@@ -316,7 +301,3 @@ def _after_claim_step(claim: Claim, step: ClaimStep) -> ClaimState:
 def _after_hook_step(claim: Claim, hook: Hook, step: HookStep) -> Hook:
     what = f"hook {hook.name!r} of claim {claim.id}"
     return hook._replace(state=advance(HOOK_TRANSITIONS, hook.state, step, of=what))
-
-
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else str(value)
