@@ -19,7 +19,7 @@ MARGIN_S: Final = 1.0
 
 _BUDGET_MIN_S: Final = 0.5
 _SYSTEMCTL_TIMEOUT_S: Final = 2.0
-_UNIT: Final = re.compile(r"/(?P<unit>[^/]+\.service)$")
+_UNIT: Final = re.compile(r"/(?P<unit>[^/\n]+\.service)$", re.MULTILINE)
 _USER_MANAGER: Final = re.compile(r"/user@\d+\.service/")
 _SPAN: Final = re.compile(r"([0-9.]+) ?(us|ms|s|min|h|d|w|month|y)?")
 _SECONDS: Final = {
@@ -80,7 +80,7 @@ def of_unit(pid: int, *, systemctl: Systemctl = _run_systemctl, proc: Path = Pat
         cgroup = (proc / str(pid) / "cgroup").read_text()
     except OSError:
         return UNKNOWN
-    found = next((match for line in cgroup.splitlines() if (match := _UNIT.search(line))), None)
+    found = _UNIT.search(cgroup)
     if found is None:
         return UNKNOWN
     manager = ["--user"] if _USER_MANAGER.search(cgroup) else []
@@ -114,14 +114,12 @@ def container_default(environ: Mapping[str, str] = os.environ, *, root: Path = P
     """A sentence about the default timeout of the container runtime, "" outside a container."""
     if environ.get("KUBERNETES_SERVICE_HOST"):
         return "the Kubernetes default is 30 s, unless the pod sets terminationGracePeriodSeconds"
-    if (root / ".dockerenv").exists():
-        return (
-            "the Docker default is 10 s, unless the container has a StopTimeout or `docker stop -t` is used"
-        )
-    if (root / "run/.containerenv").exists():
-        return (
-            "the Podman default is 10 s, unless the container has a StopTimeout or `podman stop -t` is used"
-        )
+    for mark, runtime in ((".dockerenv", "Docker"), ("run/.containerenv", "Podman")):
+        if (root / mark).exists():
+            command = f"`{runtime.lower()} stop -t`"
+            return (
+                f"the {runtime} default is 10 s, unless the container has a StopTimeout or {command} is used"
+            )
     return ""
 
 

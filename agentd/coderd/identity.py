@@ -7,11 +7,12 @@ token; both are normal.
 """
 
 import asyncio
+import contextlib
 import json
 import re
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Literal, TypeVar
+from collections.abc import AsyncIterator, Mapping
+from typing import Final, Literal
 
 from yarl import URL
 
@@ -21,7 +22,6 @@ from agentd.coderd.errors import IdentityError, MetadataError
 from agentd.http_client import failure, json_object, read_start
 from agentd.tls import aiohttp
 
-T = TypeVar("T")
 Kind = Literal["aws-instance-identity", "azure-instance-identity", "google-instance-identity"]
 
 METADATA_URL: Final = "http://169.254.169.254"
@@ -35,8 +35,7 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 class InstanceIdentityToken:
     """A `TokenSource` that gets the token at its first use and again after each 401.
 
-    `agent_name` chooses one of several agents on this instance. `headers` and `tls` are for requests to
-    coderd. Raises `MetadataError` or `IdentityError`.
+    `agent_name` chooses one of several agents on this instance. `headers` and `tls` are for coderd.
     """
 
     def __init__(
@@ -82,24 +81,25 @@ class InstanceIdentityToken:
             return self._token not in ("", rejected)
 
     async def _fetch(self) -> str:
-        proof = await _in_time(
-            self._proof, "metadata server", MetadataError, "is agentd on an instance of that cloud?"
-        )
+        async with _step("metadata server", MetadataError, "is agentd on an instance of that cloud?"):
+            proof = await self._proof()
         if self._agent_name:
             proof["agent_name"] = self._agent_name
-        token = await _in_time(lambda: self._exchange(proof), "coderd", IdentityError, "check coder.url")
+        async with _step("coderd", IdentityError, "check coder.url"):
+            token = await self._exchange(proof)
         log.register_secret(token)
         self._failure = ""
         self._log.info("identity.exchanged", kind=self._kind)
         return token
 
     async def _proof(self) -> dict[str, str]:
-        of = {
-            "aws-instance-identity": self._aws,
-            "azure-instance-identity": self._azure,
-            "google-instance-identity": self._google,
-        }
-        return await of[self._kind]()
+        match self._kind:
+            case "aws-instance-identity":
+                return await self._aws()
+            case "azure-instance-identity":
+                return await self._azure()
+            case "google-instance-identity":
+                return await self._google()
 
     async def _aws(self) -> dict[str, str]:
         # IMDSv2. In a container its answer needs a hop limit of 2.
@@ -153,17 +153,16 @@ class InstanceIdentityToken:
                 raise identity_error(Answer.of(response.status, response.headers, body))
         token = json_object(body).get("session_token")
         if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-            raise IdentityError(
-                "coderd: the answer to the instance identity holds no session token", status=200
-            )
+            raise IdentityError("coderd: the answer holds no session token", status=200)
         return token
 
 
-async def _in_time(step: Callable[[], Awaitable[T]], peer: str, kind: type[IdentityError], hint: str) -> T:
-    """The result of `step`. Raises `kind` if `peer` does not answer within `STEP_TIMEOUT_S`."""
+@contextlib.asynccontextmanager
+async def _step(peer: str, kind: type[IdentityError], hint: str) -> AsyncIterator[None]:
+    """Raise `kind` if `peer` does not answer the block within `STEP_TIMEOUT_S`."""
     try:
         async with asyncio.timeout(STEP_TIMEOUT_S):
-            return await step()
+            yield
     except TimeoutError as exc:
         raise kind(f"{peer}: no answer within {STEP_TIMEOUT_S:g}s", hint=hint) from exc
     except (aiohttp.ClientError, OSError) as exc:
