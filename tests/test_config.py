@@ -582,7 +582,7 @@ def test_any_value_is_accepted_or_refused_with_the_key(name, raw):
         assert message.startswith(f"{name}: ")
         assert "(here)" in message
     elif isinstance(raw, int | float):
-        assert key.spec.low <= raw <= key.spec.high
+        assert key.low <= raw <= key.high
 
 
 SECTIONS = set(config.Config._fields)

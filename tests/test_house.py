@@ -185,8 +185,8 @@ NUMBERS = [name for name, key in config.keys().items() if key.annotation in (int
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_the_document_has_the_range_of_a_number(name):
-    spec = config.keys()[name].spec
-    assert f"{spec.low:g} to {spec.high:g}" in documented_keys()[name][2]
+    key = config.keys()[name]
+    assert f"{key.low:g} to {key.high:g}" in documented_keys()[name][2]
 
 
 def lines(found: Iterator[tuple[Path, int, str]]) -> list[str]:

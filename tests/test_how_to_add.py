@@ -118,7 +118,7 @@ def test_a_destination_is_in_the_description_of_its_key(scheme):
         if line.startswith("| `snapshots.destinations`")
     ]
     assert f"`{scheme}://`" in row, "not in docs/configuration.md"
-    assert f"{scheme}://" in KEYS["snapshots.destinations"].spec.doc, "not in agentd/config/schema.py"
+    assert f"{scheme}://" in KEYS["snapshots.destinations"].doc, "not in agentd/config/schema.py"
 
 
 def test_every_destination_class_is_created_for_a_scheme():
@@ -149,7 +149,7 @@ def test_a_hook_event_is_described(event):
 
 @pytest.mark.parametrize("event", HookEvent)
 def test_a_hook_event_is_in_the_description_of_its_key(event):
-    assert f"on-{event}.d" in KEYS["claims.hooks_dir"].spec.doc, "not in agentd/config/schema.py"
+    assert f"on-{event}.d" in KEYS["claims.hooks_dir"].doc, "not in agentd/config/schema.py"
     [row] = [
         line for line in DOCS["configuration.md"].splitlines() if line.startswith("| `claims.hooks_dir`")
     ]

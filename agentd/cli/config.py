@@ -50,7 +50,7 @@ def explained(effective: config.Config) -> dict[str, dict[str, object]]:
 
 def _masked(effective: config.Config, key: config.Key) -> object:
     value = effective.value(key.name)
-    if key.spec.secret and value:
+    if key.secret and value:
         return MASK
     if isinstance(value, tuple):
         return [_without_query(word) for word in value]

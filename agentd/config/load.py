@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from agentd.config.schema import Config, Key, keys, sections
+from agentd.config.schema import Config, keys, sections
+from agentd.config.section import Key
 from agentd.config.values import parse
 from agentd.errors import ConfigError
 
@@ -145,7 +146,7 @@ def _from_flags(flags: Sequence[str], known: Mapping[str, Key]) -> RawValues:
             raise ConfigError("--set: an argument has no value", hint="write --set section.key=value")
         if name not in known:
             raise _unknown(name, known, "key in --set")
-        if known[name].spec.secret:
+        if known[name].secret:
             # Every local user can read the arguments of a process.
             raise ConfigError(
                 f"{name}: secrets are not accepted on the command line (flag --set)",

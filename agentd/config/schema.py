@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from agentd.config import formats
-from agentd.config.section import Section, Spec, key
+from agentd.config.section import Key, Section, key
 from agentd.errors import ConfigError
 
 SNAPSHOT_MAX_BYTES: Final = 65_536  # coderd's taskSnapshotMaxSize: a body of exactly this size is accepted
@@ -138,9 +138,7 @@ class SnapshotsSection(Section):
     )
     redact: bool = key(True, "Remove the agent token and other known secrets from snapshots.")
     redact_env: tuple[str, ...] = key(
-        (),
-        "Names of environment variables whose values are removed from snapshots.",
-        format=formats.variable,
+        (), "Names of environment variables whose values are removed from snapshots.", format=formats.variable
     )
     redact_patterns: tuple[str, ...] = key(
         (), "Regular expressions; their matches are removed from snapshots.", format=formats.pattern, csv=True
@@ -157,8 +155,7 @@ class StateSection(Section):
 
 class LocalApiSection(Section):
     socket: Path = key(
-        Path(),
-        "Unix socket of the local API. Default: agentd.sock in $RUNTIME_DIRECTORY, else in state.dir.",
+        Path(), "Unix socket of the local API. Default: agentd.sock in $RUNTIME_DIRECTORY, else in state.dir."
     )
     listen: str = key(
         "",
@@ -231,20 +228,6 @@ class Config(NamedTuple):
             )
 
 
-class Key(NamedTuple):
-    """One key, as `keys()` lists them."""
-
-    name: str
-    annotation: Any
-    default: Any
-    spec: Spec
-
-    @property
-    def env(self) -> tuple[str, ...]:
-        """Names of its environment variables, in decreasing precedence."""
-        return (*self.spec.env, "AGENTD_" + self.name.upper().replace(".", "_"))
-
-
 def sections() -> dict[str, type[Section]]:
     """Every section by name, in the order of the documentation."""
     return {name: type(section) for name, section in Config()._asdict().items() if name != "origins"}
@@ -255,7 +238,8 @@ def keys() -> dict[str, Key]:
     found = {}
     for section, kind in sections().items():
         hints = typing.get_type_hints(kind)
-        for key_, spec in kind.specs.items():
-            name = f"{section}.{key_}"
-            found[name] = Key(name, hints[key_], getattr(kind, key_), spec)
+        for field, declared in kind.declared.items():
+            name = f"{section}.{field}"
+            env = (*declared.env, "AGENTD_" + name.upper().replace(".", "_"))
+            found[name] = declared._replace(name=name, annotation=hints[field], env=env)
     return found

@@ -1,4 +1,4 @@
-"""Base class of the configuration's tables: immutable, with a type, a default and a `Spec` for each key.
+"""Base class of the configuration's tables: immutable, with a type and a `Key` for each key.
 
 Not dataclasses: the decorator takes 5 ms for a dozen of them, at every start.
 """
@@ -10,15 +10,16 @@ from typing import Any, ClassVar, NamedTuple, NoReturn, Self, dataclass_transfor
 from agentd.config import formats
 
 
-class Spec(NamedTuple):
-    """What a key has beside its type and default.
+class Key(NamedTuple):
+    """One key, `section.key`. `config.keys()` returns all of them, with `name`, `annotation` and every `env`.
 
-    `doc` is its help text. `env` are names of environment variables before `AGENTD_SECTION_KEY`. `low` and
-    `high` limit a number. `format` checks and normalizes a text, or each entry of a list. `csv` splits a
-    string as CSV instead of at each comma, because entries may contain commas. `secret` hides the value in
-    every output.
+    `doc` is its help text. `env` are the names of its environment variables, in decreasing precedence; `keys()`
+    adds `AGENTD_SECTION_KEY` to the declared ones. `low` and `high` limit a number. `format` checks and normalizes
+    a text, or each entry of a list. `csv` splits a string as CSV instead of at each comma, because entries may
+    contain commas. `secret` hides the value in every output.
     """
 
+    default: Any
     doc: str
     env: tuple[str, ...] = ()
     low: float = -math.inf
@@ -26,16 +27,13 @@ class Spec(NamedTuple):
     format: Callable[[str], str] = formats.printable
     csv: bool = False
     secret: bool = False
+    name: str = ""
+    annotation: Any = None
 
 
-class _Declared(NamedTuple):
-    default: Any
-    spec: Spec
-
-
-def key(default: Any, doc: str, **spec: Any) -> Any:  # noqa: ANN401 - the key's own annotation is the type
-    """Declare a key of a section. `spec` are the other fields of `Spec`."""
-    return _Declared(default, Spec(doc, **spec))
+def key(default: Any, doc: str, **fields: Any) -> Any:  # noqa: ANN401 - the key's own annotation is the type
+    """Declare a key of a section. `fields` are further fields of `Key`."""
+    return Key(default, doc, **fields)
 
 
 @dataclass_transform(frozen_default=True, eq_default=False, kw_only_default=True)
@@ -45,18 +43,17 @@ class Section:
     Sections compare by identity and have no `repr` of their values, because one of them contains the token.
     """
 
-    specs: ClassVar[Mapping[str, Spec]]
+    declared: ClassVar[Mapping[str, Key]]
 
     def __init_subclass__(cls) -> None:
-        declared = {name: value for name, value in vars(cls).items() if isinstance(value, _Declared)}
-        cls.specs = {name: value.spec for name, value in declared.items()}
-        for name, value in declared.items():
-            setattr(cls, name, value.default)
+        cls.declared = {name: value for name, value in vars(cls).items() if isinstance(value, Key)}
+        for name, declared in cls.declared.items():
+            setattr(cls, name, declared.default)
 
     def __init__(self, **values: Any) -> None:  # noqa: ANN401 - the keys' own annotations are the types
         """A key that is not passed has its default. Raises `TypeError` for an unknown name."""
         for name in values:
-            if name not in self.specs:
+            if name not in self.declared:
                 raise TypeError(f"{type(self).__name__} has no key {name!r}")
         vars(self).update(values)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from agentd.config.formats import FormatError
-from agentd.config.schema import Key
+from agentd.config.section import Key
 from agentd.errors import ConfigError
 
 _BOOLEANS: Final = {
@@ -25,18 +25,18 @@ def parse(key: Key, raw: Any, origin: str) -> Any:  # noqa: ANN401 - the key dec
     try:
         value = _convert(key, raw)
     except FormatError as exc:
-        raise ConfigError(f"{key.name}: {_quoted(key, raw)}{exc} ({origin})", hint=key.spec.doc) from None
-    if isinstance(value, int | float) and not key.spec.low <= value <= key.spec.high:
+        raise ConfigError(f"{key.name}: {_quoted(key, raw)}{exc} ({origin})", hint=key.doc) from None
+    if isinstance(value, int | float) and not key.low <= value <= key.high:
         raise ConfigError(
             f"{key.name}: {_quoted(key, raw)}is out of range ({origin})",
-            hint=f"choose a value from {key.spec.low:g} to {key.spec.high:g}",
+            hint=f"choose a value from {key.low:g} to {key.high:g}",
         )
     return value
 
 
 def _quoted(key: Key, raw: Any) -> str:  # noqa: ANN401 - any input
     """`raw` for an error message, with a space after it; "" for a possible secret and for a list or table."""
-    if key.spec.secret or not isinstance(raw, str | int | float):
+    if key.secret or not isinstance(raw, str | int | float):
         return ""
     if isinstance(raw, int) and raw.bit_length() > 128:
         return "a number this large "
@@ -62,7 +62,7 @@ def _convert(key: Key, raw: Any) -> Any:  # noqa: ANN401 - the key decides the t
         raise FormatError("must be a string")
     if annotation is Path or origin is types.UnionType:
         return _path(raw, optional=annotation is not Path)
-    return key.spec.format(raw.strip())
+    return key.format(raw.strip())
 
 
 def _choice(raw: Any, choices: tuple[str, ...]) -> str:  # noqa: ANN401 - from TOML or a string
@@ -96,11 +96,11 @@ def _number(raw: Any, kind: type[int] | type[float]) -> int | float:  # noqa: AN
 
 
 def _list(key: Key, raw: Any) -> tuple[str, ...]:  # noqa: ANN401 - from TOML or a string
-    entries = _entries(raw, as_csv=key.spec.csv)
+    entries = _entries(raw, as_csv=key.csv)
     checked = []
     for number, entry in enumerate(entries, 1):
         try:
-            checked.append(key.spec.format(entry))
+            checked.append(key.format(entry))
         except FormatError as exc:
             raise FormatError(f"entry {number} {exc}") from None
     return tuple(checked)

@@ -68,9 +68,7 @@ def connection_finding(answer: AgentdError | None, version: str) -> Finding:
             )
         case ServerFaultError():
             return fail(
-                "coderd",
-                f"coderd or a proxy failed: {answer.message}",
-                "see coderd's log and the proxy's",
+                "coderd", f"coderd or a proxy failed: {answer.message}", "see coderd's log and the proxy's"
             )
         case RateLimitedError():
             return warn(

@@ -89,7 +89,7 @@ def _secret_values(settings: Config, environ: Mapping[str, str]) -> Iterator[str
     yield from (environ.get(name, "") for name in settings.snapshots.redact_env)
     # For the variables of agentd the key decides, not the name: CODER_AGENT_TOKEN_FILE is a path, not a
     # secret.
-    ours = {name: key.spec.secret for key in keys().values() for name in key.env}
+    ours = {name: key.secret for key in keys().values() for name in key.env}
     yield from (value for name, value in environ.items() if ours.get(name, bool(_SECRET_NAME.search(name))))
     for file in (settings.coder.token_file, settings.snapshots.http_headers_file):
         if file is not None:
