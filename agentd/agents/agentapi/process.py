@@ -11,9 +11,8 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.agents.agent import CannotEndError
 from agentd.proc import PROC, read_stat
@@ -39,8 +38,7 @@ class NotTheAgentError(CannotEndError):
     """Nothing was signalled: the process of the pid file is not provably AgentAPI. The message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Written:
+class _Written(NamedTuple):
     """A pid file: the process id in it, the owner of the file, and when it was written (Unix seconds)."""
 
     pid: int
@@ -59,16 +57,16 @@ async def end_agent(pid_file: Path, *, saves_state: bool, timeout_s: float) -> E
     if written is None:
         return Ending.ALREADY_GONE
     try:
-        with _held(written.pid) as process, _ended(process) as ended:
+        with _watched(written.pid) as (process, ended):
             # After one turn of the loop, `ended` is set for a process that had exited before.
-            if await _within({ended}, 0):
+            if await _within(ended, 0):
                 return Ending.ALREADY_GONE
             _prove(written)
             if saves_state:
                 signal.pidfd_send_signal(process, signal.SIGUSR1)
-                await _within({ended}, min(SAVE_S, timeout_s))
+                await _within(ended, min(SAVE_S, timeout_s))
             signal.pidfd_send_signal(process, signal.SIGTERM)
-            return Ending.ENDED if await _within({ended}, timeout_s) else Ending.STILL_RUNNING
+            return Ending.ENDED if await _within(ended, timeout_s) else Ending.STILL_RUNNING
     except ProcessLookupError:
         return Ending.ALREADY_GONE
     except OSError as exc:
@@ -92,34 +90,23 @@ def _read(pid_file: Path) -> _Written | None:
 
 
 @contextmanager
-def _held(pid: int) -> Iterator[int]:
+def _watched(pid: int) -> Iterator[tuple[int, asyncio.Event]]:
+    """A pidfd of the process, and an event that is set when the process has exited, also as a zombie."""
     process = os.pidfd_open(pid)
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(process, ended.set)
     try:
-        yield process
+        yield process, ended
     finally:
+        loop.remove_reader(process)
         os.close(process)
 
 
-@contextmanager
-def _ended(process: int) -> Iterator["asyncio.Future[None]"]:
-    """A future that is done when the process has exited, also as a zombie."""
-    loop = asyncio.get_running_loop()
-    ended: asyncio.Future[None] = loop.create_future()
-
-    def on_readable() -> None:
-        loop.remove_reader(process)
-        ended.set_result(None)
-
-    loop.add_reader(process, on_readable)
-    try:
-        yield ended
-    finally:
-        loop.remove_reader(process)
-
-
-async def _within(ended: "set[asyncio.Future[None]]", timeout_s: float) -> bool:
-    done, _ = await asyncio.wait(ended, timeout=timeout_s)
-    return bool(done)
+async def _within(ended: asyncio.Event, timeout_s: float) -> bool:
+    waiting = asyncio.ensure_future(ended.wait())
+    await asyncio.wait({waiting}, timeout=timeout_s)
+    waiting.cancel()
+    return ended.is_set()
 
 
 def _prove(written: _Written) -> None:
