@@ -71,7 +71,6 @@ class Watcher:
         self._reread_s = max(0.0, checkpoint_s - poll_interval_s)
         self._keep_messages = keep_messages
         self._log = log.get("stability")
-        self._polling = asyncio.Lock()
         self._poll_now = asyncio.Event()
         self._last: LastMessage | None = None
         self._read_at = float("-inf")
@@ -86,16 +85,15 @@ class Watcher:
 
     async def poll(self) -> None:
         """Observe the agent once, and read its messages if they can have changed."""
-        async with self._polling:
-            observation = await self._agent.observe()
-            self.sessions = await self._agent.sessions()
-            if self._needs_comparison(observation):
-                observation = self._after_read(observation, await self._read())
-            if observation.activity is Activity.GONE and self._tracker.status is not AgentStatus.UNREACHABLE:
-                await self._read_saved()
-            self._apply(observation)
-            if self._is_read_due(observation):
-                await self._read()
+        observation = await self._agent.observe()
+        self.sessions = await self._agent.sessions()
+        if self._needs_comparison(observation):
+            observation = self._after_read(observation, await self._read())
+        if observation.activity is Activity.GONE and self._tracker.status is not AgentStatus.UNREACHABLE:
+            await self._read_saved()
+        self._apply(observation)
+        if self._is_read_due(observation):
+            await self._read()
 
     async def read_messages(self, timeout_s: float) -> bool:
         """Read the messages once more. False if the agent did not answer in time."""
