@@ -9,32 +9,21 @@ monotonic seconds in memory, because a monotonic clock starts anew with the mach
 
 import json
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agentd import log
 from agentd.durable import replace_file
 from agentd.stability.status_report import Source, StatusReport, TaskState
-from agentd.stability.turn_reports import TaskRecord, UserMessage
+from agentd.stability.turn_reports import NEW_TASK, TaskRecord, UserMessage
 
 NAME: Final = "task.json"
 FILE_MAX_BYTES: Final = 1 << 20
 
 
-class TaskFileContent(NamedTuple):
-    """The record of the task, and the report that coderd accepted last (its `source` and `at` are not kept)."""
-
-    record: TaskRecord = TaskRecord()
-    accepted: StatusReport | None = None
-
-
-def write(path: Path, content: TaskFileContent, *, monotonic_to_unix_s: float) -> None:
-    """Replace the file; blocks on the disk. Raises `OSError`."""
-    record, accepted = content.record, content.accepted
-    user = record.user and {
-        "id": record.user.id,
-        "digest": record.user.digest,
-        "at": record.user.at + monotonic_to_unix_s,
-    }
+def write(
+    path: Path, record: TaskRecord, accepted: StatusReport | None, *, monotonic_to_unix_s: float
+) -> None:
+    """Replace the file; blocks on the disk. `accepted` is what coderd accepted last. Raises `OSError`."""
     reports = [
         {
             "word": report.state.value,
@@ -45,34 +34,38 @@ def write(path: Path, content: TaskFileContent, *, monotonic_to_unix_s: float) -
         }
         for report in record.reports
     ]
-    told = accepted and {"word": accepted.state.value, "message": accepted.message, "uri": accepted.uri}
-    fields = {"turn": record.turn, "user": user, "told": told, "claims": reports}
+    fields = {
+        "turn": record.turn,
+        "user": record.user and {**record.user._asdict(), "at": record.user.at + monotonic_to_unix_s},
+        "told": accepted and {"word": accepted.state.value, "message": accepted.message, "uri": accepted.uri},
+        "claims": reports,
+    }
     replace_file(path, json.dumps(fields).encode() + b"\n")
 
 
-def read(path: Path, *, monotonic_to_unix_s: float) -> TaskFileContent:
-    """What `write` stored; empty if there is no such file, or if it is damaged (logged)."""
+def read(path: Path, *, monotonic_to_unix_s: float) -> tuple[TaskRecord, StatusReport | None]:
+    """The record and the accepted report that `write` stored; empty if there is no file, or if it is damaged (logged).
+
+    The accepted report has no `source` and `at`.
+    """
     try:
         with path.open("rb") as file:
             fields = json.loads(file.read(FILE_MAX_BYTES))
         user, told = fields["user"], fields["told"]
-        return TaskFileContent(
-            TaskRecord(
-                int(fields["turn"]),
-                user
-                and UserMessage(
-                    int(user["id"]), int(user["digest"]), float(user["at"]) - monotonic_to_unix_s
-                ),
-                tuple(_report(entry, monotonic_to_unix_s) for entry in fields["claims"]),
-            ),
-            told
-            and StatusReport(TaskState(told["word"]), message=str(told["message"]), uri=str(told["uri"])),
+        record = TaskRecord(
+            int(fields["turn"]),
+            user
+            and UserMessage(int(user["id"]), int(user["digest"]), float(user["at"]) - monotonic_to_unix_s),
+            tuple(_report(entry, monotonic_to_unix_s) for entry in fields["claims"]),
+        )
+        return record, told and StatusReport(
+            TaskState(told["word"]), message=str(told["message"]), uri=str(told["uri"])
         )
     except FileNotFoundError:
-        return TaskFileContent()
+        pass
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
         log.get("stability").warning("task.forgotten", file=str(path), reason=str(exc))
-        return TaskFileContent()
+    return NEW_TASK, None
 
 
 def _report(entry: Any, monotonic_to_unix_s: float) -> StatusReport:  # noqa: ANN401 - JSON

@@ -17,7 +17,6 @@ from agentd.conversation.message import Message
 from agentd.errors import AgentdError
 from agentd.stability import task_file
 from agentd.stability.status_report import FINAL_STATES, Source, StatusReport, TaskState, clean_message
-from agentd.stability.task_file import TaskFileContent
 from agentd.stability.tracker import AgentStatus, AgentStatusChange
 from agentd.stability.turn_reports import TurnReports, UserMessage, estimated_time
 from agentd.subscribers import Subscribers
@@ -50,12 +49,11 @@ class TaskReports:
         self._disk = disk
         self._monotonic_to_unix_s = clock.wall() - clock.monotonic()
         self._stored = task_file.read(self._path, monotonic_to_unix_s=self._monotonic_to_unix_s)
-        self._turn = TurnReports(self._stored.record)
-        self.accepted = self._stored.accepted
+        record, self.accepted = self._stored
         """The report that coderd accepted last, in this run or before."""
+        self._turn = TurnReports(record)
         # A user message that appears first in this run was not there at the last poll of the run before.
-        user = self._stored.record.user
-        self._read_at = user.at if user is not None else float("-inf")
+        self._read_at = record.user.at if record.user is not None else float("-inf")
         self._newest: tuple[int, str] | None = None
         # The watcher knows no message, so its reports reuse message and link of the last other report of this turn.
         self._message, self._uri = "", ""
@@ -135,13 +133,13 @@ class TaskReports:
         """Write the current content to disk, if it changed. A failure is logged, not raised."""
         async with self._storing:
             self._unstored.clear()
-            content = TaskFileContent(self._turn.record, self.accepted)
+            content = (self._turn.record, self.accepted)
             if content == self._stored:
                 return
             try:
                 await self._disk.run(
                     lambda: task_file.write(
-                        self._path, content, monotonic_to_unix_s=self._monotonic_to_unix_s
+                        self._path, *content, monotonic_to_unix_s=self._monotonic_to_unix_s
                     )
                 )
             except OSError as exc:
