@@ -22,7 +22,7 @@ from pathlib import Path
 import aiohttp
 
 from agentd.agents.agent import Change
-from agentd.agents.agentapi.agent import AgentApiAgent, AgentApiOptions
+from agentd.agents.agentapi.agent import AgentApiAgent
 from agentd.agents.agentapi.client import AgentApiClient
 from agentd.clock import Clock
 from agentd.metrics import Registry
@@ -90,7 +90,7 @@ async def run_watcher(url: str, follow: bool) -> None:
     )  # fmt: skip
     async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
         clock = Clock()
-        agent = AgentApiAgent(AgentApiClient(url, session=session), AgentApiOptions(keep=10), clock=clock)
+        agent = AgentApiAgent(AgentApiClient(url, session=session), keep=10, clock=clock)
         watcher = Watcher(
             agent=agent, tracker=Tracker(5.0), clock=clock, poll_interval_s=1.0, checkpoint_s=5, keep_messages=10
         )  # fmt: skip

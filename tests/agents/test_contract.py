@@ -9,7 +9,7 @@ from agents.scripted import ScriptedAgent
 
 from agentd.agents.agent import Activity
 from agentd.agents.agentapi import client as client_module
-from agentd.agents.agentapi.agent import AgentApiAgent, AgentApiOptions
+from agentd.agents.agentapi.agent import AgentApiAgent
 from agentd.agents.agentapi.client import AgentApiClient
 from agentd.simulator.agentapi import SimulatedAgentApi
 
@@ -86,6 +86,6 @@ class TestAgentApi(AgentContract):
             simulated.add_message("user", "hello")
             simulated.add_message("agent", "hello yourself")
             client = AgentApiClient(simulated.url, session=session)
-            agent = AgentApiAgent(client, AgentApiOptions(keep=3), clock=fake_clock.as_clock())
+            agent = AgentApiAgent(client, keep=3, clock=fake_clock.as_clock())
             yield AgentApiStage(simulated, agent)
             await agent.close()

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from agentd.agents.agentapi import client as client_module
-from agentd.agents.agentapi.agent import AgentApiAgent, AgentApiOptions
+from agentd.agents.agentapi.agent import AgentApiAgent
 from agentd.agents.agentapi.client import AgentApiClient
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.stability.task_reports import TaskReports
@@ -33,7 +33,7 @@ class Bench:
         self.tracker = Tracker(5.0)
         self.client = AgentApiClient(simulated.url, session=session)
         kind = AgentApiAgent if follow else NotFollowed
-        self.agent = kind(self.client, AgentApiOptions(keep=3), clock=fake_clock.as_clock())
+        self.agent = kind(self.client, keep=3, clock=fake_clock.as_clock())
         self.watcher = Watcher(
             agent=self.agent,
             tracker=self.tracker,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentd import log
 from agentd.agents.agent import (
@@ -57,26 +57,31 @@ END_STATUS_TIMEOUT_S: Final = 1.0
 _ACTIVITIES: Final = {"stable": Activity.IDLE, "running": Activity.BUSY}
 
 
-class AgentApiOptions(NamedTuple):
-    """`keep`: messages in the window. The files are AgentAPI's own, None where they are not configured."""
-
-    keep: int
-    state_file: Path | None = None
-    pid_file: Path | None = None
-
-
 class AgentApiAgent:
-    """The agent behind one AgentAPI server."""
+    """The agent behind one AgentAPI server.
+
+    `keep`: messages in the window. The files are AgentAPI's own, None where they are not configured.
+    """
 
     kind = "agentapi"
     can = Capabilities(send_input=True, end_process=True)
 
-    def __init__(self, client: AgentApiClient, options: AgentApiOptions, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        client: AgentApiClient,
+        *,
+        keep: int,
+        clock: Clock,
+        state_file: Path | None = None,
+        pid_file: Path | None = None,
+    ) -> None:
         self._client = client
-        self._options = options
+        self._keep = keep
         self._clock = clock
-        self._window = Window(options.keep)
-        self._replay = Window(options.keep)
+        self._state_file = state_file
+        self._pid_file = pid_file
+        self._window = Window(keep)
+        self._replay = Window(keep)
         self._announced_at = float("-inf")
         self.is_announcing = False
         # Counts reasons why the window may lack something that no event announces, and those that a read has removed.
@@ -132,7 +137,7 @@ class AgentApiAgent:
 
         AgentAPI writes the file before it closes its port, so the file is complete when the port refuses connections.
         """
-        path = self._options.state_file
+        path = self._state_file
         if path is None:
             return ()
         try:
@@ -182,12 +187,12 @@ class AgentApiAgent:
         """Signal the process of `agentapi.pid_file`, and SIGUSR1 first where that saves its state."""
         from agentd.agents.agentapi.process import end_agent  # noqa: PLC0415 - off unless configured
 
-        if self._options.pid_file is None:
+        if self._pid_file is None:
             raise CannotEndError("agentapi.pid_file is not set")
         deadline = self._clock.monotonic() + timeout_s
         saves_state = await self._saves_state()
         left_s = max(0.0, deadline - self._clock.monotonic())
-        pid_file = self._options.pid_file
+        pid_file = self._pid_file
         outcome = await end_agent(pid_file, saves_state=saves_state, timeout_s=left_s)
         self._log.info("agent.ended", outcome=outcome.value, pid_file=str(pid_file), saved_first=saves_state)
 
@@ -206,7 +211,7 @@ class AgentApiAgent:
         """One connection, from its replay to its end."""
         began = self._clock.monotonic()
         reason = "ended by the agent"
-        self._replay = Window(self._options.keep)
+        self._replay = Window(self._keep)
         try:
             async with aclosing(self._client.events()) as events:
                 async for event in events:
