@@ -11,8 +11,7 @@ from typing import NamedTuple
 class Clock(NamedTuple):
     """Three functions of time, and waiting with a limit.
 
-    `monotonic` measures spans (seconds, never stepped); `wall` stamps records (Unix seconds, may be stepped
-    by an operator or NTP); `sleep` waits (seconds).
+    `monotonic` measures spans and is never stepped; `wall` stamps records and may be stepped. All in seconds.
     """
 
     monotonic: Callable[[], float] = time.monotonic
@@ -59,10 +58,7 @@ class SameMoment:
         self._text = rfc3339(clock.wall())
 
     def to_rfc3339(self, at: float | None) -> str:
-        """Convert `at` (monotonic seconds).
-
-        None repeats the last result, at first the time of construction.
-        """
+        """Convert `at` (monotonic seconds). None repeats the last result, at first the construction time."""
         if at is not None and at != self._at:
             self._at = at
             self._text = rfc3339(self._clock.wall() - (self._clock.monotonic() - at))

@@ -37,10 +37,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Fsync a directory, so that a file created, renamed or removed in it stays so after a power cut.
-
-    Raises `OSError`.
-    """
+    """Fsync a directory, so that its entries stay as they are after a power cut. Raises `OSError`."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

@@ -25,11 +25,7 @@ class ExitCode(enum.IntEnum):
 
 
 class AgentdError(Exception):
-    """Base class of the errors that an operator reads.
-
-    `message` states what is wrong and where; `hint` states what to do (may be empty). `str()` joins them with
-    "; ".
-    """
+    """An error that an operator reads: `message` states what is wrong and where, `hint` what to do."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
     label: ClassVar[str]
@@ -54,10 +50,7 @@ class UsageError(AgentdError):
 
 
 class ConfigError(AgentdError):
-    """A configuration value is missing, malformed or unknown.
-
-    The message starts with the key, as `section.key`.
-    """
+    """A configuration value is missing, malformed or unknown. The message starts with `section.key`."""
 
     exit_code = ExitCode.CONFIG
 

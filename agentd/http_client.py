@@ -57,10 +57,7 @@ def one_line(text: str, max_chars: int) -> str:
 
 
 def failure(exc: BaseException, *, mask: Callable[[str], str] = log.masked) -> str:
-    """The text of a transport's error on one line, without the secrets that `mask` knows.
-
-    aiohttp and h11 quote the bytes of the server in their errors, up to the whole body.
-    """
+    """A transport's error on one line, masked: aiohttp and h11 quote the server, up to the whole body."""
     return one_line(mask(str(exc)), _FAILURE_MAX_CHARS) or type(exc).__name__
 
 

@@ -77,10 +77,7 @@ def masked(text: str) -> str:
 
 
 def configure(*, level: str = "info", fmt: Format = "auto", stream: TextIO | None = None) -> None:
-    """Configure the process's logging on `stream`, by default stderr.
-
-    The format `auto` is console on a terminal and JSON elsewhere.
-    """
+    """Configure logging on `stream`, by default stderr. `auto` is console on a terminal, JSON elsewhere."""
     out = _TolerantStream(sys.stderr if stream is None else stream)
     console = fmt == "console" or (fmt == "auto" and out.isatty())
     structlog.configure(

@@ -7,11 +7,7 @@ PROC: Final = Path("/proc")
 
 
 class ProcessStat(NamedTuple):
-    """One line of `/proc/PID/stat` (proc(5)).
-
-    `state` is one letter (`R`, `S`, `Z` for a zombie, …); `start_ticks` is the start time in clock ticks
-    since boot.
-    """
+    """One line of `/proc/PID/stat` (proc(5)). `state` is one letter, `start_ticks` counts from the boot."""
 
     pid: int
     state: str
@@ -21,7 +17,7 @@ class ProcessStat(NamedTuple):
 
 
 class ProcessIdentity(NamedTuple):
-    """Identifies one process. The kernel reuses a pid, but not the same pid and start time within one boot.
+    """Identifies a process: within one boot the kernel does not reuse a pid with the same start time.
 
     `ticks` is the start time in clock ticks since boot, `boot` the boot id ("" where the sandbox hides it).
     """

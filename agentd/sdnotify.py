@@ -19,10 +19,7 @@ class Notifier:
         self._socket: socket.socket | None = None
 
     def send(self, **fields: str | int) -> None:
-        """Send the fields, for example `send(READY=1, STATUS="listening")`.
-
-        Newlines in a value become spaces.
-        """
+        """Send the fields, as in `send(READY=1, STATUS="listening")`. Newlines in a value become spaces."""
         if not self._address:
             return
         text = "\n".join(f"{name}={str(value).replace(chr(10), ' ')}" for name, value in fields.items())

@@ -32,10 +32,7 @@ _BOM: Final = b"\xef\xbb\xbf"
 
 
 class StreamTooLargeError(PeerError):
-    """The stream exceeds a size limit.
-
-    It cannot be read any further, because the start of its next event is unknown.
-    """
+    """The stream exceeds a size limit and cannot be read on: the start of its next event is unknown."""
 
 
 class LineTooLongError(StreamTooLargeError, label="LineTooLong"):
@@ -104,8 +101,7 @@ class EventDecoder:
     def feed(self, chunk: bytes) -> Iterator[StreamItem]:
         """Yield the events that `chunk` completes. Consume them all before the next call.
 
-        Raises `LineTooLongError`, `EventTooLargeError` or `NoiseFloodError`, after the events before the
-        excess.
+        Raises a `StreamTooLargeError` after the events before the excess.
         """
         for line in self._lines(chunk):
             self._block_bytes += len(line) + 1

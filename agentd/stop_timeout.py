@@ -72,10 +72,7 @@ def configured_or(config: Config, unit: StopTimeout) -> StopTimeout:
 
 
 def of_unit(pid: int, *, systemctl: Systemctl = _run_systemctl, proc: Path = Path("/proc")) -> StopTimeout:
-    """The timeout of the systemd service that process `pid` runs in, or `UNKNOWN` outside a service.
-
-    Blocks for one `systemctl show`: about 10 ms, at most 2 s.
-    """
+    """The timeout of the systemd service of `pid`, `UNKNOWN` outside one. Blocks 10 ms, at most 2 s."""
     try:
         cgroup = (proc / str(pid) / "cgroup").read_text()
     except OSError:

@@ -20,11 +20,7 @@ else:
 
 
 def client_context(url: str, ca_file: Path | None = None) -> ssl.SSLContext | None:
-    """A context that verifies the server of an `https` URL by the system's CAs and `ca_file`. None for plain
-    http.
-
-    Raises `ConfigError` if `ca_file` cannot be read as PEM.
-    """
+    """A context with the system's CAs and `ca_file`; None for plain http. `ConfigError` if it is not PEM."""
     if urlsplit(url).scheme != "https":
         return None
     context = ssl.create_default_context()

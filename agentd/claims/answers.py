@@ -120,10 +120,9 @@ class RetrySchedule:
     def pause_s(
         self, retry: RetryClass, *, claim_is_final: bool, retry_after_s: float | None, stream_retry_s: float
     ) -> float | None:
-        """Seconds to wait; None: do not reconnect.
+        """Seconds to wait, at least `stream_retry_s` (the stream's `retry` field); None: do not reconnect.
 
-        `retry_after_s` is the answer's `Retry-After`, to which the jitter is added. `stream_retry_s` is the
-        `retry` field of the stream, a minimum.
+        The jitter is added to `retry_after_s`, the `Retry-After` of the answer.
         """
         if retry is RetryClass.NEVER:
             return None

@@ -38,8 +38,7 @@ class Hook(NamedTuple):
 class Claim(NamedTuple):
     """One claim of a prebuild. Times are Unix seconds; `why` explains `held` and `failed`.
 
-    `token_fingerprint` is the one-way fingerprint of the agent token that agentd used when it received the
-    event.
+    `token_fingerprint` is that of the agent token with which the event was received.
     """
 
     id: str
@@ -90,10 +89,7 @@ class Claim(NamedTuple):
 
 
 def claim_from_record(record: Mapping[str, Any]) -> Claim:
-    """The claim of a `claim` record.
-
-    Raises `KeyError`, `TypeError` or `ValueError` if the record is malformed.
-    """
+    """The claim of a `claim` record. `KeyError`, `TypeError` or `ValueError` if it is malformed."""
     hooks = tuple(
         Hook(
             **{

@@ -18,10 +18,7 @@ _WORKSPACE_KEYS: Final = ("workspace_id", "WorkspaceID")
 
 
 class ClaimEvent(NamedTuple):
-    """coderd reports that a user has claimed this prebuild.
-
-    `workspace_id` and `owner_id` are lower-case UUIDs, None if the server sent none (or the nil UUID).
-    """
+    """A user has claimed this prebuild. Ids are lower-case UUIDs, None if absent or the nil UUID."""
 
     workspace_id: str | None
     owner_id: str | None
@@ -29,10 +26,7 @@ class ClaimEvent(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """An event that needs no action.
-
-    `reason` is for the log; `fault` is true if the server violated the protocol.
-    """
+    """An event that needs no action, and why. `fault`: the server violated the protocol."""
 
     reason: str
     fault: bool = False
@@ -43,10 +37,7 @@ class _FieldError(Exception):
 
 
 def parse(event: str, data: str, *, workspace_id: str | None = None) -> ClaimEvent | Ignored:
-    """Parse one event with type `event` and payload `data`. Never raises.
-
-    `workspace_id` is the configured one, if any.
-    """
+    """Parse one event. Never raises. `workspace_id` is the configured one, if any."""
     if event == "error":
         return Ignored(f"the server reports an error: {_short(data)}", fault=True)
     if event != "data":

@@ -49,10 +49,7 @@ class _FailError(Exception):
 
 
 class HookRunner:
-    """Runs the hooks of claims.
-
-    `on_interrupted`: whether a hook that was running when agentd ended runs again or holds the claim.
-    """
+    """Runs the hooks of claims. `on_interrupted`: what follows if agentd ended while a hook was running."""
 
     def __init__(
         self,
@@ -255,10 +252,7 @@ def _new_backoff() -> Backoff:
 
 
 async def _finish_write(write: Callable[[], Claim]) -> Claim:
-    """Run `write` in a thread and wait for its end, also when cancelled.
-
-    The caller must know whether the write happened.
-    """
+    """Run `write` in a thread and wait for its result, also when cancelled: the write may have happened."""
     writing = asyncio.ensure_future(asyncio.to_thread(write))
     try:
         return await asyncio.shield(writing)

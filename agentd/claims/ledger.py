@@ -48,10 +48,7 @@ def fingerprint(token: str) -> str:
 
 
 def claim_id_of(event: ClaimEvent, *, token_fingerprint: str | None) -> str:
-    """The stable id of the event's claim, 12 hex digits: a hash of workspace, owner and reason.
-
-    The token fingerprint takes the place of a missing workspace.
-    """
+    """The id of a claim, 12 digits: a hash of workspace (or token fingerprint), owner and reason."""
     named = "\n".join(
         (event.workspace_id or f"token {token_fingerprint}", event.owner_id or "", event.reason)
     )
@@ -68,10 +65,7 @@ class Ledger:
     def __init__(
         self, directory: Path, *, workspace_id: str | None = None, clock: Clock | None = None
     ) -> None:
-        """Open or create the ledger.
-
-        Raises `StateError` if it cannot be read, `NewerLedgerError` if a newer agentd wrote it.
-        """
+        """Open or create the ledger. Raises `StateError` if it is unreadable, `NewerLedgerError`."""
         self._file = LedgerFile(directory / LEDGER_NAME, wall=(clock or Clock()).wall)
         self._workspace_id = workspace_id.lower() if workspace_id else None
         self.token_fingerprint: str | None = None
@@ -131,10 +125,7 @@ class Ledger:
         return next((claim for claim in self._newest_first() if self.is_own(claim)), None)
 
     def find(self, event: ClaimEvent) -> Claim | None:
-        """The known claim of `event`, newest first; None if the event is not a replay.
-
-        A field that is missing in the event or in the claim matches any value.
-        """
+        """The newest claim of `event`, None without one. A field that one of them lacks matches any value."""
         event = self._completed(event)
         claims = [claim for claim in self._newest_first() if self._matches(claim, event)]
         exact = (claim for claim in claims if claim.owner_id == event.owner_id)
@@ -220,8 +211,7 @@ class Ledger:
     def forget(self, claim_id: str) -> None:
         """Remove a claim. If its event comes again, all its hooks run again.
 
-        Raises `UnknownClaimError`, `IllegalClaimStepError` while one of its hooks may run, and
-        `LedgerWriteError`.
+        Raises as `retry`; the state is illegal while one of its hooks may run.
         """
         self._file.append("forget", claim=claim_id)
         self._clear_damage_when_handled()

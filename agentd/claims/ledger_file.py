@@ -49,10 +49,7 @@ class LedgerFile:
     """Appends records to the file and keeps the state that they give. Thread-safe."""
 
     def __init__(self, path: Path, *, wall: Callable[[], float]) -> None:
-        """Read the ledger at `path`, which may be absent, and repair it if it is damaged.
-
-        Raises `NewerLedgerError`, and `StateError` if the file cannot be read.
-        """
+        """Load `path`, which may be absent, and repair it if it is damaged. Raises as `load`."""
         self._path = path
         self._wall = wall
         self._lock = threading.Lock()

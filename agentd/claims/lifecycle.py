@@ -108,10 +108,7 @@ _Step = TypeVar("_Step", bound=enum.StrEnum)
 
 
 def advance(table: Mapping[_State, Mapping[_Step, _State]], state: _State, step: _Step, *, of: str) -> _State:
-    """The state after `step`. `of` names the claim or hook in the error.
-
-    Raises `IllegalClaimStepError` if the table has no such step.
-    """
+    """The state after `step`. Raises `IllegalClaimStepError` without one; `of` is the subject of its text."""
     try:
         return table[state][step]
     except KeyError:

@@ -201,9 +201,8 @@ class ClaimListener:
 
     @contextlib.asynccontextmanager
     async def _listening_after_delay(self) -> AsyncIterator[Callable[[], None]]:
-        """Yield the callback for a sent request, and count a delay without refusal as listening.
-
-        coderd sends nothing before its first ping.
+        """Yield the callback for a sent request; count a delay without refusal as listening, because coderd
+        sends nothing before its first ping.
         """
         sent = asyncio.Event()
 

@@ -23,10 +23,7 @@ _CLAIM_PREVAILS: Final = frozenset(
 
 
 class ClaimsView(NamedTuple):
-    """`claims` of `/v1/status`. Times are Unix seconds.
-
-    `failures` counts the connections since the last good one.
-    """
+    """`claims` of `/v1/status`. Times are Unix seconds. `failures` counts since the last good connection."""
 
     state: ClaimsState
     reason: str

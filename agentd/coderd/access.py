@@ -10,10 +10,7 @@ from agentd.tls import aiohttp, client_context
 
 
 def token_source(config: Config, session: aiohttp.ClientSession) -> TokenSource | None:
-    """The configured source of the token, None without one.
-
-    Raises `ConfigError` for an unreadable token file or CA file.
-    """
+    """The source of the token, None without one. Raises `ConfigError` for an unreadable token or CA file."""
     if config.coder.auth != "token":
         from agentd.coderd.identity import InstanceIdentityToken  # noqa: PLC0415 - few workspaces use it
 

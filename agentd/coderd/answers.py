@@ -103,10 +103,7 @@ def call_error(call: str, answer: Answer, *, now_unix_s: float) -> CoderdError:
 
 
 def stream_error(answer: Answer, *, now_unix_s: float) -> CoderdError | None:
-    """The error for an answer to the claim stream's request, None for the stream itself.
-
-    The stream is an answer with status 200 and the content type `text/event-stream`, not encoded.
-    """
+    """The error for an answer to the claim stream's request; None for an uncompressed 200 event stream."""
     kind, message = _kind_of_stream(answer)
     if kind is None:
         return None

@@ -81,10 +81,9 @@ class Coderd:
     async def update_app_status(
         self, app_slug: str, state: str, message: str, uri: str, *, timeout_s: float
     ) -> None:
-        """Report `state` (working, idle, complete, failure) for an app of this agent.
+        """Report `state` (working, idle, complete, failure) for an app. coderd accepts 160 bytes of message.
 
-        coderd accepts at most 160 bytes of message. It inserts a row for every call, so callers send changes
-        only.
+        It inserts a row for every call, so callers send changes only.
         """
         report = {"app_slug": app_slug, "state": state, "message": message, "uri": uri}
         body = json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")

@@ -48,10 +48,7 @@ class CoderdError(PeerError):
 
 
 class UnauthorizedError(CoderdError, label="Unauthorized"):
-    """401: coderd does not accept the token now.
-
-    This is normal between a claim and the end of its job (seconds to minutes).
-    """
+    """401: coderd does not accept the token now. Normal while a claim's job runs (seconds to minutes)."""
 
 
 class RateLimitedError(CoderdError, label="RateLimited"):
@@ -63,10 +60,7 @@ class ServerFaultError(CoderdError, label="ServerFailed"):
 
 
 class ConflictError(CoderdError, label="Conflict", retryable=False):
-    """409 of the claim stream: no claim will come.
-
-    It has three meanings, which differ in `body_message` and `detail`.
-    """
+    """409 of the claim stream: no claim will come. Its texts tell three meanings apart (`claims.answers`)."""
 
 
 class RouteNotFoundError(CoderdError, label="RouteAbsent", retryable=False):
@@ -74,11 +68,7 @@ class RouteNotFoundError(CoderdError, label="RouteAbsent", retryable=False):
 
 
 class NotFoundError(CoderdError, label="NotFound", retryable=False):
-    """Any other 404.
-
-    Of a call: the object does not exist or belongs to another workspace; coderd does not say which. Of the
-    claim stream: also the 404 of a proxy.
-    """
+    """Any other 404: no such object, or one of another workspace; of the stream, also the 404 of a proxy."""
 
 
 class TooLargeError(CoderdError, label="TooLarge", retryable=False):
@@ -124,10 +114,7 @@ class ContentEncodedError(NotCoderdError, label="ContentEncoded"):
 
 
 class UnreachableError(CoderdError, label="Unreachable"):
-    """No complete answer: connection refused or reset, a timeout, a TLS failure.
-
-    coderd may have executed the call.
-    """
+    """No complete answer: refused, reset, a timeout, a TLS failure. coderd may have executed the call."""
 
 
 class DnsError(UnreachableError, label="DnsFailed"):

@@ -23,10 +23,7 @@ class HookDirectoryError(AgentdError):
 
 
 class HookListing(NamedTuple):
-    """The hooks to run, in name order, and the other entries, each with the reason why it is skipped.
-
-    `exists` is false if there is no such directory, as in a workspace without hooks.
-    """
+    """The hooks in name order, and the skipped entries, each with a reason. `exists`: the directory does."""
 
     names: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...] = ()

@@ -26,10 +26,9 @@ class HookEvent(enum.StrEnum):
 
 
 class EventHooks:
-    """Runs the hooks of one event at a time.
+    """Runs the hooks of one event at a time and coalesces the triggers that arrive during a run.
 
-    Triggers that arrive during a run are coalesced: each event is queued at most once, in the order of its
-    last trigger, so the last run is always for the present state.
+    An event is queued at most once, in the order of the last triggers: the last run is for the present state.
     """
 
     def __init__(

@@ -40,9 +40,9 @@ async def end_run(
     grace_s: float,
     leader_was_child: bool = False,
 ) -> bool:
-    """Send SIGTERM to every process of the run, SIGKILL to those left after `grace_s`; True if all ended.
+    """Send SIGTERM to every process of the run, SIGKILL after `grace_s`. True if all ended.
 
-    False if a process survives SIGKILL for `KILL_S` seconds, because it is stuck in the kernel.
+    False if one survives SIGKILL for `KILL_S` seconds, because it is stuck in the kernel.
     """
     signalled: set[int] = set()
     kill_at = clock.monotonic() + grace_s
