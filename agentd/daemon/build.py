@@ -34,7 +34,6 @@ from agentd.snapshots.destinations.coder import CoderDestination
 from agentd.snapshots.destinations.destination import Destination
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
-from agentd.stability.app_status import AppStatusReporter
 from agentd.stability.task_reports import TaskReports
 from agentd.stability.tracker import Tracker
 from agentd.stability.watcher import Watcher
@@ -43,6 +42,7 @@ from agentd.tls import aiohttp
 
 if TYPE_CHECKING:
     from agentd.daemon.drill import Drill
+    from agentd.stability.app_status import AppStatusReporter
 
 SPOOL_DIR: Final = "spool"
 
@@ -219,10 +219,12 @@ class Components:
             await read_manifest(self.session, url), self.ledger, self.config.workspace.id
         )
 
-    def _reporter(self) -> AppStatusReporter | None:
+    def _reporter(self) -> "AppStatusReporter | None":
         slug = self.config.status.app_slug
         if not slug or self.token is None or not self.config.coder.url:
             return None
+        from agentd.stability.app_status import AppStatusReporter  # noqa: PLC0415 - off in most workspaces
+
         client = coderd_client(self.config, self.token, self.session, self.clock)
         return AppStatusReporter(
             send=partial(client.update_app_status, slug),

@@ -7,7 +7,7 @@ written to disk runs beside the delivery and is given up at the deadline.
 import asyncio
 import enum
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from agentd import log
 from agentd.agents.agent import Agent, CannotEndError
@@ -18,9 +18,11 @@ from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.receipts import Receipt, SnapshotOutcome
 from agentd.snapshots.recorder import Recorder
-from agentd.stability.app_status import AppStatusReporter
 from agentd.stability.task_reports import TaskReports
 from agentd.stability.watcher import Watcher
+
+if TYPE_CHECKING:
+    from agentd.stability.app_status import AppStatusReporter
 
 T = TypeVar("T")
 
@@ -122,7 +124,7 @@ class Shutdown:
         *,
         final: FinalSnapshot,
         hooks: EventHooks,
-        reporter: AppStatusReporter | None,
+        reporter: "AppStatusReporter | None",
         task_reports: TaskReports,
         last_stop: LastStop,
         clock: Clock,

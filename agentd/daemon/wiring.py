@@ -5,15 +5,17 @@ agent -> watcher -> status_changed -> task reports -> changed -> app status repo
 """
 
 import asyncio
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentd.hooks.event_hooks import EventHooks, HookEvent
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.recorder import Recorder
-from agentd.stability.app_status import AppStatusReporter
 from agentd.stability.task_reports import TaskReports
 from agentd.stability.tracker import AgentStatus, AgentStatusChange
 from agentd.stability.watcher import Watcher
+
+if TYPE_CHECKING:
+    from agentd.stability.app_status import AppStatusReporter
 
 HOOK_EVENTS: Final = {AgentStatus.STABLE: HookEvent.STABLE, AgentStatus.RUNNING: HookEvent.BUSY}
 
@@ -45,7 +47,7 @@ def connect(
     recorder: Recorder,
     snapshot_due: SnapshotDue,
     task_reports: TaskReports,
-    reporter: AppStatusReporter | None,
+    reporter: "AppStatusReporter | None",
     hooks: EventHooks,
 ) -> None:
     """Make every subscription between components, except the local API's (`run.py`)."""
