@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "simulate": "run a simulated coderd or AgentAPI for local debugging",
     "demo": "run agentd against simulated peers and print each step",
 }
+_WITHOUT_CONFIG: Final = {"completion", "install", "uninstall", "simulate", "demo"}
 
 
 class _HelpFormatter(argparse.HelpFormatter):
@@ -126,6 +127,8 @@ def build_parser(with_options: Collection[str], *, commands: Collection[str] = C
         )
         if name in with_options:
             importlib.import_module(f"agentd.cli.{name}").configure(command)
+            if name not in _WITHOUT_CONFIG:
+                add_config_options(command)
     return parser
 
 

@@ -6,7 +6,6 @@ from typing import Any
 from urllib.parse import quote
 
 from agentd import config
-from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.errors import AgentdError, ExitCode, UnavailableError, UsageError
 
@@ -22,7 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("id", nargs="?", help="claim id, or its first characters")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

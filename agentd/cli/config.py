@@ -5,7 +5,6 @@ import json
 from typing import Final
 
 from agentd import config
-from agentd.cli import add_config_options
 from agentd.errors import ExitCode
 
 MASK: Final = "[hidden]"
@@ -20,7 +19,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="show (default): print every key; check: only check that the configuration is complete",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

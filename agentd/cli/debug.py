@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from agentd import __version__, config, log
 from agentd.claims.ledger import Ledger, claim_as_json
-from agentd.cli import add_config_options
 from agentd.cli.config import explained
 from agentd.cli.doctor import diagnose
 from agentd.cli.local_client import call, daemon_socket, fetch
@@ -58,7 +57,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="include the stored messages; warn the recipient",
     )
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from agentd import config, log
-from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.clock import Clock
 from agentd.config import Config
@@ -27,7 +26,6 @@ _COLOURS: Final = {Level.OK: "32", Level.WARN: "33", Level.FAIL: "31"}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 from agentd import config, log, stop_timeout
-from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.cli.stop import ANSWER_MARGIN_S
 from agentd.errors import ExitCode, UnavailableError
@@ -15,7 +14,6 @@ from agentd.state_dir import holder_pid
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ import argparse
 from typing import Final
 
 from agentd import config
-from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.errors import ExitCode
 
@@ -21,7 +20,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="one line of text; longer text is truncated to 160 bytes",
     )
     parser.add_argument("--uri", default="", help="a link, for example to a pull request")
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

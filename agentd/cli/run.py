@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from agentd import config, log, stop_timeout
-from agentd.cli import add_config_options
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.errors import ExitCode
@@ -30,7 +29,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="for debugging: readable log on stderr, debug level, no talk with systemd",
     )
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--show", action="store_true", help="print the exact bytes that would be sent; send nothing"
     )
     parser.add_argument("--json", action="store_true", help="print the receipt as JSON")
-    add_config_options(parser)
     actions = parser.add_subparsers(dest="action", metavar="[fetch]")
     reading = actions.add_parser(
         "fetch",

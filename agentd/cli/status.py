@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agentd import config
-from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.errors import ExitCode
 
@@ -22,7 +21,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", action="store_true", help="print the status after every change until Ctrl-C"
     )
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from agentd import config
-from agentd.cli import add_config_options
 from agentd.cli.local_client import call, daemon_socket
 from agentd.cli.progress import Progress
 from agentd.errors import ExitCode, UnavailableError
@@ -31,7 +30,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="print progress to stderr (default: if stderr is a terminal)",
     )
-    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -142,7 +142,7 @@ class LocalApi:
             web.get("/v1/claims", _view(operations.claims)),
             web.post("/v1/claims/{id}/retry", self._operation(operations.retry_claim)),
             web.delete("/v1/claims/{id}", self._operation(operations.forget_claim)),
-            web.get("/v1/messages", _awaited_view(operations.messages)),
+            web.get("/v1/messages", _view(operations.messages)),
             web.post("/v1/messages", send),
             web.post("/v1/reports", report_handler(operations.report, shielded)),
             web.post("/v1/events", event_handler(operations.event, shielded)),
@@ -191,16 +191,10 @@ class LocalApi:
             self._log.warning("local_api.act_failed", error=error)
 
 
-def _view(read: Callable[[], Json]) -> Handler:
+def _view(read: Callable[[], Json | Awaitable[Json]]) -> Handler:
     async def handle(_request: web.Request) -> web.Response:
-        return json_response(read())
-
-    return handle
-
-
-def _awaited_view(read: Callable[[], Awaitable[Json]]) -> Handler:
-    async def handle(_request: web.Request) -> web.Response:
-        return json_response(await read())
+        value = read()
+        return json_response(await value if isinstance(value, Awaitable) else value)
 
     return handle
 
