@@ -104,10 +104,7 @@ def _parser_for(argv: Sequence[str]) -> Parser:
 
 
 def build_parser(with_options: Collection[str], *, commands: Collection[str] = COMMANDS) -> Parser:
-    """A parser for `commands`.
-
-    Imports the modules of `with_options` and adds the options of these commands only.
-    """
+    """A parser for `commands`. Imports only the modules of `with_options`, and adds their options."""
     parser = Parser(
         prog="agentd",
         description="Agent-side sidecar of a Coder workspace.",
@@ -147,10 +144,7 @@ def _print_error(text: str) -> None:
 
 
 def add_config_options(parser: argparse.ArgumentParser, *, prefix: str = "") -> None:
-    """Add --config and --set.
-
-    In a subparser a `prefix` keeps their values apart from those of the parent parser.
-    """
+    """Add --config and --set. In a subparser a `prefix` keeps their values apart from those of the parent."""
     parser.add_argument(
         "--config",
         dest=f"{prefix}config",

@@ -17,20 +17,17 @@ from agentd.errors import ExitCode
 
 
 class Word(NamedTuple):
-    """One word that can be completed: an option, or a choice of a positional argument.
-
-    `takes` is the argument of an option: "" none, `file`, or `value`. If `values` is not empty, it lists
-    every valid value.
-    """
+    """An option, or a choice of a positional argument. `values` are all valid values of an option, if known."""
 
     text: str
     summary: str = ""
     takes: str = ""
+    """The argument of an option: "" for none, `file`, or `value`."""
     values: tuple[str, ...] = ()
 
 
 Tree = Mapping[str, Sequence[Word]]
-"""The words of each command, choices first, by its path: "" is agentd itself, then `claims`, `simulate coderd`, …"""
+"""The words of each command, choices first, by its path: "", then `claims`, `simulate coderd`, …"""
 
 _FILES: Final = {"F", "FILE", "PATH"}
 
@@ -103,7 +100,7 @@ def _zsh(commands: Tree) -> list[str]:
 def _cases(
     commands: Tree, typed: str, values: Callable[[Word], str], candidates: Callable[[Sequence[Word]], str]
 ) -> list[str]:
-    """The part that bash and zsh share: find the command in the `typed` words, complete a value or set `candidates`.
+    """What bash and zsh share: find the command in the `typed` words, complete a value or set `candidates`.
 
     `values` returns the shell command that completes the value of an option; "" if any value is valid.
     """

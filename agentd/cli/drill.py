@@ -47,10 +47,7 @@ async def _without_daemon(settings: config.Config) -> dict[str, Any]:
 
 
 def as_text(report: dict[str, Any], *, enough: bool | None) -> str:
-    """One line for each part, then the total against the budget, then the stop timeout.
-
-    `enough` is whether the stop timeout is long enough for the budget; None if the timeout is unknown.
-    """
+    """The report as text. `enough`: the stop timeout is long enough for the budget; None if it is unknown."""
     lines = ["Shutdown drill: nothing was stopped, nothing was stored."]
     for part in report["parts"]:
         allowed = "" if part["allowed_s"] is None else f" of {part['allowed_s']:.1f} s"

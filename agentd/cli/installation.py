@@ -28,7 +28,7 @@ Found = Literal["absent", "same", "ours", "changed"]
 
 @contextlib.contextmanager
 def file_errors(action: str, path: Path | None = None) -> Iterator[None]:
-    """Raise an `OSError` of the body as an `AgentdError` that names `path`, by default the file of the error."""
+    """Raise an `OSError` of the body as an `AgentdError` that names `path`, or the file of the error."""
     try:
         yield
     except OSError as exc:
@@ -60,10 +60,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """The directories of an installation.
-
-    `root` is added to the paths on disk, not to paths inside the files.
-    """
+    """The directories of an installation. `root` is added to the paths on disk, not to paths in the files."""
 
     user: bool
     root: Path

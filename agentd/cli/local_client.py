@@ -54,8 +54,7 @@ def call(path: Path, method: str, route: str, *, body: object = None, timeout_s:
 def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s: float = 10.0) -> bytes:
     """Send one request to the daemon at socket `path` and return the body of the response.
 
-    Raises `UnavailableError` if no daemon listens or it does not answer within `timeout_s`, and `DaemonError`
-    if it returns an error.
+    Raises `UnavailableError` without a daemon or an answer in time, `DaemonError` if the answer is an error.
     """
     try:
         status, reason, text = _exchange(path, _request(method, route, body), timeout_s)
@@ -81,11 +80,8 @@ def fetch(path: Path, method: str, route: str, *, body: object = None, timeout_s
 
 
 def _request(method: str, route: str, body: object) -> bytes:
-    """The request's bytes.
-
-    With HTTP/1.0 the response ends with the connection, so that no HTTP library is needed.
-    """
-    # Importing http.client would take a quarter of the time of `status --oneline`.
+    # With HTTP/1.0 the response ends with the connection, so that no HTTP library is needed. Importing
+    # http.client would take a quarter of the time of `status --oneline`.
     content = b"" if body is None else json.dumps(body).encode()
     kind = "" if body is None else "Content-Type: application/json\r\n"
     head = f"{method} {route} HTTP/1.0\r\nHost: localhost\r\n{kind}Content-Length: {len(content)}\r\n\r\n"
@@ -93,10 +89,7 @@ def _request(method: str, route: str, body: object) -> bytes:
 
 
 def _exchange(path: Path, request: bytes, timeout_s: float) -> tuple[int, str, bytes]:
-    """Returns status, reason and body.
-
-    Raises `OSError` (includes `TimeoutError`), or `UnavailableError` for a response that is not valid HTTP.
-    """
+    """Returns status, reason and body. Raises `OSError`, or `UnavailableError` for an invalid response."""
     deadline = time.monotonic() + timeout_s
     response = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

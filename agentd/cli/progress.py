@@ -27,10 +27,7 @@ _OUTCOMES: Final = {
 
 
 class Progress:
-    """Prints steps to `out`, or nothing if that is None.
-
-    A step can be reported repeatedly and from any thread.
-    """
+    """Prints steps to `out`, if that is not None. A step can be reported repeatedly and from any thread."""
 
     def __init__(self, out: TextIO | None, *, now: Callable[[], float] = time.monotonic) -> None:
         self._out = out

@@ -132,12 +132,9 @@ def run(args: argparse.Namespace) -> int:
         if args.peer == "run":
             return scenarios.run(args)
         return asyncio.run(_serve_coderd(args) if args.peer == "coderd" else _serve_agentapi(args))
-    except OSError as exc:
+    except (OSError, AgentdError) as exc:
         print(f"agentd simulate {args.peer}: {exc}", file=sys.stderr)
-        return ExitCode.FAILED
-    except AgentdError as exc:
-        print(f"agentd simulate {args.peer}: {exc}", file=sys.stderr)
-        return exc.exit_code
+        return exc.exit_code if isinstance(exc, AgentdError) else ExitCode.FAILED
 
 
 async def _serve_coderd(args: argparse.Namespace) -> int:

@@ -19,10 +19,7 @@ _REQUEST: Final = b"GET /v1/events HTTP/1.0\r\nHost: localhost\r\nAccept: text/e
 
 
 def statuses(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the current status, then the status after each change.
-
-    Raises `UnavailableError` when the daemon ends.
-    """
+    """The status, now and after each change. Raises `UnavailableError` when the daemon ends."""
     # The first request is an ordinary one, because its errors explain why no daemon answers.
     status = call(path, "GET", "/v1/status")
     yield status
@@ -45,10 +42,7 @@ def statuses(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _updates(lines: Iterator[bytes], status: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Parse `event: KEY` and `data: VALUE` lines.
-
-    An event replaces one key of `status`; the event `status` replaces all.
-    """
+    """The status after each event. An event replaces one key of `status`; the event `status` replaces all."""
     event = ""
     for line in lines:
         name, _, value = line.decode("utf-8", "replace").rstrip("\n").partition(": ")

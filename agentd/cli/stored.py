@@ -15,10 +15,7 @@ from agentd.snapshots.destinations.url_template import UrlTemplate
 
 
 def show(args: argparse.Namespace, settings: Config) -> int:
-    """Print the conversation as text, JSON or raw bytes.
-
-    Raises `AgentdError` if there is none or it is invalid.
-    """
+    """Print the conversation as text, JSON or raw bytes. Raises `AgentdError` without a valid one."""
     if args.last:
         stored = reading.newest_in_spool(settings.state.dir / SPOOL_DIR)
     else:

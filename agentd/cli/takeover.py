@@ -26,8 +26,8 @@ def deliver(
 ) -> dict[str, Any] | None:
     """Capture the conversation from the agent if it answers, deliver the spool, and return the receipt.
 
-    `budget_s` replaces `shutdown.budget_s`. `on_captured` gets the receipt before the delivery begins. `end_agent`
-    also ends the agent if `shutdown.stop_agent` is set.
+    `budget_s` replaces `shutdown.budget_s`. `on_captured` gets the receipt before the delivery begins.
+    `end_agent` also ends the agent if `shutdown.stop_agent` is set.
 
     None if the agent does not answer and the spool is empty. Raises `ConfigError` if no coderd is configured,
     `StateError` if another agentd holds the directory for longer than the budget.
@@ -54,7 +54,7 @@ def deliver(
 
 
 def payload(config: Config) -> bytes | None:
-    """The exact bytes that would be sent, from the agent if it answers, else from the spool. Sends nothing."""
+    """The exact bytes that would be sent, from the agent or, if it does not answer, from the spool."""
     log.configure(level="warning", fmt=config.log.format)
 
     async def run() -> bytes | None:

@@ -25,10 +25,7 @@ def as_text(stored: StoredConversation) -> str:
 
 
 def as_json(stored: StoredConversation) -> str:
-    """`{"source", "task_id", "captured_at", "messages": [{"id", "role", "content", "time"}]}`.
-
-    An unknown value is "".
-    """
+    """`{"source", "task_id", "captured_at", "messages": [{"id", "role", "content", "time"}]}`. Unknown is ""."""
     value = {
         "source": stored.source,
         "task_id": stored.task_id,

@@ -1,6 +1,4 @@
-"""The formats of text values.
-
-Each function checks and normalizes one text, and raises `FormatError` if it is invalid.
+"""The formats of text values. Each function checks and normalizes one text, or raises `FormatError`.
 
 The message of a `FormatError` continues a sentence that starts with the value, and does not repeat the value.
 """

@@ -1,8 +1,7 @@
-"""Reads the configuration from flags, environment variables and a file.
+"""Reads the configuration. Precedence: flag > environment > file > default.
 
-Precedence: flag > environment > file > default. The key `[section] key` is `AGENTD_SECTION_KEY` in the
-environment. A name that Coder sets (`CODER_AGENT_URL`, …) precedes it. An unknown key is an error that names
-the nearest known key; otherwise a misspelt `task_id` is noticed only after a conversation is lost.
+An unknown key is an error that names the nearest known key; otherwise a misspelt `task_id` is noticed only
+after a conversation is lost.
 """
 
 import os
@@ -45,10 +44,9 @@ def load(
     environ: Mapping[str, str] | None = None,
     system_file: Path = SYSTEM_FILE,
 ) -> Config:
-    """Read and check the configuration. `flags` are `section.key=value`.
+    """Read and check the configuration. Raises `ConfigError` with the key, the value and what is allowed.
 
-    `file` (or `$AGENTD_CONFIG`) must exist; `system_file` is read if it exists. Raises `ConfigError` with the
-    key, the value and what is allowed.
+    `flags` are `section.key=value`. `file` (or `$AGENTD_CONFIG`) must exist; `system_file` need not.
     """
     env = os.environ if environ is None else environ
     known = keys()

@@ -13,8 +13,8 @@ from agentd.config import formats
 class Key(NamedTuple):
     """One key, `section.key`. `config.keys()` returns all of them, with `name`, `annotation` and every `env`.
 
-    `doc` is its help text. `env` are the names of its environment variables, in decreasing precedence; `keys()`
-    adds `AGENTD_SECTION_KEY` to the declared ones. `low` and `high` limit a number. `format` checks and normalizes
+    `doc` is its help text. `env` are its environment variables, in decreasing precedence; `keys()` adds
+    `AGENTD_SECTION_KEY` to the declared ones. `low` and `high` limit a number. `format` checks and normalizes
     a text, or each entry of a list. `csv` splits a string as CSV instead of at each comma, because entries may
     contain commas. `secret` hides the value in every output.
     """

@@ -18,10 +18,7 @@ _BOOLEANS: Final = {
 
 
 def parse(key: Key, raw: Any, origin: str) -> Any:  # noqa: ANN401 - the key decides the type
-    """`raw` as a value of `key`.
-
-    Raises `ConfigError` with the key, the value, the origin and the help text.
-    """
+    """`raw` as a value of `key`. Raises `ConfigError` with key, value, origin and help text."""
     try:
         value = _convert(key, raw)
     except FormatError as exc:

@@ -1,7 +1,6 @@
 """The content of a debug bundle, and its archive.
 
-The bundle goes to people outside, so it has no message texts, no output of hooks and destination programs,
-and no secrets (`scrub`).
+It goes to people outside, so it has no message texts, no output of programs, and no secrets (`scrub`).
 """
 
 import io
@@ -44,10 +43,7 @@ def without_texts(value: Any) -> Any:  # noqa: ANN401 - JSON
 
 
 def list_files(folder: Path) -> list[dict[str, Any]]:
-    """Name, size, mode, owner and time of at most `LISTED_MAX` files below `folder`.
-
-    Does not follow links. Leaves out directories that cannot be read; the findings of the doctor have the reason.
-    """
+    """At most `LISTED_MAX` files below `folder`, without those in directories that cannot be read."""
     found: list[dict[str, Any]] = []
     below = (Path(at, name) for at, folders, names in os.walk(folder) for name in sorted(folders + names))
     for path in itertools.islice(below, LISTED_MAX):

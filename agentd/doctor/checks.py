@@ -34,8 +34,8 @@ async def check_installation(
 ) -> list[Finding]:
     """Run every check. A check that does not end within `CHECK_TIMEOUT_S` fails.
 
-    Changes nothing on this machine or at a peer. `read_status` reads `/v1/status` of the daemon (blocking), None
-    without an answer. `last_end` is how the last run ended according to the state directory, "" if that is unknown.
+    Changes nothing on this machine or at a peer. `read_status` reads `/v1/status` of the daemon (blocking),
+    None without an answer. `last_end` is how the last run ended by the state directory, "" if unknown.
     """
     known = [_check_complete(config)]
     async with client_session() as session:

@@ -36,7 +36,7 @@ _401: Final = {
 _UNKNOWN_CA: Final = "is signed by a CA that this machine does not trust"
 _SET_CA: Final = "set coder.ca_file (AGENTD_CODER_CA_FILE) to that"
 
-# OpenSSL's verify codes (x509_vfy.h) that have a remedy of their own: what the certificate is, and the remedy.
+# OpenSSL's verify codes (x509_vfy.h) that have a remedy of their own, with cause and remedy.
 _CERTIFICATES: Final = {
     9: ("is not valid yet", "check this machine's clock, or renew the certificate"),
     10: ("has expired", "renew the certificate; if a browser accepts it, check this machine's clock"),

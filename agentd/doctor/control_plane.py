@@ -1,10 +1,7 @@
 """Checks coderd: the connection, the clock, the token, the claim stream and the task.
 
-Changes nothing at coderd.
-
 It sends two requests at the same time: a log snapshot that coderd does not store
-(`Coderd.rehearse_log_snapshot`), and a connection to the claim stream. `coderd_answers` explains the first
-result as far as it concerns connection and token.
+(`Coderd.rehearse_log_snapshot`), and a connection to the claim stream. It changes nothing at coderd.
 """
 
 import asyncio
@@ -121,10 +118,7 @@ def _check_clock(date: str, now_unix_s: float) -> Finding:
 
 
 def _reinit_finding(error: AgentdError | None) -> Finding:
-    """The result of the connection to the claim stream.
-
-    The text of a 409 tells its three meanings apart (coderd `workspaceAgentReinit`).
-    """
+    """The finding about the claim stream. The text of a 409 (`workspaceAgentReinit`) has three meanings."""
     match error:
         case None:
             return ok("reinit", "coderd accepts the claim stream")

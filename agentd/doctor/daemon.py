@@ -1,4 +1,4 @@
-"""Checks the daemon: whether one runs on the state directory and answers, whether one could start, and its stop."""
+"""Checks the daemon: whether one runs and answers, whether one could start, whether a stop has the time."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ Status = Mapping[str, Any]
 def check(
     config: Config, socket_path: Path, read_status: Callable[[], Status | None], last_end: str
 ) -> list[Finding]:
-    """The findings about the daemon and about its stop. Blocks. For the arguments see `check_installation`."""
+    """The findings about the daemon and its stop. Blocks. For the arguments see `check_installation`."""
     status = read_status()
     holder = holder_pid(config.state.dir)
     if status is not None:
@@ -42,7 +42,8 @@ def _check_daemon(config: Config, socket_path: Path, status: Status | None, hold
     if status is not None and holder not in (None, 0, status["pid"]):
         return fail(
             "daemon",
-            f"two agentd daemons run: pid {status['pid']} answers on {socket_path}, pid {holder} holds {state_dir}",
+            f"two agentd daemons run: pid {status['pid']} answers on {socket_path},"
+            f" pid {holder} holds {state_dir}",
             "stop one of them, or give each its own AGENTD_STATE_DIR and AGENTD_LOCAL_API_SOCKET",
         )
     if status is not None:

@@ -8,10 +8,7 @@ from agentd.hooks.event_hooks import HookEvent
 
 
 def check(hooks_dir: Path, *, enabled: bool) -> list[Finding]:
-    """One finding for the hooks of a claim, and one for each other directory with a fault.
-
-    `enabled` is `claims.enabled`. Blocks on the disk.
-    """
+    """One finding for the hooks of a claim (they run if `enabled`), one for each other faulty directory."""
     claims = (
         _check_directory("hooks", hooks_dir / ON_CLAIM)
         if enabled

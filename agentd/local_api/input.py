@@ -55,10 +55,7 @@ def report_handler(report: Callable[[Json], Awaitable[Json]], run_shielded: RunS
 
 
 def event_handler(event: Callable[[Json], Awaitable[Json]], run_shielded: RunShielded) -> Handler:
-    """200 for every request, because a client of this route ignores the response and must not retry.
-
-    `taken` in the body states whether the event was accepted.
-    """
+    """200 for every request: its client must not retry. `taken` states whether the event was accepted."""
 
     async def handle(request: web.Request) -> web.Response:
         try:

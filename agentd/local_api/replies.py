@@ -17,10 +17,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ApiError(AgentdError):
-    """An operation refuses a request.
-
-    `status` is the HTTP status; `hint` becomes the `detail` of the body.
-    """
+    """An operation refuses a request with the HTTP status `status`. `hint` is the `detail` of the body."""
 
     def __init__(self, status: int, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)

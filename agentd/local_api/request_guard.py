@@ -14,10 +14,7 @@ from aiohttp import web
 from agentd.config.formats import LOOPBACK
 
 OWN_HEADER: Final = "X-Agentd"
-"""A form and an `<img>` cannot send it.
-
-A script of another origin needs a preflight for it, which is refused.
-"""
+"""A form and an `<img>` cannot send it. A script of another origin needs a preflight, which is refused."""
 
 _LOOPBACK_HOST: Final = re.compile(
     f"({'|'.join(re.escape(f'[{host}]' if ':' in host else host) for host in LOOPBACK)})(:[0-9]+)?",
@@ -29,8 +26,7 @@ _FORM_TYPES: Final = ("text/plain", "application/x-www-form-urlencoded", "multip
 def refusal_reason(request: web.Request, proxies: Collection[str]) -> str:
     """The header for which this request is refused, with its value; "" if it is accepted.
 
-    `proxies` are further accepted values of `Host`, in lower case: the host names of proxies in front of this
-    API.
+    `proxies` are further accepted values of `Host`, in lower case.
     """
     if not _is_tcp(request):
         return ""

@@ -1,8 +1,4 @@
-"""The local API: HTTP routes on a unix socket, and on a loopback TCP port if one is configured.
-
-The daemon passes one callable for each operation (`Operations`). This package adds routes, status codes and
-JSON.
-"""
+"""The local API: HTTP routes on a unix socket, and on a loopback TCP port if one is configured."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -48,10 +44,7 @@ class Operations(NamedTuple):
     payload: Callable[[], Awaitable[bytes | None]]
     """The exact bytes that a snapshot would upload now; None without one."""
     messages: Callable[[], Awaitable[Json]]
-    """`{"messages": […], "snapshot": false}`, or the stored messages.
-
-    Raises `ApiError` 409 in an error state.
-    """
+    """`{"messages": […], "snapshot": false}`, or the stored ones. Raises `ApiError` 409 in an error state."""
     drill: Callable[[], Awaitable[Json]]
     """Run the parts of a shutdown without stopping or storing anything; the duration of each part."""
     send: Callable[[object], Awaitable[Json]]
@@ -64,10 +57,9 @@ class Operations(NamedTuple):
 
 
 class LocalApi:
-    """Serves `operations` on a unix socket (mode 0600), and on a loopback TCP port with a page if configured.
+    """Serves `operations` on a unix socket, and with a page on `listen`, a loopback address or "".
 
-    `listen` is "" or an address that `config.formats.loopback_address` accepts. `proxies` are the host names
-    of proxies that may forward requests to it.
+    `proxies` are the host names of proxies that may forward requests to `listen`.
     """
 
     def __init__(
@@ -85,10 +77,7 @@ class LocalApi:
         self._log = log.get("local_api")
 
     async def start(self) -> None:
-        """Listen. Raises `StateError` or `ConfigError` if the socket or the port cannot be used.
-
-        After an error neither is left open.
-        """
+        """Listen. Raises `StateError` or `ConfigError` if a socket cannot be used; then none is open."""
         try:
             listener = unix_socket.bind(self._path)
             self._bound = True
@@ -175,10 +164,7 @@ class LocalApi:
         return handle
 
     async def _run_shielded(self, work: Awaitable[Json]) -> Json:
-        """The result of `work`.
-
-        `work` continues when the client disconnects, so that no delivery is cancelled.
-        """
+        """The result of `work`, which continues if the client disconnects: no delivery is cancelled."""
         operation = asyncio.ensure_future(work)
         self._running.add(operation)
         operation.add_done_callback(self._on_operation_end)

@@ -15,12 +15,10 @@ _PROBE_TIMEOUT_S: Final = 1.0
 
 
 def bind(path: Path) -> socket.socket:
-    """A socket that is bound to `path` with mode 0600.
+    """A socket that is bound to `path` with mode 0600. Replaces the socket of a daemon that has ended.
 
-    Replaces the socket of a daemon that does not run any more.
-
-    Raises `ConfigError` if the path is too long for a socket. Raises `StateError` if a process listens on it,
-    if it is not a socket, or if it cannot be created.
+    Raises `ConfigError` if the path is too long for a socket, `StateError` if a process listens on it, if it
+    is not a socket, or if it cannot be created.
     """
     if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
         raise ConfigError(
