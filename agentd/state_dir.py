@@ -30,8 +30,6 @@ class StateDir:
 
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
-        self.disk = WorkerThread("agentd-state")
-        """The thread for blocking calls in this directory: its disk may hang."""
         self._lock_fd: int | None = lock_fd
         self._check: Future[bool] | None = None
         self.was_writable = True
@@ -62,10 +60,10 @@ class StateDir:
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         return cls(path, fd)
 
-    async def is_writable(self, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
+    async def is_writable(self, disk: WorkerThread, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
         """Whether the directory is writable now. False if the disk does not answer within `timeout_s`."""
         if self._check is None or self._check.done():
-            self._check = self.disk.submit(self.writable)
+            self._check = disk.submit(self.writable)
         check = asyncio.wrap_future(self._check)
         await asyncio.wait({check}, timeout=timeout_s)
         self.was_writable = check.done() and check.result()

@@ -13,6 +13,7 @@ import pytest
 
 from agentd.errors import ExitCode, StateError
 from agentd.state_dir import LOCK_NAME, StateDir, holder_pid
+from agentd.worker_thread import WorkerThread
 
 HOLD = """
 import pathlib, subprocess, sys
@@ -285,11 +286,11 @@ def test_a_mode_that_cannot_be_changed_is_an_error(tmp_path, monkeypatch):
 
 
 async def test_the_check_of_a_hung_disk_is_false_within_its_time_limit(tmp_path, monkeypatch):
-    release = threading.Event()
+    release, disk = threading.Event(), WorkerThread("disk")
     with StateDir.open(tmp_path / "state") as state:
-        assert await state.is_writable()
+        assert await state.is_writable(disk)
         monkeypatch.setattr(state, "writable", lambda: release.wait(30))
-        assert not await state.is_writable(0.05)
-        assert not await state.is_writable(0.05), "the check that hangs is the one that is waited for"
+        assert not await state.is_writable(disk, 0.05)
+        assert not await state.is_writable(disk, 0.05), "the check that hangs is the one that is waited for"
         release.set()
-        assert await state.is_writable(5)
+        assert await state.is_writable(disk, 5)

@@ -104,7 +104,7 @@ class Components:
             clock=clock,
             metrics=self.metrics,
         )
-        self.task_reports = TaskReports(folder=state.path, clock=clock, disk=state.disk)
+        self.task_reports = TaskReports(folder=state.path, clock=clock, disk=spool.disk)
         self.listener = self._listener()
         """None if claims are disabled, or if there is no token."""
         self.task_view = TaskView(
@@ -124,7 +124,7 @@ class Components:
         self.hooks = EventHooks(
             policy=policy, workspace_id=lambda: ledger.workspace_id, clock=clock, metrics=self.metrics
         )
-        self.last_stop = LastStop(state.path, clock, state.disk)
+        self.last_stop = LastStop(state.path, clock, spool.disk)
         self.final_snapshot = FinalSnapshot(self.watcher, self.recorder, self.delivery, self.agent, clock)
         self.snapshot_due = wiring.SnapshotDue(self.recorder, self.delivery)
         wiring.connect(

@@ -162,7 +162,7 @@ class Daemon:
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Tell systemd that the event loop and the state directory work. A coderd outage restarts no daemon."""
         while True:
-            if await self._components.state.is_writable():
+            if await self._components.state.is_writable(self._components.spool.disk):
                 self._notifier.send(WATCHDOG=1)
             await self._clock.sleep(interval_s)
 

@@ -95,7 +95,10 @@ class Views(NamedTuple):
 
     async def healthy(self) -> Json:
         """`GET /healthz`. Answers also while the disk hangs."""
-        return {"event_loop": "ok", "state_dir": "ok" if await self.state.is_writable() else "not writable"}
+        return {
+            "event_loop": "ok",
+            "state_dir": "ok" if await self.state.is_writable(self.spool.disk) else "not writable",
+        }
 
     async def ready(self) -> Json:
         """`GET /readyz`: "ok" for each component, or what it waits for."""
@@ -105,7 +108,7 @@ class Views(NamedTuple):
             ClaimsState.CONNECTING,
             ClaimsState.UNAUTHORIZED,
         )
-        is_writable = await self.state.is_writable()
+        is_writable = await self.state.is_writable(self.spool.disk)
         return {
             "claims": claims.reason if claims and is_waiting else "ok",
             "agent": "ok" if status in _ANSWERING else f"{status.value}: {self.tracker.evidence}",
@@ -201,7 +204,7 @@ class Views(NamedTuple):
 
     async def metrics(self) -> str:
         """`GET /metrics`."""
-        await self.state.is_writable()
+        await self.state.is_writable(self.spool.disk)
         return self.registry.render()
 
     def register_gauges(self) -> None:

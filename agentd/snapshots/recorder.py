@@ -1,6 +1,6 @@
 """Keeps the window of newest messages and stores it as snapshots: when the agent settles, else at each checkpoint.
 
-Messages are recorded in the event loop, fitted in a thread of the recorder, put in the spool's memory, and written by
+Messages are recorded in the event loop, fitted in a thread, put in the spool's memory, and written by
 the spool's thread. So a snapshot can be delivered while the disk hangs.
 """
 
@@ -16,7 +16,6 @@ from agentd.conversation.window import Window
 from agentd.metrics import Registry
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.spool import Spool
-from agentd.worker_thread import WorkerThread
 
 DISK_TIMEOUT_S: Final = 5.0
 """A write without an answer for so long counts as failed, and the recorder goes on without it."""
@@ -63,7 +62,6 @@ class Recorder:
         )
         self._fitted = (task_id, self._window.messages)
         self._written_serial = stored.serial if stored else 0
-        self._thread = WorkerThread("agentd-fit")
         self._fitting = asyncio.Lock()  # without it an older window could replace a newer one
         self._changed = asyncio.Event()
         self._tried_at = float("-inf")
@@ -137,7 +135,7 @@ class Recorder:
             task_id, window = fitting = self._task_id, self._window.messages
             if window and fitting != self._fitted:
                 self._tried_at = self._clock.monotonic()
-                fitted = await self._thread.run(lambda: self._fit(window))
+                fitted = await asyncio.to_thread(self._fit, window)
                 self._spool.put(task_id, fitted, captured_at=rfc3339(self._clock.wall()))
             self._fitted = fitting
             if fitting == (self._task_id, self._window.messages):

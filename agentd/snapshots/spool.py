@@ -42,19 +42,20 @@ class Spool:
         self._entries = {entry.task_id: entry for entry in self._files.load()}
         self._changing = threading.Lock()
         self._queued_write: Future[OSError | None] | None = None
-        self._thread = WorkerThread("agentd-spool")
+        self.disk = WorkerThread("agentd-disk")
+        """The thread for blocking calls in the state directory: its disk may hang."""
         self._log = log.get("snapshots")
 
     async def in_thread(self, call: Callable[[], T]) -> T:
         """Run a blocking `call` in the spool's thread, after the writes that are queued there."""
-        return await self._thread.run(call)
+        return await self.disk.run(call)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Wait for the queued writes, at most `timeout_s`. False if the disk does not answer; that is logged.
 
         A write that hangs does not keep the process from ending.
         """
-        finished = self._thread.close(timeout_s)
+        finished = self.disk.close(timeout_s)
         if not finished:
             self._log.error(
                 "spool.disk_hangs",
@@ -127,7 +128,7 @@ class Spool:
         """
         with self._changing:
             if self._queued_write is None:
-                self._queued_write = self._thread.submit(self._write_entries)
+                self._queued_write = self.disk.submit(self._write_entries)
             return self._queued_write
 
     async def flush_to_disk(self, timeout_s: float) -> None:

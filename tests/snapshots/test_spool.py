@@ -353,5 +353,5 @@ async def test_writes_run_in_the_spools_thread(spool, monkeypatch):
     for number in range(3):
         spool.put(TASK, fitted(str(number)), captured_at=WHEN)
         await spool.flush_to_disk(10)
-    assert threads == {"agentd-spool"}
+    assert threads == {"agentd-disk"}
     assert spool.close()
