@@ -96,11 +96,11 @@ class TaskReports:
         if user is not None and (user.id, user.content) != self._newest:
             self._newest = (user.id, user.content)
             at = estimated_time(seen_at=now, unseen_at=self._read_at, age_s=self._age_s(user.time))
-            turn = self._turn.turn
+            turn = self._turn.record.turn
             changed = self._turn.on_user_message(UserMessage(user.id, _digest(user.content), at))
-            if self._turn.turn != turn:
+            if self._turn.record.turn != turn:
                 self._message, self._uri = "", ""
-                self._log.info("task.turn", turn=self._turn.turn, message=user.id)
+                self._log.info("task.turn", turn=self._turn.record.turn, message=user.id)
                 self._unstored.set()
             if changed:
                 self.changed.notify(self.current)

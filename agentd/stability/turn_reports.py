@@ -65,7 +65,7 @@ class UserMessage(NamedTuple):
 
 
 class TaskRecord(NamedTuple):
-    """The data that restores a `TurnReports`."""
+    """The data that restores a `TurnReports`. `turn` counts the user messages that have begun a turn."""
 
     turn: int = 0
     user: UserMessage | None = None
@@ -85,29 +85,23 @@ class TurnReports:
     """
 
     def __init__(self, record: TaskRecord = NEW_TASK) -> None:
-        self.turn = record.turn
-        """How many user messages have begun a turn."""
-        self._user = record.user
-        self._final = sorted((report for report in record.reports if report.is_final), key=_order)
-        others = (report for report in record.reports if not report.is_final)
-        self._last = max(others, key=_order, default=None)
+        self.record = record._replace(reports=tuple(sorted(record.reports, key=_order)))
+        """What restores this object."""
 
     @property
     def state(self) -> TaskState:
         state = TaskState.NONE
-        for step in self._inputs():
-            state = TRANSITIONS[state][step]
+        if self.record.user is not None:
+            state = TRANSITIONS[state][TaskInput.USER_MESSAGE]
+        for report in self.record.reports:
+            state = TRANSITIONS[state][TaskInput(report.state.value)]
         return state
-
-    @property
-    def record(self) -> TaskRecord:
-        """What restores this object."""
-        return TaskRecord(self.turn, self._user, (*self._final, *([self._last] if self._last else [])))
 
     @property
     def current(self) -> StatusReport | None:
         """The report that the state is based on. None if only the user has written in this turn, or nothing happened."""
-        return self._final[0] if self._final else self._last
+        reports = self.record.reports
+        return next((report for report in reports if report.is_final), reports[-1] if reports else None)
 
     def add(self, report: StatusReport) -> bool:
         """Add a report. True if it changed the state, or the message or link that belong to it.
@@ -122,34 +116,25 @@ class TurnReports:
                 hint="a new message from the user begins a new turn",
             )
         before = (state, self.current)
-        if self._user is not None and report.at < self._user.at:
+        if self.record.user is not None and report.at < self.record.user.at:
             return False  # about an earlier turn
-        if report.is_final:
-            final = sorted({*self._final, report}, key=_order)
-            self._final = final[:1] + final[1:][1 - FINAL_REPORTS_MAX :]
-        elif self._last is None or _order(report) > _order(self._last):
-            self._last = report
+        reports = sorted({*self.record.reports, report}, key=_order)
+        final = [report for report in reports if report.is_final]
+        others = [report for report in reports if not report.is_final]
+        kept = sorted([*final[:1], *final[1:][1 - FINAL_REPORTS_MAX :], *others[-1:]], key=_order)
+        self.record = self.record._replace(reports=tuple(kept))
         return (self.state, self.current) != before
 
     def on_user_message(self, message: UserMessage) -> bool:
         """Take in the newest user message, which each read shows again. True if it is new and changed the state."""
-        known = self._user
-        if known is not None and (message.id, message.digest) == (known.id, known.digest):
+        turn, known, reports = self.record
+        if known is not None and ((message.id, message.digest) == known[:2] or message.at < known.at):
             return False
         before = (self.state, self.current)
-        if known is not None and message.at < known.at:
-            return False
-        self.turn += 1
-        self._user = message
-        self._final = [report for report in self._final if report.at >= message.at]
-        if self._last is not None and self._last.at < message.at:
-            self._last = None
+        self.record = TaskRecord(
+            turn + 1, message, tuple(report for report in reports if report.at >= message.at)
+        )
         return (self.state, self.current) != before
-
-    def _inputs(self) -> list[TaskInput]:
-        reports = [*self._final, *([self._last] if self._last else [])]
-        turn = [TaskInput.USER_MESSAGE] if self._user is not None else []
-        return turn + [TaskInput(report.state.value) for report in sorted(reports, key=_order)]
 
 
 def estimated_time(*, seen_at: float, unseen_at: float, age_s: float) -> float:

@@ -105,7 +105,7 @@ def test_a_new_user_message_begins_a_turn_and_reopens_the_task():
     task.add(said(COMPLETE, 1, REPORT))
     assert not task.on_user_message(UserMessage(1, 11, 2)), "the same message seen again"
     assert task.on_user_message(UserMessage(3, 12, 5))
-    assert (task.state, task.current, task.turn) == (WORKING, None, 2)
+    assert (task.state, task.current, task.record.turn) == (WORKING, None, 2)
     assert task.add(said(IDLE, 6, REPORT))
 
 
@@ -146,7 +146,7 @@ def test_the_number_of_stored_reports_is_bounded():
     task = TurnReports()
     for at in range(1000):
         task.add(said(COMPLETE, at))
-    assert len(task._final) == FINAL_REPORTS_MAX
+    assert len(task.record.reports) == FINAL_REPORTS_MAX
     assert task.current.at == 0
     task.on_user_message(UserMessage(1, 1, 998.5))
     assert task.state is COMPLETE
