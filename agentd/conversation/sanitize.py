@@ -6,6 +6,7 @@ invalid field loses the whole snapshot, so every field is repaired instead of re
 
 import re
 import unicodedata
+from datetime import date
 from typing import Final
 
 FALLBACK_TIME: Final = "0001-01-01T00:00:00Z"
@@ -17,10 +18,10 @@ _LINE_END: Final = re.compile(r"(?<![ \r])[ \r]++(?=\n|\Z)")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _TIME: Final = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:[.,](\d{1,9})\d*)? ?(?:([Zz])|([+-]\d\d):?(\d\d)?)?",
+    r"(\d{4})(-\d\d-\d\d)[Tt ]((?:[01]\d|2[0-3]):[0-5]\d):([0-5]\d|60)(?:[.,](\d{1,9})\d*)? ?"
+    r"(?:[Zz]|([+-](?:[01]\d|2[0-3])):?([0-5]\d)?)?",
     re.ASCII,
 )
-_DAYS: Final = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 # Code points after which the end of a character is no longer searched. The longest emoji in use (two people, each with
 # a skin tone, kissing) has ten; a longer pile of accents is cut at any place.
@@ -53,20 +54,15 @@ def clean_time(text: str) -> str:
     match = _TIME.fullmatch(text.strip())
     if match is None:
         return FALLBACK_TIME
-    date, clock = match.group(1, 2, 3), match.group(4, 5, 6)
-    year, month, day = map(int, date)
-    hour, minute, second = map(int, clock)
-    if not 1 <= month <= 12 or not 1 <= day <= _DAYS[month - 1] or hour > 23 or minute > 59 or second > 60:
+    year, day, minute, second, fraction, zone_hours, zone_minutes = match.groups()
+    try:
+        # The calendar repeats after 400 years. Go has a year 0, Python does not.
+        date.fromisoformat(f"{2000 + int(year) % 400}{day}")
+    except ValueError:
         return FALLBACK_TIME
-    if (month, day) == (2, 29) and (year % 4 != 0 or (year % 100 == 0 and year % 400 != 0)):
-        return FALLBACK_TIME
-    zone = "Z"
-    if match[9] is not None:
-        zone = f"{match[9]}:{match[10] or '00'}"
-        if int(zone[1:3]) > 23 or int(zone[4:6]) > 59:
-            return FALLBACK_TIME
-    fraction = f".{match[7]}" if match[7] else ""
-    return f"{'-'.join(date)}T{match[4]}:{match[5]}:{min(second, 59):02}{fraction}{zone}"
+    second = "59" if second == "60" else second
+    zone = f"{zone_hours}:{zone_minutes or '00'}" if zone_hours else "Z"
+    return f"{year}{day}T{minute}:{second}{'.' + fraction if fraction else ''}{zone}"
 
 
 def cluster_start(text: str, at: int) -> int:
