@@ -11,8 +11,9 @@ from yarl import URL
 
 from agentd.errors import AgentdError
 from agentd.http_client import client_session, failure, read_start
-from agentd.snapshots.destinations import directory, object_store
+from agentd.snapshots.destinations import object_store
 from agentd.snapshots.destinations.destination import RetryableError
+from agentd.snapshots.destinations.directory import path_of
 from agentd.snapshots.destinations.http import read_headers, without_secrets
 from agentd.snapshots.destinations.url_template import UrlTemplate
 from agentd.snapshots.reading import DOCUMENT_MAX_BYTES
@@ -36,13 +37,13 @@ async def fetch(
     Raises `NotFetchedError`, and `ConfigError` for an unreadable CA file or a missing library.
     """
     if "://" not in template.url:
-        return await _read(Path(template.url), template.url)
+        return await asyncio.to_thread(_read, Path(template.url), template.url)
     name, url = template.name, template.expand(task_id)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             match urlsplit(url).scheme:
                 case "file":
-                    return await _read(directory.path_of(url), name)
+                    return await asyncio.to_thread(_read, path_of(url), name)
                 case "http" | "https":
                     return await _get(url, name, headers_file, ca_file)
                 case scheme if scheme in object_store.SCHEMES:
@@ -57,9 +58,10 @@ async def fetch(
     )
 
 
-async def _read(path: Path, name: str) -> bytes:
+def _read(path: Path, name: str) -> bytes:
     try:
-        return await directory.read(path, max_bytes=_FETCH_MAX_BYTES)
+        with path.open("rb") as file:
+            return file.read(_FETCH_MAX_BYTES)
     except OSError as exc:
         raise NotFetchedError(f"{name} cannot be read: {exc.strerror}") from exc
 

@@ -1,6 +1,5 @@
 """`file:///folder/`: a directory, for example on a volume that outlives the workspace."""
 
-import asyncio
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -35,16 +34,6 @@ class DirectoryDestination:
 def path_of(url: str) -> Path:
     """The path of a `file://` URL."""
     return Path(unquote(urlsplit(url).path))
-
-
-async def read(path: Path, *, max_bytes: int) -> bytes:
-    """The first `max_bytes` of a file. Raises `OSError`."""
-
-    def read_start() -> bytes:
-        with path.open("rb") as file:
-            return file.read(max_bytes)
-
-    return await asyncio.to_thread(read_start)
 
 
 def _write(path: Path, payload: bytes) -> None:
