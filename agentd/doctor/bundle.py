@@ -82,7 +82,7 @@ def spool_headers(spool: Path) -> list[dict[str, Any]]:
                 "messages": entry.messages,
                 "bytes": len(entry.payload),
                 "truncated": entry.truncated,
-                "receipts": [without_texts(receipt.as_json()) for receipt in entry.receipts.values()],
+                "receipts": [without_texts(receipt._asdict()) for receipt in entry.receipts.values()],
             }
         )
     return found

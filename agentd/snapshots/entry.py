@@ -67,7 +67,7 @@ class SpoolEntry:
 
 
 def encode(entry: SpoolEntry) -> bytes:
-    """Return the bytes of the file. Raises `ValueError` if `decode` would reject them as too large."""
+    """Return the bytes of the file."""
     header = json.dumps(
         {
             "task_id": entry.task_id,
@@ -77,14 +77,11 @@ def encode(entry: SpoolEntry) -> bytes:
             "truncated": entry.truncated,
             "bytes": len(entry.payload),
             "sha256": entry.sha256,
-            "receipts": [receipt.as_json() for receipt in entry.receipts.values()],
+            "receipts": [receipt._asdict() for receipt in entry.receipts.values()],
         },
         separators=(",", ":"),
     ).encode()
-    data = b"agentd-snapshot %d %08x %b\n%b" % (SCHEMA, _crc(SCHEMA, header), header, entry.payload)
-    if len(data) > FILE_MAX_BYTES:
-        raise ValueError(f"snapshot is too large for the spool: {len(entry.payload)} bytes")
-    return data
+    return b"agentd-snapshot %d %08x %b\n%b" % (SCHEMA, _crc(SCHEMA, header), header, entry.payload)
 
 
 def decode(data: bytes) -> SpoolEntry:
@@ -99,7 +96,10 @@ def decode(data: bytes) -> SpoolEntry:
         raise NewerSpoolSchemaError(schema)
     try:
         fields = json.loads(header)
-        receipts = [DestinationReceipt.from_json(receipt) for receipt in fields["receipts"]]
+        receipts = [
+            DestinationReceipt(**{**receipt, "outcome": DestinationOutcome(receipt["outcome"])})
+            for receipt in fields["receipts"]
+        ]
         entry = SpoolEntry(
             task_id=fields["task_id"],
             payload=payload,

@@ -38,14 +38,6 @@ class DestinationReceipt(NamedTuple):
     attempts: int = 0
     at: str = ""
 
-    def as_json(self) -> dict[str, Any]:
-        return self._asdict()
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "DestinationReceipt":
-        """Parse what `as_json` returned. Raises `ValueError`, `TypeError` or `KeyError` if it is something else."""
-        return cls(**{**value, "outcome": DestinationOutcome(value["outcome"])})
-
 
 class Receipt(NamedTuple):
     """The receipt of the newest snapshot. `bytes`, `messages`, `sha256` describe the payload: 0 and "" if there is none."""
@@ -57,7 +49,7 @@ class Receipt(NamedTuple):
     destinations: tuple[DestinationReceipt, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        return {**self._asdict(), "destinations": [receipt.as_json() for receipt in self.destinations]}
+        return {**self._asdict(), "destinations": [receipt._asdict() for receipt in self.destinations]}
 
 
 def combined_outcome(destinations: Sequence[DestinationReceipt]) -> SnapshotOutcome:

@@ -277,11 +277,6 @@ def test_tasks_above_the_limit_in_memory_are_evicted_by_the_next_write(spool):
     assert [entry.task_id for entry in reopened(spool).entries()] == kept
 
 
-def test_a_payload_too_large_to_be_read_back_is_refused():
-    with pytest.raises(ValueError, match="too large"):
-        entry_format.encode(SpoolEntry(TASK, b"x" * entry_format.FILE_MAX_BYTES, 1, False, WHEN, 1))
-
-
 # --- a disk that refuses a write ---
 
 
