@@ -12,7 +12,7 @@ on every connection for the life of a workspace.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agentd import log
@@ -24,7 +24,7 @@ from agentd.claims.hook_runner import HookRunner
 from agentd.claims.ledger import Ledger, LedgerFullError, fingerprint
 from agentd.claims.status import ClaimsStatus, ClaimsView
 from agentd.clock import Clock
-from agentd.coderd.errors import CoderdError, StreamEndedError, UnauthorizedError
+from agentd.coderd.errors import CoderdError, UnauthorizedError
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import TokenSource
 from agentd.errors import AgentdError
@@ -45,9 +45,8 @@ FIND_MISSED_TIMEOUT_S: Final = 5.0
 FIND_MISSED_EVERY_S: Final = 60.0
 """While listening: the agent learns of its new owner later than the event would have come."""
 
-# The delay before an unanswered request counts as listening, because the server can still refuse it. It is
-# short at the start, whose time to listening is measured, and longer after a failure, so that the state does
-# not alternate at each retry.
+# The delay before an unanswered request counts as listening: short at the start, whose time to listening is
+# measured, and longer after a failure, so that the state does not alternate at each retry.
 LISTENING_AFTER_S: Final = 0.03
 LISTENING_AFTER_FAILURE_S: Final = 1.0
 
@@ -81,9 +80,7 @@ class ClaimListener:
         self._log = log.get("claims")
         self._status = ClaimsStatus(ledger, hook_runner, clock=clock, metrics=metrics)
         self._events = metrics.counter("agentd_claim_events_total", "Events of the claim stream.", "outcome")
-        self._ends = metrics.counter(
-            "agentd_claim_connections_total", "Connections by how they ended.", "end"
-        )
+        self._ends = metrics.counter("agentd_claim_connections_total", "Connections by their end.", "end")
         self._retry_schedule = RetrySchedule()
         self._claim_backoff = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
         self._queued: dict[ClaimEvent, None] = {}
@@ -134,8 +131,7 @@ class ClaimListener:
                 for claim in self._ledger.unfinished():
                     await self._hook_runner.run_claim(claim.id)
             except (AgentdError, OSError) as exc:
-                # A full disk, no free process, a claim that was forgotten while it ran: no reason to end
-                # agentd.
+                # A full disk, no free process or a claim that was forgotten while it ran must not end agentd.
                 retry_in_s = self._claim_backoff.next()
                 self._log.error("claim.retry_scheduled", reason=str(exc), retry_in_s=round(retry_in_s, 2))
                 await self._clock.sleep(retry_in_s)
@@ -148,76 +144,62 @@ class ClaimListener:
         while self._queued:
             event = next(iter(self._queued))
             try:
-                admission = await asyncio.to_thread(self._ledger.admit, event)
+                claim, is_replay = await asyncio.to_thread(self._ledger.admit, event)
             except LedgerFullError as exc:
                 self._log.error("event.dropped", reason=str(exc))
-                del self._queued[event]
-                continue
-            del self._queued[event]
-            claim = admission.claim
-            if admission.is_replay:
-                self._count_replay(claim)
             else:
-                self._events.inc(outcome="admitted")
-                self._log.info(
-                    "claim.admitted", claim=claim.id, workspace=claim.workspace_id, owner=claim.owner_id
-                )
+                if is_replay:
+                    self._count_replay(claim)
+                else:
+                    self._events.inc(outcome="admitted")
+                    facts = {"workspace": claim.workspace_id, "owner": claim.owner_id}
+                    self._log.info("claim.admitted", claim=claim.id, **facts)
+            del self._queued[event]
 
     async def _listen(self) -> None:
         while True:
             connected_at = self._clock.monotonic()
             self._connection_is_good = self._token_renewed = False
             self._logged.clear()
-            error: AgentdError = StreamEndedError("the server ended the stream")
             try:
                 await self._connect()
             except AgentdError as exc:
-                error = exc
-            # A connection is good if it delivered something or lasted. To accept it is not enough: a server
-            # that accepts and closes at once would get a thousand connections a second.
-            if self._clock.monotonic() - connected_at >= GOOD_CONNECTION_S:
-                self._connection_is_good = True
-            await self._pause(error)
+                # A connection is good if it delivered something or lasted. To accept it is not enough: a
+                # server that accepts and closes at once would get a thousand connections a second.
+                if self._clock.monotonic() - connected_at >= GOOD_CONNECTION_S:
+                    self._connection_is_good = True
+                await self._pause(exc)
 
     async def _connect(self) -> None:
-        """Open one connection and read it to its end. Raises an `AgentdError` that says how it ended."""
+        """Open one connection and read it to its end. Always raises an `AgentdError` that says how it ended."""
         token = await self._tokens.current()
         self._ledger.token_fingerprint = fingerprint(token)
         self._wake_runner.set()  # the token may show that an unfinished claim belongs to this workspace
         self._connect_started.set()
         self._status.connecting()
+        sent = asyncio.Event()
+        acceptance = asyncio.create_task(self._listening_after_delay(sent), name="claim stream acceptance")
+        items = self._stream.events(
+            token, on_sent=sent.set, on_open=lambda: self._status.listening("connected")
+        )
         try:
-            async with self._listening_after_delay() as on_sent:
-                items = self._stream.events(token, on_sent=on_sent, on_open=self._on_open)
-                async with contextlib.aclosing(items):
-                    async for item in items:
-                        self._receive(item)
+            async with contextlib.aclosing(items):
+                async for item in items:
+                    self._receive(item)
         except UnauthorizedError:
+            acceptance.cancel()  # the exchange for a new token can take longer than the delay
             self._token_renewed = await self._tokens.renew(token)
             raise
-
-    def _on_open(self) -> None:
-        self._status.listening("connected")
-
-    @contextlib.asynccontextmanager
-    async def _listening_after_delay(self) -> AsyncIterator[Callable[[], None]]:
-        """Yield the callback for a sent request; count a delay without refusal as listening, because coderd
-        sends nothing before its first ping.
-        """
-        sent = asyncio.Event()
-
-        async def wait() -> None:
-            await sent.wait()
-            await self._clock.sleep(LISTENING_AFTER_FAILURE_S if self._status.failures else LISTENING_AFTER_S)
-            self._status.listening(
-                "request sent, no refusal so far; coderd sends its first byte with its first ping (up to 15 s)"
-            )
-
-        waiting = asyncio.create_task(wait(), name="claim stream acceptance")
-        try:
-            yield sent.set
         finally:
-            waiting.cancel()
+            acceptance.cancel()
+
+    async def _listening_after_delay(self, sent: asyncio.Event) -> None:
+        """Count a delay without refusal as listening, because coderd sends nothing before its first ping."""
+        await sent.wait()
+        await self._clock.sleep(LISTENING_AFTER_FAILURE_S if self._status.failures else LISTENING_AFTER_S)
+        self._status.listening(
+            "request sent, no refusal so far; coderd sends its first byte with its first ping (up to 15 s)"
+        )
 
     def _receive(self, item: StreamItem) -> None:
         if isinstance(item, Heartbeat):
