@@ -19,7 +19,7 @@ from agentd import log
 from agentd.claims.ledger_format import encode, scan
 from agentd.claims.ledger_state import INVALID_RECORD, LedgerState, apply_record, recover
 from agentd.clock import rfc3339
-from agentd.durable import sync_directory
+from agentd.durable import replace_file, sync_directory
 from agentd.errors import StateError
 
 LEDGER_NAME: Final = "claims.jsonl"
@@ -100,14 +100,15 @@ class LedgerFile:
         # Bytes behind the last good record are from a torn or failed write. No action followed it.
         if os.fstat(fd).st_size != self._end:
             os.ftruncate(fd, self._end)
-        _write_all(fd, line, self._end)
+        written = 0
+        while written < len(line):
+            written += os.pwrite(fd, line[written:], self._end + written)
         os.fdatasync(fd)
-        self._end += len(line)
+        self._end += written
         self._seq += 1
 
     def _open_for_append(self) -> int:
-        # A file that was removed while open must be rewritten: the next start cannot see what is appended to
-        # it.
+        # A file that was removed while open must be rewritten: the next start cannot see what it gets now.
         if self._rewrite_due or (self._fd is not None and os.fstat(self._fd).st_nlink == 0):
             self._rewrite()
         if self._fd is None:
@@ -122,39 +123,29 @@ class LedgerFile:
             self._rewrite()
         except OSError as exc:
             self._log.warning("ledger.compaction_failed", error=str(exc))
-        # At least twice the present size: a state that is large by itself must not be rewritten at every
-        # record.
+        # At least twice the present size: a large state must not be rewritten at every record.
         self._compact_bytes = max(COMPACT_BYTES, 2 * self._end)
 
     def _rewrite(self) -> None:
         """Replace the file atomically by one with the present state. The rename is the commit."""
         lines = [encode(record, seq) for seq, record in enumerate(self.state.to_records(self._wall()), 1)]
-        body = b"".join(lines)
-        fresh = self._path.with_suffix(".new")
-        fd = os.open(fresh, _FLAGS | os.O_TRUNC, 0o600)
-        try:
-            _write_all(fd, body, 0)
-            os.fsync(fd)
-            if self._damaged:
-                self._quarantine()
-            fresh.replace(self._path)
-        except OSError:
-            os.close(fd)
-            raise
-        sync_directory(self._path.parent)
+        if self._damaged:
+            self._quarantine()
+            self._damaged = False
+        replace_file(self._path, b"".join(lines))
         if self._fd is not None:
             os.close(self._fd)
-        self._fd, self._end, self._seq = fd, len(body), len(lines)
-        self._damaged = self._rewrite_due = False
+        self._fd, self._end, self._seq = None, sum(map(len, lines)), len(lines)
+        self._rewrite_due = False
 
     def _quarantine(self) -> None:
         """Keep the damaged file under another name. A hard link, so that a ledger exists at every moment."""
+        if self._path.stat().st_nlink > 1:
+            return  # from an earlier try of this repair
         stamp = rfc3339(self._wall()).replace(":", "").partition(".")[0]
         kept = self._path.with_name(f"ledger.corrupt-{stamp}Z")
         try:
             os.link(self._path, kept)
-        except FileExistsError:
-            return  # from an earlier try of this repair
         except OSError:
             kept.write_bytes(self._path.read_bytes())  # the file system has no hard links
         self._log.error("ledger.quarantined", kept=str(kept))
@@ -191,9 +182,3 @@ def load(path: Path, *, now: float) -> LoadedLedger:
         )
         return LoadedLedger(recover(found.records, why=why, at=now), damaged=True, rewrite=True)
     return LoadedLedger(state, len(found.records), found.sound_bytes, rewrite=found.rewrite)
-
-
-def _write_all(fd: int, data: bytes, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data, offset = data[written:], offset + written

@@ -338,7 +338,8 @@ def test_without_disk_space_a_repair_waits_and_claims_are_held(
     path = state_dir / LEDGER_NAME
     path.write_bytes(b"garbage\n")
     with monkeypatch.context() as full:
-        full.setattr(ledger_file.os, "pwrite", refuse)
+        for call in ("pwrite", "write"):
+            full.setattr(ledger_file.os, call, refuse)
         ledger = opened(state_dir)
         assert ledger.damage
         with pytest.raises(LedgerWriteError):
