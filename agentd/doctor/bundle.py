@@ -68,24 +68,10 @@ def list_files(folder: Path) -> list[dict[str, Any]]:
 
 def spool_headers(spool: Path) -> list[dict[str, Any]]:
     """The snapshots in the spool, without their messages."""
-    found: list[dict[str, Any]] = []
-    for name, entry in _spool_entries(spool):
-        if isinstance(entry, str):
-            found.append({"file": name, "error": entry})
-            continue
-        found.append(
-            {
-                "file": name,
-                "task_id": entry.task_id,
-                "serial": entry.serial,
-                "captured_at": entry.captured_at,
-                "messages": entry.messages,
-                "bytes": len(entry.payload),
-                "truncated": entry.truncated,
-                "receipts": [without_texts(receipt._asdict()) for receipt in entry.receipts.values()],
-            }
-        )
-    return found
+    return [
+        {"file": name, **({"error": entry} if isinstance(entry, str) else without_texts(entry.header()))}
+        for name, entry in _spool_entries(spool)
+    ]
 
 
 def conversations(spool: Path) -> dict[str, str]:

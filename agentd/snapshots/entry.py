@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 
 from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 
@@ -60,6 +60,19 @@ class SpoolEntry:
         """The hex digest of the payload."""
         return hashlib.sha256(self.payload).hexdigest()
 
+    def header(self) -> dict[str, Any]:
+        """Everything but the payload, as JSON."""
+        return {
+            "task_id": self.task_id,
+            "serial": self.serial,
+            "captured_at": self.captured_at,
+            "messages": self.messages,
+            "truncated": self.truncated,
+            "bytes": len(self.payload),
+            "sha256": self.sha256,
+            "receipts": [receipt._asdict() for receipt in self.receipts.values()],
+        }
+
     def delivered_to(self, destination: str) -> bool:
         """Return True if `destination` has accepted exactly this snapshot."""
         receipt = self.receipts.get(destination)
@@ -68,19 +81,7 @@ class SpoolEntry:
 
 def encode(entry: SpoolEntry) -> bytes:
     """Return the bytes of the file."""
-    header = json.dumps(
-        {
-            "task_id": entry.task_id,
-            "serial": entry.serial,
-            "captured_at": entry.captured_at,
-            "messages": entry.messages,
-            "truncated": entry.truncated,
-            "bytes": len(entry.payload),
-            "sha256": entry.sha256,
-            "receipts": [receipt._asdict() for receipt in entry.receipts.values()],
-        },
-        separators=(",", ":"),
-    ).encode()
+    header = json.dumps(entry.header(), separators=(",", ":")).encode()
     return b"agentd-snapshot %d %08x %b\n%b" % (SCHEMA, _crc(SCHEMA, header), header, entry.payload)
 
 
