@@ -14,6 +14,7 @@ from typing import Any, Final
 from agentd.config import Config
 from agentd.errors import AgentdError, UnavailableError
 
+NOTHING_TO_SEND: Final = "the agent does not answer and the spool is empty"
 _CHECK_SOCKET: Final = "check local_api.socket (AGENTD_LOCAL_API_SOCKET)"
 
 

@@ -5,8 +5,8 @@ import sys
 
 from agentd import config
 from agentd.cli import add_config_options
-from agentd.cli.local_client import DaemonError, call, daemon_socket, fetch
-from agentd.cli.stop import ANSWER_MARGIN_S, NOTHING, print_receipt
+from agentd.cli.local_client import NOTHING_TO_SEND, DaemonError, call, daemon_socket, fetch
+from agentd.cli.stop import ANSWER_MARGIN_S, print_receipt
 from agentd.errors import ExitCode, UnavailableError
 
 
@@ -41,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0 (delivered or nothing to deliver), 75 (kept in the spool) or 69 (no agent, spool empty)."""
+    """Returns 0 (delivered or nothing to deliver) or 75 (kept in the spool)."""
     if args.action == "fetch":
         from agentd.cli import stored  # noqa: PLC0415 - needed only by this action
 
@@ -52,18 +52,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_payload(settings: config.Config) -> int:
-    payload: bytes | None
     try:
         payload = fetch(daemon_socket(settings), "GET", "/v1/snapshot")
-    except DaemonError:
-        payload = None
+    except DaemonError as exc:
+        raise UnavailableError(NOTHING_TO_SEND) from exc
     except UnavailableError:
         from agentd.cli import takeover  # noqa: PLC0415 - the daemon package, needed only without a daemon
 
         payload = takeover.payload(settings)
-    if payload is None:
-        print(NOTHING, file=sys.stderr)
-        return ExitCode.UNAVAILABLE
     sys.stdout.buffer.write(payload)
     sys.stdout.buffer.flush()
     return ExitCode.OK
@@ -77,7 +73,4 @@ def _deliver(settings: config.Config, *, as_json: bool) -> int:
         from agentd.cli import takeover  # noqa: PLC0415 - the daemon package, needed only without a daemon
 
         receipt = takeover.deliver(settings)
-    if receipt is None:
-        print(NOTHING, file=sys.stderr)
-        return ExitCode.UNAVAILABLE
     return print_receipt(receipt, as_json=as_json)

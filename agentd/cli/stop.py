@@ -11,8 +11,6 @@ from agentd.cli.local_client import call, daemon_socket
 from agentd.cli.progress import Progress
 from agentd.errors import ExitCode, UnavailableError
 
-NOTHING: Final = "agentd: the agent does not answer and the spool is empty"
-
 ANSWER_MARGIN_S: Final = 5.0
 """The daemon answers within its shutdown budget; this is added to the client's timeout."""
 
@@ -33,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Returns 0 (delivered or nothing to deliver), 75 (kept in the spool) or 69 (no agent, spool empty)."""
+    """Returns 0 (delivered or nothing to deliver) or 75 (kept in the spool)."""
     settings = config.load(file=args.config, flags=args.flags)
     progress = _progress(args.progress)
     timeout_s = args.timeout if args.timeout is not None else settings.shutdown.budget_s + ANSWER_MARGIN_S
@@ -49,9 +47,6 @@ def run(args: argparse.Namespace) -> int:
         receipt = takeover.deliver(
             settings, budget_s=args.timeout, on_captured=progress.captured, end_agent=True
         )
-    if receipt is None:
-        print(NOTHING, file=sys.stderr)
-        return ExitCode.UNAVAILABLE
     progress.finished(receipt)
     return print_receipt(receipt, as_json=args.json)
 

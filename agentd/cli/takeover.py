@@ -7,10 +7,12 @@ from typing import Any, Final
 
 from agentd import log
 from agentd.claims.ledger import Ledger, claim_as_json
+from agentd.cli.local_client import NOTHING_TO_SEND
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.daemon.build import build, open_ledger
 from agentd.daemon.shutdown import FINAL_READ_MAX_S, disk_s, final_read_s
+from agentd.errors import UnavailableError
 from agentd.state_dir import StateDir, holder_pid
 
 # A daemon that ends holds the directory's lock for a moment after its socket is gone.
@@ -23,20 +25,20 @@ def deliver(
     budget_s: float | None = None,
     on_captured: Callable[[dict[str, Any]], object] = lambda _receipt: None,
     end_agent: bool = False,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """Capture the conversation from the agent if it answers, deliver the spool, and return the receipt.
 
     `budget_s` replaces `shutdown.budget_s`. `on_captured` gets the receipt before the delivery begins.
     `end_agent` also ends the agent if `shutdown.stop_agent` is set.
 
-    None if the agent does not answer and the spool is empty. Raises `ConfigError` if no coderd is configured,
-    `StateError` if another agentd holds the directory for longer than the budget.
+    Raises `UnavailableError` if the agent does not answer and the spool is empty, `ConfigError` if no coderd is
+    configured, `StateError` if another agentd holds the directory for longer than the budget.
     """
     config.require_coder()
     log.configure(level=config.log.level if config.log.level != "info" else "warning", fmt=config.log.format)
     budget_s = budget_s or config.shutdown.budget_s
 
-    async def run() -> dict[str, Any] | None:
+    async def run() -> dict[str, Any]:
         clock = Clock()
         deadline = clock.monotonic() + budget_s
         while holder_pid(config.state.dir) is not None and clock.monotonic() < deadline:
@@ -45,7 +47,7 @@ def deliver(
             final, delivery = components.final_snapshot, components.delivery
             captured = await final.capture(final_read_s(budget_s), disk_s(budget_s))
             if captured.entry is None and not captured.agent_answered:
-                return None
+                raise UnavailableError(NOTHING_TO_SEND)
             on_captured(delivery.receipt().as_json())
             await final.deliver(captured.entry, deadline, end_agent=end_agent and config.shutdown.stop_agent)
             return delivery.receipt().as_json()
@@ -53,14 +55,19 @@ def deliver(
     return asyncio.run(run())
 
 
-def payload(config: Config) -> bytes | None:
-    """The exact bytes that would be sent, from the agent or, if it does not answer, from the spool."""
+def payload(config: Config) -> bytes:
+    """The exact bytes that would be sent, from the agent or, if it does not answer, from the spool.
+
+    Raises `UnavailableError` if there are none.
+    """
     log.configure(level="warning", fmt=config.log.format)
 
-    async def run() -> bytes | None:
+    async def run() -> bytes:
         async with build(config, Clock()) as components:
             captured = await components.final_snapshot.capture(FINAL_READ_MAX_S)
-            return captured.entry.payload if captured.entry else None
+            if captured.entry is None:
+                raise UnavailableError(NOTHING_TO_SEND)
+            return captured.entry.payload
 
     return asyncio.run(run())
 

@@ -30,10 +30,7 @@ def as_json(stored: StoredConversation) -> str:
         "source": stored.source,
         "task_id": stored.task_id,
         "captured_at": stored.captured_at,
-        "messages": [
-            {"id": one.id, "role": one.role, "content": one.content, "time": one.time}
-            for one in stored.messages
-        ],
+        "messages": [message._asdict() for message in stored.messages],
     }
     # json.dumps escapes C0 but not the other control characters.
     return _CONTROLS.sub(
