@@ -33,6 +33,7 @@ _401: Final = {
         "let the proxy pass Coder-Session-Token",
     ),
 }
+WAIT: Final = "wait a minute; all workspaces behind one NAT share coderd's limit"
 _UNKNOWN_CA: Final = "is signed by a CA that this machine does not trust"
 _SET_CA: Final = "set coder.ca_file (AGENTD_CODER_CA_FILE) to that"
 
@@ -71,9 +72,7 @@ def connection_finding(answer: AgentdError | None, version: str) -> Finding:
                 "coderd", f"coderd or a proxy failed: {answer.message}", "see coderd's log and the proxy's"
             )
         case RateLimitedError():
-            return warn(
-                "coderd", answer.message, "wait a minute; all workspaces behind one NAT share coderd's limit"
-            )
+            return warn("coderd", answer.message, WAIT)
         case UnauthorizedError() if not any(_of_401(answer)):
             return fail(
                 "coderd",
@@ -85,9 +84,8 @@ def connection_finding(answer: AgentdError | None, version: str) -> Finding:
             return ok("coderd", f"answers, version {version or 'unknown'}")
         case _:
             # Reading or fetching the token failed, so no request was sent.
-            return fail(
-                "token", answer.message, answer.hint or "check coder.auth and the source of the token"
-            )
+            hint = answer.hint or "check coder.auth and the source of the token"
+            return fail("token", answer.message, hint)
 
 
 def token_finding(answer: AgentdError | None) -> Finding:
@@ -129,12 +127,10 @@ def _unreachable(answer: UnreachableError) -> Finding:
                     "check host and port of coder.url (CODER_AGENT_URL), and that coderd or its proxy runs",
                 )
             case OSError(errno=errno.ENETUNREACH | errno.EHOSTUNREACH):
-                return fail(
-                    "coderd", f"no route to coder.url: {cause.strerror}", "check the network of this machine"
-                )
-    return fail(
-        "coderd", f"no answer: {answer.message}", "check coder.url, the network and any firewall in between"
-    )
+                fault = f"no route to coder.url: {cause.strerror}"
+                return fail("coderd", fault, "check the network of this machine")
+    remedy = "check coder.url, the network and any firewall in between"
+    return fail("coderd", f"no answer: {answer.message}", remedy)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -33,6 +33,7 @@ TASK_HINT: Final = (
     'pass data.coder_task.me.enabled ? data.coder_task.me.id : "" from the template'
     " as AGENTD_SNAPSHOTS_TASK_ID"
 )
+_LET_THROUGH: Final = "let the proxy pass /api/v2/workspaceagents/me/reinit"
 _CLAIMS_OFF: Final = "claims.enabled is false: agentd does not wait for a claim"
 _TASK_OFF: Final = "snapshots.destinations does not name coder: agentd uploads nothing to a task"
 
@@ -123,35 +124,22 @@ def _reinit_finding(error: AgentdError | None) -> Finding:
         case None:
             return ok("reinit", "coderd accepts the claim stream")
         case errors.ConflictError(body_message=message) if message == CLAIM_FAILED_WORDS:
-            return fail(
-                "reinit",
-                f"the build of the claim failed: {error.detail}",
-                "read the log of the build and build again",
-            )
+            remedy = "read the log of the build and build again"
+            return fail("reinit", f"the build of the claim failed: {error.detail}", remedy)
         case errors.ConflictError(detail=detail) if HANDLED_WORDS in detail:
             return ok("reinit", "the claim of this workspace was handled by an earlier build")
         case errors.ConflictError():
             return ok("reinit", "this workspace is not a prebuild; coderd will not send a claim")
         case errors.RouteNotFoundError():
-            return warn(
-                "reinit",
-                "this version of Coder has no claim stream",
-                "upgrade Coder to 2.22 or later, or set AGENTD_CLAIMS_ENABLED=false",
-            )
+            remedy = "upgrade Coder to 2.22 or later, or set AGENTD_CLAIMS_ENABLED=false"
+            return warn("reinit", "this version of Coder has no claim stream", remedy)
         case errors.RateLimitedError():
-            return warn(
-                "reinit", str(error), "wait a minute; all workspaces behind one NAT share coderd's limit"
-            )
+            return warn("reinit", str(error), coderd_answers.WAIT)
         case errors.HtmlPageError() | errors.WrongContentTypeError() | errors.ContentEncodedError():
-            return fail(
-                "reinit",
-                str(error),
-                "let the proxy pass /api/v2/workspaceagents/me/reinit unbuffered, uncompressed and unchanged",
-            )
+            remedy = f"{_LET_THROUGH} unbuffered, uncompressed and unchanged"
+            return fail("reinit", str(error), remedy)
         case _:
-            return fail(
-                "reinit", str(error), "let the proxy pass /api/v2/workspaceagents/me/reinit; see coderd's log"
-            )
+            return fail("reinit", str(error), f"{_LET_THROUGH}; see coderd's log")
 
 
 def _task_finding(error: AgentdError | None, task_id: str) -> Finding:
@@ -165,19 +153,13 @@ def _task_finding(error: AgentdError | None, task_id: str) -> Finding:
             " or start coderd with CODER_ENABLE_AI_TASKS=true",
         )
     if not task_id:
-        return warn(
-            "task",
-            "snapshots.task_id is not set: conversations stay on this machine",
-            f"outside a task: nothing; in a task: {TASK_HINT}",
-        )
+        remedy = f"outside a task: nothing; in a task: {TASK_HINT}"
+        return warn("task", "snapshots.task_id is not set: conversations stay on this machine", remedy)
     match error:
         case None:
             return ok("task", f"coderd would store a log snapshot of task {task_id}")
         case errors.NotFoundError():
-            return fail(
-                "task",
-                f"coderd knows no task {task_id} of this workspace",
-                f"{TASK_HINT}: outside a task the provider generates a random id",
-            )
+            remedy = f"{TASK_HINT}: outside a task the provider generates a random id"
+            return fail("task", f"coderd knows no task {task_id} of this workspace", remedy)
         case _:
             return fail("task", str(error), "find the request named here in coderd's log")

@@ -57,17 +57,11 @@ def _check_daemon(config: Config, socket_path: Path, status: Status | None, hold
             f"stop {holder_text}, or give this daemon its own AGENTD_STATE_DIR",
         )
     if len(os.fsencode(socket_path)) > SOCKET_PATH_MAX_BYTES:
-        return fail(
-            "daemon",
-            f"local_api.socket is longer than {SOCKET_PATH_MAX_BYTES} bytes",
-            "set AGENTD_LOCAL_API_SOCKET to a shorter path",
-        )
+        remedy = "set AGENTD_LOCAL_API_SOCKET to a shorter path"
+        return fail("daemon", f"local_api.socket is longer than {SOCKET_PATH_MAX_BYTES} bytes", remedy)
     if error := _bind_error(listen):
-        return fail(
-            "daemon",
-            f"local_api.listen: cannot listen on {listen}: {error}",
-            "stop the program that listens there, or choose another port in AGENTD_LOCAL_API_LISTEN",
-        )
+        remedy = "stop the program that listens there, or choose another port in AGENTD_LOCAL_API_LISTEN"
+        return fail("daemon", f"local_api.listen: cannot listen on {listen}: {error}", remedy)
     remedy = "start it: `agentd run`, or `systemctl start agentd`"
     return warn("daemon", "no agentd runs on this state directory", remedy)
 
