@@ -30,6 +30,13 @@ class RunState(enum.StrEnum):
     STOPPED = "stopped"
 
 
+_VERDICTS: Final = {RunState.RUNNING: "killed", RunState.STOPPING: "cut_off", RunState.STOPPED: "in_order"}
+_HINTS: Final = {
+    RunState.STOPPING: "increase the time between SIGTERM and SIGKILL, or lower shutdown.budget_s; `agentd drill` measures a stop",
+    RunState.RUNNING: "a crash or power cut, or SIGTERM does not reach agentd: run `agentd stop` before the container ends",
+}
+
+
 class Run(NamedTuple):
     """One run of the daemon. Times are RFC 3339, "" until they are known."""
 
@@ -44,9 +51,7 @@ class Run(NamedTuple):
     @property
     def verdict(self) -> str:
         """How an earlier run ended: `in_order`, `cut_off` or `killed`."""
-        return {RunState.RUNNING: "killed", RunState.STOPPING: "cut_off", RunState.STOPPED: "in_order"}[
-            self.state
-        ]
+        return _VERDICTS[self.state]
 
     def as_json(self) -> dict[str, Any]:
         """`last_stop` of `/v1/status`."""
@@ -88,15 +93,11 @@ class LastStop:
         before = self.previous
         if before is None or before.state is RunState.STOPPED:
             return
-        hints = {
-            "cut_off": "increase the time between SIGTERM and SIGKILL, or lower shutdown.budget_s; `agentd drill` measures a stop",
-            "killed": "a crash or power cut, or SIGTERM does not reach agentd: run `agentd stop` before the container ends",
-        }
         log.get("daemon").warning(
             "agentd.last_run_not_stopped",
             **before.as_json(),
             kept="captured snapshots are in the spool and are delivered now",
-            hint=hints[before.verdict],
+            hint=_HINTS[before.state],
         )
 
     async def _write(self, run: Run, timeout_s: float | None = None) -> None:

@@ -9,26 +9,19 @@ for one of those would lose its exit code, so only a zombie that was there one r
 """
 
 import os
-from pathlib import Path
 from typing import Final
 
 from agentd.clock import Clock
-from agentd.proc import PROC, all_stats
+from agentd.proc import all_stats
 
 ROUND_S: Final = 10.0
 
 
-def are_ours() -> bool:
-    """Whether this process inherits orphans: it is the first one of its PID namespace."""
-    return os.getpid() == 1
-
-
 class Reaper:
-    """Waits for orphans that have ended. `proc` is the folder of the proc file system."""
+    """Waits for orphans that have ended."""
 
-    def __init__(self, clock: Clock, *, proc: Path = PROC) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._proc = proc
         self._seen: frozenset[int] = frozenset()
 
     async def run(self) -> None:
@@ -39,14 +32,12 @@ class Reaper:
 
     def reap(self) -> list[int]:
         """One round. Returns the pids that were waited for. Takes some tens of microseconds in a container with few processes."""
-        zombies = frozenset(_zombie_children(self._proc))
+        zombies = frozenset(
+            stat.pid for stat in all_stats() if stat.state == "Z" and stat.parent == os.getpid()
+        )
         gone = [pid for pid in zombies & self._seen if _waited_for(pid)]
         self._seen = zombies
         return gone
-
-
-def _zombie_children(proc: Path) -> list[int]:
-    return [stat.pid for stat in all_stats(proc=proc) if stat.state == "Z" and stat.parent == os.getpid()]
 
 
 def _waited_for(pid: int) -> bool:

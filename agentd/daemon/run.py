@@ -11,9 +11,9 @@ from typing import Any, Final
 from agentd import __version__, log
 from agentd.clock import SameMoment
 from agentd.config import Config
-from agentd.daemon import orphans
 from agentd.daemon.build import Components
 from agentd.daemon.input import Input
+from agentd.daemon.orphans import Reaper
 from agentd.daemon.reload import reload_config
 from agentd.daemon.shutdown import FINAL_READ_MAX_S, RunningTasks, final_read_s
 from agentd.daemon.views import Views
@@ -128,8 +128,8 @@ class Daemon:
             self._task("snapshot at settle", parts.snapshot_due.run()),
             self._task("task reports", parts.task_reports.run()),
         ]
-        if orphans.are_ours():
-            others.append(self._task("orphan reaper", orphans.Reaper(self._clock).run()))
+        if os.getpid() == 1:  # of its PID namespace: it inherits orphans
+            others.append(self._task("orphan reaper", Reaper(self._clock).run()))
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             others.append(self._task("watchdog", self._feed_watchdog(interval_s)))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from agentd.clock import Clock
 from agentd.daemon.orphans import Reaper
+from agentd.proc import all_stats
 
 
 def zombie() -> int:
@@ -47,5 +48,6 @@ def test_a_process_whose_name_holds_parentheses_is_understood(tmp_path: Path) ->
     (odd / "stat").write_text(f"42 (a) Z 9 b)) S {os.getpid()} " + "1 " * 20)
     (tmp_path / "43").mkdir()
     (tmp_path / "43" / "stat").write_text("torn")
-    reaper = Reaper(Clock(), proc=tmp_path)
-    assert [reaper.reap(), reaper.reap()] == [[], []]
+    assert [(stat.pid, stat.state, stat.parent) for stat in all_stats(proc=tmp_path)] == [
+        (42, "S", os.getpid())
+    ]
