@@ -93,10 +93,8 @@ class AgentApiClient:
     ) -> list[Message]:
         """`GET /messages`: the newest `keep`, oldest first. Memory use depends on `keep`, not on the history.
 
-        `fresh`: the request is sent after this call, not shared with a call that waits already.
-
-        `timeout_s` bounds the whole call. Without it, `MESSAGES_TIMEOUT_S` bounds the time to the first byte, and
-        `BODY_TIMEOUT_S` the rest.
+        `fresh`: the request is sent after this call, not shared with a call that waits already. `timeout_s` bounds the
+        whole call. Without it, `MESSAGES_TIMEOUT_S` bounds the time to the first byte, and `BODY_TIMEOUT_S` the rest.
         Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`.
         """
         flight = self._histories.get(keep)

@@ -5,12 +5,12 @@ from agentd.agents.agentapi.client import AgentApiClient, HostRefusedError
 
 
 async def diagnose(client: AgentApiClient) -> Diagnosis:
-    """Whether it answers, is AgentAPI, and accepts the Host header.
-
-    Takes 3.5 s at most: `/status`, then any other route.
-    """
+    """Whether it answers, is AgentAPI, and accepts the Host header: asks `/status`, then any other route; 3.5 s at most."""
     try:
         reading = await client.status()
+        return Diagnosis(
+            "ok", f"answers at {client.url}: {reading.agent_type or 'agent'} is {reading.status}"
+        )
     except AgentBusyError:
         if await client.is_up():
             return Diagnosis(
@@ -18,27 +18,17 @@ async def diagnose(client: AgentApiClient) -> Diagnosis:
                 "AgentAPI is running; /status does not answer while it delivers a message",
                 "nothing; run `agentd doctor` again later",
             )
-        return Diagnosis(
-            "fail",
-            f"{client.url} accepts connections and does not answer",
-            "restart AgentAPI; check agentapi.url (AGENTD_AGENTAPI_URL)",
-        )
+        cause = f"{client.url} accepts connections and does not answer"
+        remedy = "restart AgentAPI; check agentapi.url (AGENTD_AGENTAPI_URL)"
     except AgentGoneError as exc:
-        return Diagnosis(
-            "fail",
-            f"AgentAPI does not answer at {client.url}: {exc.message}",
-            "start the agent (agentapi server …), or set agentapi.url (AGENTD_AGENTAPI_URL) to its address",
+        cause = f"AgentAPI does not answer at {client.url}: {exc.message}"
+        remedy = (
+            "start the agent (agentapi server …), or set agentapi.url (AGENTD_AGENTAPI_URL) to its address"
         )
     except HostRefusedError as exc:
-        return Diagnosis(
-            "fail",
-            f"AgentAPI refuses the Host header: {exc.message}",
-            "start it with AGENTAPI_ALLOWED_HOSTS that include localhost, or use an allowed name in agentapi.url",
-        )
+        cause = f"AgentAPI refuses the Host header: {exc.message}"
+        remedy = "start it with AGENTAPI_ALLOWED_HOSTS that include localhost, or use an allowed name in agentapi.url"
     except AgentBrokenError as exc:
-        return Diagnosis(
-            "fail",
-            f"another program answers at {client.url}: {exc.message}",
-            "free the port, or set agentapi.url (AGENTD_AGENTAPI_URL) to the address of AgentAPI",
-        )
-    return Diagnosis("ok", f"answers at {client.url}: {reading.agent_type or 'agent'} is {reading.status}")
+        cause = f"another program answers at {client.url}: {exc.message}"
+        remedy = "free the port, or set agentapi.url (AGENTD_AGENTAPI_URL) to the address of AgentAPI"
+    return Diagnosis("fail", cause, remedy)
