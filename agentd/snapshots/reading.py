@@ -7,11 +7,10 @@ Changes nothing and needs no daemon, lock or server. It understands three forms:
     agentd-snapshot 1 5f3a… {…}\n{"messages":[…]}           a file of the spool (`entry.py`)
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 from agentd.conversation.sanitize import FALLBACK_TIME
@@ -29,8 +28,7 @@ class NoConversationError(AgentdError):
     """The bytes are not a stored conversation. The message names the source and the reason."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredConversation:
+class StoredConversation(NamedTuple):
     """A conversation that was read from `source`.
 
     `document` holds its bytes, for a spool file those of the payload. `task_id` and `captured_at` are "" if the form
@@ -75,14 +73,19 @@ def parse_document(document: bytes, source: str) -> StoredConversation:
             f"{source}: not JSON ({type(exc).__name__} in {len(document):,} bytes)",
             hint="give the address of the document itself, not of a page about it",
         ) from exc
-    return _of_entries(_message_list(value, source), document, source)
+    entries = _message_list(value, source)
+    messages = []
+    for entry in entries:
+        if isinstance(entry, dict):
+            # Like Go's decoder: a missing field has its zero value. Only the role is required.
+            with contextlib.suppress(NotAMessageError):
+                messages.append(parse_message({"id": 0, "content": "", "time": FALLBACK_TIME, **entry}))
+    return StoredConversation(source, document, tuple(messages), skipped=len(entries) - len(messages))
 
 
 def _of_entry(entry: SpoolEntry, source: str) -> StoredConversation:
     found = parse_document(entry.payload, source)
-    return StoredConversation(
-        source, entry.payload, found.messages, entry.task_id, entry.captured_at, skipped=found.skipped
-    )
+    return found._replace(task_id=entry.task_id, captured_at=entry.captured_at)
 
 
 def _message_list(value: object, source: str) -> list[Any]:
@@ -99,15 +102,3 @@ def _message_list(value: object, source: str) -> list[Any]:
             hint="give a snapshot, not another kind of document",
         )
     return found
-
-
-def _of_entries(entries: list[Any], document: bytes, source: str) -> StoredConversation:
-    messages: list[Message] = []
-    for entry in entries:
-        if isinstance(entry, Mapping):
-            try:
-                # Like Go's decoder: a missing field has its zero value. Only the role is required.
-                messages.append(parse_message({"id": 0, "content": "", "time": FALLBACK_TIME, **entry}))
-            except NotAMessageError:
-                continue
-    return StoredConversation(source, document, tuple(messages), skipped=len(entries) - len(messages))

@@ -78,12 +78,10 @@ class Recorder:
         if self._window.replace(messages):
             self._changed.set()
 
-    def merge_saved(self, messages: Sequence[Message]) -> bool:
-        """Record what an agent that is gone saved to disk, if they are later than the window. True if the window changed."""
-        changed = self._window.merge_saved(messages)
-        if changed:
+    def merge_saved(self, messages: Sequence[Message]) -> None:
+        """Record what an agent that is gone saved to disk, if they are later than the window."""
+        if self._window.merge_saved(messages):
             self._changed.set()
-        return changed
 
     def set_task(self, task_id: str) -> None:
         """Store the conversation under another task from now on, for example after a claim."""

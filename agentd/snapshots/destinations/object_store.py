@@ -62,8 +62,7 @@ class ObjectStoreDestination:
 async def get(url: str, *, max_bytes: int) -> bytes:
     """The first `max_bytes` of the object at `url`.
 
-    Raises `ConfigError` if the library is missing, `FileNotFoundError` if there is no such object, `OSError`
-    for any other failure.
+    Raises `ConfigError` if the library is missing, and `OSError`.
     """
     _require_library(url)
     import obstore  # noqa: PLC0415 - an optional extra, loaded where it is used
@@ -72,9 +71,7 @@ async def get(url: str, *, max_bytes: int) -> bytes:
     try:
         found = await obstore.get_async(_open(url), _key(url))
         return await read_start(found.stream(), max_bytes)
-    except FileNotFoundError as exc:
-        raise FileNotFoundError(_reason(exc)) from exc
-    except BaseError as exc:
+    except (FileNotFoundError, BaseError) as exc:
         raise OSError(_reason(exc)) from exc
 
 
