@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 BUDGET_S: Final = 60.0
 SNAPSHOT_MAX_BYTES: Final = 65_536
 
+_READ_LOGS: Final = "run again with --keep and read daemon-*.log"
+
 HOOK: Final = """#!/bin/sh
 echo "$AGENTD_HOOK attempt $AGENTD_ATTEMPT for owner $AGENTD_OWNER_ID" | tee -a "{record}"
 """
@@ -54,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
     demo = Demo(home, None if args.ui is None else DemoPage(args.ui))
     try:
         asyncio.run(demo.run())
-    except (AgentdError, TimeoutError) as exc:
-        print(f"\n✗ {str(exc) or 'the demo exceeded its time limit'}", file=sys.stderr)
+    except AgentdError as exc:
+        print(f"\n✗ {exc}", file=sys.stderr)
         return ExitCode.FAILED
     finally:
         demo.write_logs()
@@ -75,29 +77,45 @@ class Demo:
         self._record = home / "hooks.log"
         self._started = time.monotonic()
         self._daemons: list[DaemonProcess] = []
+        self._last = "the start"
+        """The last sentence, for the report of a timeout."""
 
     async def run(self) -> None:
-        """Run the demo.
-
-        Raises `DemoError`, and `TimeoutError` after `BUDGET_S` (twice that with a page, which pauses).
-        """
+        """Run the demo. Raises `DemoError`, also after `BUDGET_S` (twice that with a page, which pauses)."""
         from agentd.simulator.agentapi import SimulatedAgentApi  # noqa: PLC0415 - not needed to parse arguments
         from agentd.simulator.coderd import SimulatedCoderd  # noqa: PLC0415 - not needed to parse arguments
 
         self._write_hooks()
-        async with SimulatedCoderd(ping_s=1.0) as self._coderd, SimulatedAgentApi() as self._agent:
+        async with (
+            SimulatedCoderd(ping_s=1.0) as self._coderd,
+            SimulatedAgentApi() as self._agent,
+            contextlib.AsyncExitStack() as daemons,
+        ):
+            daemons.push_async_callback(self._kill_daemons)
             self._workspace = self._coderd.add_prebuild()
             self._task_id = self._coderd.add_task(self._workspace)
             if self._page is None:
-                await asyncio.wait_for(self._run_steps(), BUDGET_S)
+                await self._run_steps_within(BUDGET_S)
                 return
             async with self._page.serve(self._coderd, self._agent):
-                await asyncio.wait_for(self._run_steps(), 2 * BUDGET_S)
+                await self._run_steps_within(2 * BUDGET_S)
                 await self._agent.start()
                 await self._start("The demo is over. Use the page's buttons, or press Enter to exit")
                 await self._page.until_enter()
                 with contextlib.suppress(ProcessLookupError):  # Ctrl-C stops the daemon, too
                     await self._daemon.stop()
+
+    async def _run_steps_within(self, limit_s: float) -> None:
+        try:
+            await asyncio.wait_for(self._run_steps(), limit_s)
+        except TimeoutError:
+            raise DemoError(f"the demo exceeded {limit_s:g} s after: {self._last}", hint=_READ_LOGS) from None
+
+    async def _kill_daemons(self) -> None:
+        """End the daemon of a demo that failed."""
+        for daemon in self._daemons:
+            if daemon.running:
+                await daemon.kill()
 
     async def _run_steps(self) -> None:
         await self._announce(
@@ -284,15 +302,14 @@ class Demo:
         await self._show(sentence, "good")
 
     async def _show(self, sentence: str, tone: str = "") -> None:
+        self._last = sentence
         if self._page is not None:
             await self._page.show(sentence, tone)
 
     async def _expect(self, truth: bool, sentence: str) -> None:
         if not truth:
             await self._show(f"This is not true: {sentence}", "bad")
-            raise DemoError(
-                f"this is not true: {sentence}", hint="run again with --keep and read daemon-*.log"
-            )
+            raise DemoError(f"this is not true: {sentence}", hint=_READ_LOGS)
         await self._passed(sentence)
 
     def write_logs(self) -> None:
