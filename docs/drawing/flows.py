@@ -84,7 +84,7 @@ FLOWS: Final = {
                 ("HookRunner.run_claim",),
                 beside=(
                     Part(
-                        ("Ledger.plan_hooks", "Ledger.start", "Ledger.end", "Ledger.finish"),
+                        ("Ledger.plan_hooks", "Ledger.start", "Ledger.end", "Ledger.settle"),
                         on_disk=True,
                         note="start is durable before the process exists",
                     ),
@@ -320,6 +320,8 @@ class _FlowPicture:
         return f"{self._source.function(function).module.replace('.', '/')}.py"
 
     def _draw_part(self, part: Part, rect: Rect, functions: tuple[str, ...], number: int = 0) -> None:
+        for name in part.functions:
+            self._source.function(name)  # raises if it does not exist
         title = part.functions[0] if len(part.functions) == 1 else part.owner
         lines = self._lines(part, rect.width, functions)
         self._draw_box(self._kind(part), rect, title, str(number or ""), lines)
