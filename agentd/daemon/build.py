@@ -170,7 +170,8 @@ class Components:
         urls = [name for name in names if name != "coder"]
         if not urls:
             return found
-        from agentd.snapshots.destinations.by_url import DestinationContext, from_url  # noqa: PLC0415 - most use coderd only
+        from agentd.snapshots.destinations.by_url import from_url  # noqa: PLC0415 - most use coderd only
+        from agentd.snapshots.destinations.url_template import DestinationContext  # noqa: PLC0415 - the same
 
         context = DestinationContext(
             session=self.session,

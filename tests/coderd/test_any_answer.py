@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import AsyncMock
 
@@ -25,7 +26,7 @@ from agentd.log import register_secret
 from agentd.snapshots import fetching
 from agentd.snapshots.destinations.destination import DeliveryError
 from agentd.snapshots.destinations.http import HttpDestination
-from agentd.snapshots.destinations.url_template import UrlTemplate
+from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 from agentd.sse import StreamTooLargeError
 from agentd.tls import aiohttp
@@ -202,7 +203,7 @@ async def manifest(url: str, session: aiohttp.ClientSession) -> None:
 
 async def delivery(url: str, session: aiohttp.ClientSession) -> None:
     entry = SpoolEntry("task", b"{}", 1, False, "2026-03-02T09:00:00.000000Z", serial=1)
-    await HttpDestination(UrlTemplate(url, str), session=session).deliver(entry)
+    await HttpDestination(UrlTemplate(url, str), DestinationContext(session, Path(), {})).deliver(entry)
 
 
 async def fetched(url: str, _session: aiohttp.ClientSession) -> None:

@@ -14,9 +14,9 @@ from aiohttp import web
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.errors import ConfigError
-from agentd.snapshots.destinations.by_url import DestinationContext, from_url
+from agentd.snapshots.destinations.by_url import from_url
 from agentd.snapshots.destinations.destination import RejectedError, RetryableError
-from agentd.snapshots.destinations.url_template import UrlTemplate
+from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 
 TASK = "11111111-1111-4111-8111-111111111111"

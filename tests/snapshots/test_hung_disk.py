@@ -17,8 +17,9 @@ from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations.by_url import DestinationContext, from_url
+from agentd.snapshots.destinations.by_url import from_url
 from agentd.snapshots.destinations.destination import Accepted
+from agentd.snapshots.destinations.url_template import DestinationContext
 from agentd.snapshots.receipts import SnapshotOutcome
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool

@@ -5,13 +5,13 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from agentd.durable import TMP_PREFIX
 from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
+from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 from agentd.worker_thread import WorkerThread
 
@@ -26,20 +26,21 @@ class CommandDestination:
     """Runs `program FILE`. Exit code 0: accepted; 65: rejected; any other: agentd retries.
 
     The file contains exactly the payload and is deleted afterwards. Standard input is closed. The receipt
-    contains the end of the output. Environment: `environ` without agent tokens, and `AGENTD_TASK_ID`,
+    contains the end of the output. Environment: agentd's own without agent tokens, and `AGENTD_TASK_ID`,
     `AGENTD_CAPTURED_AT`, `AGENTD_MESSAGES` and `AGENTD_SHA256`. At the end of the attempt
     the process group of the program is killed.
     """
 
     needs_task = False
 
-    def __init__(self, url: str, *, folder: Path, environ: Mapping[str, str]) -> None:
-        self.name = url
-        self._program = unquote(urlsplit(url).path)
-        self._folder = folder
+    def __init__(self, template: UrlTemplate, context: DestinationContext) -> None:
+        template.require_absolute_path()
+        self.name = template.url
+        self._program = unquote(urlsplit(template.url).path)
+        self._folder = context.folder
         self._thread = WorkerThread("agentd-exec")
         self._environ = {
-            name: value for name, value in environ.items() if not name.startswith("CODER_AGENT_TOKEN")
+            name: value for name, value in context.environ.items() if not name.startswith("CODER_AGENT_TOKEN")
         }
 
     async def deliver(self, entry: SpoolEntry) -> Accepted:

@@ -5,7 +5,7 @@ from urllib.parse import unquote, urlsplit
 
 from agentd.durable import replace_file
 from agentd.snapshots.destinations.destination import Accepted, RetryableError
-from agentd.snapshots.destinations.url_template import UrlTemplate
+from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 from agentd.worker_thread import WorkerThread
 
@@ -15,7 +15,8 @@ class DirectoryDestination:
 
     needs_task = False
 
-    def __init__(self, template: UrlTemplate) -> None:
+    def __init__(self, template: UrlTemplate, _context: DestinationContext) -> None:
+        template.require_absolute_path()
         self._template = template
         self.name = template.name
         # Not the spool's thread: a network file system that hangs must not block the spool. One thread: a

@@ -2,20 +2,17 @@
 
 import contextlib
 import re
-import ssl
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from yarl import URL
 
 from agentd.http_client import failure, one_line, read_start
 from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
-from agentd.snapshots.destinations.url_template import UrlTemplate
+from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
-from agentd.tls import aiohttp
-
-Method = Literal["PUT", "POST"]
+from agentd.tls import aiohttp, client_context
 
 # Credentials can be renewed in the headers file; the other statuses are temporary.
 _RETRYABLE_STATUS: Final = frozenset({401, 403, 407, 408, 423, 425, 429})
@@ -35,33 +32,23 @@ class HttpDestination:
 
     needs_task = False
 
-    def __init__(
-        self,
-        template: UrlTemplate,
-        *,
-        session: aiohttp.ClientSession,
-        method: Method = "PUT",
-        headers_file: Path | None = None,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
+    def __init__(self, template: UrlTemplate, context: DestinationContext) -> None:
         self._template = template
         self.name = template.name
-        self._session = session
-        self._method = method
-        self._headers_file = headers_file
-        self._tls: ssl.SSLContext | bool = True if tls is None else tls
+        self._context = context
+        self._tls = client_context(template.url, context.ca_file)
 
     async def deliver(self, entry: SpoolEntry) -> Accepted:
-        headers = {"Content-Type": "application/json", **read_headers(self._headers_file)}
+        headers = {"Content-Type": "application/json", **read_headers(self._context.headers_file)}
         excerpt = bytearray()
         try:
-            async with self._session.request(
-                self._method,
+            async with self._context.session.request(
+                self._context.method,
                 URL(self._template.expand(entry.task_id), encoded=True),
                 data=entry.payload,
                 headers=headers,
                 allow_redirects=False,
-                ssl=self._tls,
+                ssl=self._tls or True,
             ) as response:
                 status = response.status
                 if 200 <= status < 300:

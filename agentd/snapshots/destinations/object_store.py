@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 from agentd.errors import ConfigError
 from agentd.http_client import one_line, read_start
 from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
-from agentd.snapshots.destinations.url_template import UrlTemplate
+from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class ObjectStoreDestination:
 
     needs_task = False
 
-    def __init__(self, template: UrlTemplate) -> None:
+    def __init__(self, template: UrlTemplate, _context: DestinationContext) -> None:
         _require_library(template.name)
         self._template = template
         self.name = template.name

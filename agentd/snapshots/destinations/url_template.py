@@ -1,12 +1,15 @@
-"""The URL of each task's snapshot at a destination that stores many snapshots."""
+"""What a destination with a URL is made from: the URL of each task's snapshot, and the rest of the configuration."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from agentd.errors import ConfigError
+from agentd.tls import aiohttp
 
-@dataclass(frozen=True, slots=True)
-class UrlTemplate:
+
+class UrlTemplate(NamedTuple):
     """A URL that may contain `{task_id}` and `{workspace_id}`. A URL that ends in "/" is a folder.
 
     In a folder the file is `<task id>.json`, without a task `workspace-<workspace id>.json`, and without
@@ -22,6 +25,15 @@ class UrlTemplate:
         parts = urlsplit(self.url)
         return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
+    def require_absolute_path(self) -> None:
+        """Raises `ConfigError` unless the URL has an absolute path and no host."""
+        parts = urlsplit(self.url)
+        if parts.netloc or len(parts.path) < 2:
+            raise ConfigError(
+                f"snapshots.destinations: {self.url} has no absolute path",
+                hint=f"write {parts.scheme}:///path",
+            )
+
     def expand(self, task_id: str) -> str:
         """The URL of the snapshot of `task_id`, "" for a snapshot without a task."""
         task, workspace = _segment(task_id), _segment(self.workspace_id())
@@ -33,6 +45,22 @@ class UrlTemplate:
             "{workspace_id}", workspace or "no-workspace"
         )
         return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+
+
+class DestinationContext(NamedTuple):
+    """What destinations need in addition to their URL.
+
+    `folder` is for temporary files. `workspace_id` is called at each delivery, because agentd may learn the id late.
+    `method`, `headers_file` and `ca_file` are for https destinations.
+    """
+
+    session: aiohttp.ClientSession
+    folder: Path
+    environ: Mapping[str, str]
+    workspace_id: Callable[[], str] = str
+    method: Literal["PUT", "POST"] = "PUT"
+    headers_file: Path | None = None
+    ca_file: Path | None = None
 
 
 def _segment(text: str) -> str:
