@@ -134,6 +134,9 @@ def _prepare(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = path.stat()
+        if info.st_uid == os.geteuid() and info.st_mode & 0o077:
+            # It contains conversations and hook output; one made by hand or by a volume often has mode 0755.
+            path.chmod(0o700)
     except FileExistsError as exc:
         raise StateError(
             f"state directory {path} is not a directory", hint="set AGENTD_STATE_DIR to a directory"
@@ -145,13 +148,6 @@ def _prepare(path: Path) -> None:
             f"state directory {path} belongs to uid {info.st_uid}, agentd runs as uid {os.geteuid()}",
             hint="run agentd as that user, chown the directory, or set AGENTD_STATE_DIR to one of your own",
         )
-    if info.st_mode & 0o077:
-        # The directory contains conversations and hook output. One created by hand or by a volume often has
-        # mode 0755.
-        try:
-            path.chmod(0o700)
-        except OSError as exc:
-            raise _unusable(path, exc) from exc
 
 
 def _unusable(path: Path, exc: OSError) -> StateError:

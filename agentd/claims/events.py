@@ -14,7 +14,6 @@ PREBUILD_CLAIMED: Final = "prebuild_claimed"
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_WORKSPACE_KEYS: Final = ("workspace_id", "WorkspaceID")
 
 
 class ClaimEvent(NamedTuple):
@@ -32,10 +31,6 @@ class Ignored(NamedTuple):
     fault: bool = False
 
 
-class _FieldError(Exception):
-    """A field of the payload is missing or malformed."""
-
-
 def parse(event: str, data: str, *, workspace_id: str | None = None) -> ClaimEvent | Ignored:
     """Parse one event. Never raises. `workspace_id` is the configured one, if any."""
     if event == "error":
@@ -48,29 +43,22 @@ def parse(event: str, data: str, *, workspace_id: str | None = None) -> ClaimEve
         return Ignored(f"payload is not JSON: {_short(data)}", fault=True)
     if not isinstance(payload, dict):
         return Ignored(f"payload is not a JSON object: {_short(data)}", fault=True)
+    reason = payload.get("reason")
+    if not isinstance(reason, str):
+        return Ignored("the payload has no reason", fault=True)
     try:
-        claim = ClaimEvent(_workspace(payload), _uuid(payload, "owner_id"), _reason(payload))
-    except _FieldError as exc:
+        workspaces = {_uuid(payload, "workspace_id"), _uuid(payload, "WorkspaceID")} - {None}
+        owner_id = _uuid(payload, "owner_id")
+    except ValueError as exc:
         return Ignored(str(exc), fault=True)
-    if claim.reason != PREBUILD_CLAIMED:
-        return Ignored(f"unknown reason {_short(claim.reason)}")
+    if len(workspaces) > 1:
+        return Ignored("the payload names two workspaces", fault=True)
+    claim = ClaimEvent(workspaces.pop() if workspaces else None, owner_id, reason)
+    if reason != PREBUILD_CLAIMED:
+        return Ignored(f"unknown reason {_short(reason)}")
     if workspace_id is not None and claim.workspace_id not in (None, workspace_id.lower()):
         return Ignored(f"the event is for workspace {claim.workspace_id}; this is {workspace_id}", fault=True)
     return claim
-
-
-def _workspace(payload: Mapping[str, object]) -> str | None:
-    ids = {_uuid(payload, key) for key in _WORKSPACE_KEYS} - {None}
-    if len(ids) > 1:
-        raise _FieldError("the payload names two workspaces")
-    return ids.pop() if ids else None
-
-
-def _reason(payload: Mapping[str, object]) -> str:
-    reason = payload.get("reason")
-    if not isinstance(reason, str):
-        raise _FieldError("the payload has no reason")
-    return reason
 
 
 def _uuid(payload: Mapping[str, object], key: str) -> str | None:
@@ -78,7 +66,7 @@ def _uuid(payload: Mapping[str, object], key: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str) or not _UUID.fullmatch(value.lower()):
-        raise _FieldError(f"{key} is not a UUID: {_short(value)}")
+        raise ValueError(f"{key} is not a UUID: {_short(value)}")
     return None if value == NIL_UUID else value.lower()
 
 

@@ -137,8 +137,7 @@ class HookRunner:
         directory = self._policy.hooks_dir / ON_CLAIM
         found = await asyncio.to_thread(list_hooks, directory)
         if not found.exists and claim.next_hook is not None:
-            # A volume that is not mounted yet looks the same. To skip the remaining hooks would lose them
-            # silently.
+            # A volume that is not mounted yet looks the same. Skipping the hooks would lose them silently.
             raise _HoldError(
                 f"hooks directory {directory} does not exist any more, and claim {claim.id} still has hooks to run"
             )
@@ -165,8 +164,7 @@ class HookRunner:
             try:
                 await _finish_write(lambda: self._ledger.spawned(claim.id, hook.name, hook.run_id, process))
             except LedgerWriteError as exc:
-                # The run id is in the ledger. The pid is needed only if the hook removes the run id from its
-                # environment.
+                # The run id is recorded. The pid is needed only if the hook removes the id from its environment.
                 self._log.warning("hook.pid_not_recorded", claim=claim.id, hook=hook.name, error=str(exc))
 
         try:
@@ -232,11 +230,7 @@ class HookRunner:
 
     def _log_result(self, claim: Claim, hook: Hook, result: HookResult) -> None:
         self._runs.inc(outcome=result.outcome)
-        facts = {"claim": claim.id, "hook": hook.name, "attempt": hook.attempt}
-        if result.succeeded:
-            self._log.info("hook.succeeded", **facts)
-        else:
-            self._log.warning(f"hook.{result.outcome}", **facts, reason=result.why)
+        result.log(self._log, claim=claim.id, hook=hook.name, attempt=hook.attempt)
 
     def _log_final_state(self, claim: Claim) -> None:
         log_it = self._log.info if claim.state is ClaimState.DONE else self._log.error

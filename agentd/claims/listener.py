@@ -40,7 +40,7 @@ MAX_LOGGED: Final = 16
 GOOD_CONNECTION_S: Final = 60.0
 """A connection that lasts this long is good, even if it delivers nothing."""
 FLEET_SPREAD_S: Final = 5.0
-"""The window in which a fleet reconnects after a restart of coderd. Each workspace has a fixed offset in it."""
+"""The window in which a fleet reconnects after a restart of coderd. Each workspace has a fixed offset."""
 FIND_MISSED_TIMEOUT_S: Final = 5.0
 FIND_MISSED_EVERY_S: Final = 60.0
 """While listening: the agent learns of its new owner later than the event would have come."""
@@ -171,7 +171,7 @@ class ClaimListener:
                 await self._pause(exc)
 
     async def _connect(self) -> None:
-        """Open one connection and read it to its end. Always raises an `AgentdError` that says how it ended."""
+        """Open one connection and read it to its end. Always raises the `AgentdError` of its end."""
         token = await self._tokens.current()
         self._ledger.token_fingerprint = fingerprint(token)
         self._wake_runner.set()  # the token may show that an unfinished claim belongs to this workspace

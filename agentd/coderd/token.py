@@ -18,16 +18,14 @@ class TokenSource(Protocol):
     async def current(self) -> str:
         """The token for the next request.
 
-        Raises `ConfigError` if there is none, and a `CoderdError` if the token must be fetched and cannot be.
-        Its `retryable` says whether a later call can succeed.
+        Raises `ConfigError` if there is none, a `CoderdError` if it must be fetched and cannot be.
         """
         ...
 
     async def renew(self, rejected: str) -> bool:
         """Read or fetch the token again after a 401 for `rejected`. True if the token is a different one now.
 
-        A 401 is normal while a claim job runs (coderd accepts the same token again afterwards), so False is
-        not an error.
+        False is not an error: after a claim job coderd accepts the same token again.
         """
         ...
 
@@ -77,24 +75,21 @@ def _read(path: Path) -> str:
             f"coder.token_file: {path} cannot be read: {exc.strerror}",
             hint="check the path and that agentd's user may read it",
         ) from exc
-    if len(content) > FILE_MAX_BYTES:
-        raise ConfigError(
-            f"coder.token_file: {path} is longer than {FILE_MAX_BYTES} bytes",
-            hint="it must contain the session token only",
-        )
     token = content.decode("utf-8-sig", "replace").strip()
-    if not token:
-        raise ConfigError(
-            f"coder.token_file: {path} is empty", hint="write the agent's session token into it"
-        )
-    if not (token.isascii() and token.isprintable()):
-        # The error does not quote the content, which may be a secret.
-        raise ConfigError(
-            f"coder.token_file: {path} contains characters that are not allowed in a header",
-            hint="it must contain the session token on one line and nothing else",
-        )
-    log.register_secret(token)
-    return token
+    if len(content) > FILE_MAX_BYTES:
+        problem = f"is longer than {FILE_MAX_BYTES} bytes"
+    elif not token:
+        problem = "is empty"
+    elif not (token.isascii() and token.isprintable()):
+        problem = "contains characters that are not allowed in a header"
+    else:
+        log.register_secret(token)
+        return token
+    # The error does not quote the content, which may be a secret.
+    raise ConfigError(
+        f"coder.token_file: {path} {problem}",
+        hint="it must contain the session token on one line and nothing else",
+    )
 
 
 def _content(path: Path) -> bytes:

@@ -110,7 +110,4 @@ class EventHooks:
             self._runs.inc(occasion=event.value, outcome="interrupted")
             raise
         self._runs.inc(occasion=event.value, outcome=result.outcome.value)
-        if result.succeeded:
-            self._log.info("hook.succeeded", **facts)
-        else:
-            self._log.warning(f"hook.{result.outcome}", **facts, reason=result.why)
+        result.log(self._log, **facts)

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from structlog.typing import FilteringBoundLogger
+
 from agentd import log
 from agentd.clock import Clock
 from agentd.errors import AgentdError
@@ -66,6 +68,12 @@ class HookResult(NamedTuple):
     @property
     def succeeded(self) -> bool:
         return self.outcome is HookOutcome.SUCCEEDED
+
+    def log(self, to: FilteringBoundLogger, **facts: object) -> None:
+        if self.succeeded:
+            to.info("hook.succeeded", **facts)
+        else:
+            to.warning(f"hook.{self.outcome}", **facts, reason=self.why)
 
 
 class HookPolicy(NamedTuple):
@@ -137,8 +145,7 @@ class HookRun:
                 start_new_session=True,
             )
         except OSError as exc:
-            # Text file busy, no such interpreter, no permission, no memory: each counts as a failure of this
-            # hook.
+            # Text file busy, no such interpreter, no permission, no memory: each is a failure of this hook.
             self._output.detach()
             return HookResult(HookOutcome.NOT_STARTED, None, f"cannot be started: {exc.strerror or exc}")
         except BaseException:
@@ -183,8 +190,7 @@ class HookRun:
         except HookSurvivedError as exc:
             log.get("hooks").error("hook.survived_kill", error=str(exc))
         except asyncio.CancelledError:
-            # A second signal: no grace. Wait for the exit, or asyncio reports it after the event loop has
-            # closed.
+            # A second signal: no grace. Wait for the exit, or asyncio reports it after the loop has closed.
             kill_now(self._env[RUN_ID], leader)
             await self._exit_code(child, DRAIN_S)
             raise
@@ -222,7 +228,7 @@ class _Output:
 
     def attach(self, fd: int) -> None:
         self._fd = fd
-        asyncio.get_running_loop().add_reader(fd, self._read)
+        asyncio.get_running_loop().add_reader(fd, self._read, fd)
 
     def detach(self) -> None:
         """Stop reading and close this end of the pipe. Idempotent."""
@@ -240,11 +246,9 @@ class _Output:
             text = text.lstrip(bytes(range(0x80, 0xC0)))
         return log.masked(text.decode("utf-8", "replace"))
 
-    def _read(self) -> None:
-        if self._fd is None:
-            return
+    def _read(self, fd: int) -> None:
         try:
-            data = os.read(self._fd, 65_536)
+            data = os.read(fd, 65_536)
         except BlockingIOError:
             return
         if not data:
@@ -265,6 +269,5 @@ class _Output:
             if self._lines > LOGGED_LINES:
                 self._log.info("hook.output_no_longer_logged", hook=self._hook, after_lines=LOGGED_LINES)
                 return
-            self._log.info(
-                "hook.output", hook=self._hook, line=line.decode("utf-8", "replace")[:LOGGED_CHARS]
-            )
+            text = line.decode("utf-8", "replace")[:LOGGED_CHARS]
+            self._log.info("hook.output", hook=self._hook, line=text)
