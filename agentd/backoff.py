@@ -11,9 +11,8 @@ from collections.abc import Callable
 class Backoff:
     """Exponential backoff with full jitter. All values are in seconds.
 
-    `next()` draws uniformly from [floor_s, ceiling]; the ceiling doubles from `first_s` up to `cap_s`. The
-    owner calls `reset()` after a success, not when a connection opens, because a server that accepts and closes
-    would then be retried without a delay.
+    `next()` draws uniformly from [floor_s, ceiling]; the ceiling doubles from `first_s` up to `cap_s`. Call
+    `reset()` after a success, not when a connection opens: a server may accept and close at once.
     """
 
     def __init__(

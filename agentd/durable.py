@@ -10,9 +10,7 @@ TMP_PREFIX: Final = ".tmp-"
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Write `data` to a temporary file beside `path`, fsync it, rename it, fsync the directory.
-
-    Blocks on the disk.
+    """Write `data` to a temporary file beside `path`, fsync it, rename it, fsync the directory. Blocks.
 
     Raises `OSError`. The name then holds the old file or, if only the fsync of the directory failed, the new
     file; a power cut can still undo that rename.

@@ -62,9 +62,7 @@ def failure(exc: BaseException, *, mask: Callable[[str], str] = log.masked) -> s
 
 
 def retry_after_s(headers: Mapping[str, str], *, now_unix_s: float) -> float | None:
-    """Seconds of the `Retry-After` header (RFC 9110, section 10.2.3), None without a valid one.
-
-    The result is 0 to `RETRY_AFTER_MAX_S`.
+    """Seconds of `Retry-After` (RFC 9110, 10.2.3), 0 to `RETRY_AFTER_MAX_S`; None without a valid one.
 
     A date is compared with the `Date` of the same response, because the local clock may be wrong, and with
     `now_unix_s` if there is none. `headers` looks up names without regard to case.

@@ -21,8 +21,7 @@ class Metric:
     """One metric family. `labels` are the label names; every call passes a value for each of them.
 
     Label values must come from short lists in the code, never from a peer, because each distinct value stays
-    in memory. Every method raises `ValueError` if the call does not match the family; that is a bug in the
-    caller.
+    in memory. Every method raises `ValueError` if the call does not match the family, a bug of the caller.
     """
 
     def __init__(self, name: str, help_text: str, kind: Literal["counter", "gauge"], labels: Labels) -> None:

@@ -31,9 +31,8 @@ def read_stat(pid: int, *, proc: Path = PROC) -> ProcessStat | None:
     """The process that has `pid` now; None if there is none or the kernel does not let this user read it."""
     try:
         line = (proc / str(pid) / "stat").read_bytes()
-        # The second field is the name in parentheses. It can contain spaces and parentheses, so the fields
-        # are counted from its end: proc(5) numbers the state 3, the parent 4, the session 6 and the start
-        # time 22.
+        # The second field, the name in parentheses, can contain spaces and parentheses, so the fields are
+        # counted from its end: proc(5) numbers the state 3, the parent 4, the session 6, the start time 22.
         fields = line.rpartition(b")")[2].split()
         return ProcessStat(pid, fields[0].decode("ascii"), int(fields[1]), int(fields[3]), int(fields[19]))
     except (OSError, ValueError, IndexError):

@@ -15,8 +15,7 @@ def until(
                 await work()
 
     The delay has full jitter, with a ceiling that doubles from `first_s` to `cap_s`. It is at least the
-    error's `retry_after_s`; if that ends after the deadline, the last try starts `last_try_s` before the
-    deadline.
+    error's `retry_after_s`, but the last try starts `last_try_s` before the deadline.
     """
     backoff = wait_random_exponential(multiplier=first_s, max=cap_s)
 

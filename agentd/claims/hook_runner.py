@@ -109,7 +109,8 @@ class HookRunner:
         finally:
             self.next_attempt_at = None
             self._set_activity("")
-        self._log_final_state(claim)
+        log_it = self._log.info if claim.state is ClaimState.DONE else self._log.error
+        log_it(f"claim.{claim.state.value}", claim=claim.id, **({"reason": claim.why} if claim.why else {}))
         return claim
 
     def _set_activity(self, activity: str) -> None:
@@ -164,7 +165,7 @@ class HookRunner:
             try:
                 await _finish_write(lambda: self._ledger.spawned(claim.id, hook.name, hook.run_id, process))
             except LedgerWriteError as exc:
-                # The run id is recorded. The pid is needed only if the hook removes the id from its environment.
+                # The run id is recorded. The pid is needed only if the hook removes it from its environment.
                 self._log.warning("hook.pid_not_recorded", claim=claim.id, hook=hook.name, error=str(exc))
 
         try:
@@ -202,16 +203,10 @@ class HookRunner:
         return await self._record(self._end, claim, hook, result)
 
     def _end(self, claim: Claim, hook: Hook, result: HookResult) -> Claim:
+        _, exit_code, why, tail = result
         step = _STEPS.get(result.outcome, HookStep.FAIL)
-        return self._ledger.end(
-            claim.id,
-            hook.name,
-            hook.run_id,
-            step,
-            exit_code=result.exit_code,
-            why=result.why,
-            tail=result.tail,
-        )
+        run = (claim.id, hook.name, hook.run_id)
+        return self._ledger.end(*run, step, exit_code=exit_code, why=why, tail=tail)
 
     async def _record(self, write: Callable[_P, Claim], *args: _P.args, **kwargs: _P.kwargs) -> Claim:
         """Write one ledger record; retry with backoff while the disk refuses it."""
@@ -231,10 +226,6 @@ class HookRunner:
     def _log_result(self, claim: Claim, hook: Hook, result: HookResult) -> None:
         self._runs.inc(outcome=result.outcome)
         result.log(self._log, claim=claim.id, hook=hook.name, attempt=hook.attempt)
-
-    def _log_final_state(self, claim: Claim) -> None:
-        log_it = self._log.info if claim.state is ClaimState.DONE else self._log.error
-        log_it(f"claim.{claim.state.value}", claim=claim.id, **({"reason": claim.why} if claim.why else {}))
 
 
 def _interrupted(why: str, tail: str = "") -> HookResult:

@@ -79,14 +79,8 @@ class Ledger:
     @property
     def workspace_id(self) -> str | None:
         """The configured workspace id, else that of the newest claim with the present token."""
-        if self._workspace_id is not None:
-            return self._workspace_id
-        ids = (
-            claim.workspace_id
-            for claim in self._newest_first()
-            if claim.token_fingerprint == self.token_fingerprint
-        )
-        return next((workspace_id for workspace_id in ids if workspace_id is not None), None)
+        claims = (c for c in self._newest_first() if c.token_fingerprint == self.token_fingerprint)
+        return self._workspace_id or next((c.workspace_id for c in claims if c.workspace_id), None)
 
     @property
     def damage(self) -> str:
@@ -112,9 +106,7 @@ class Ledger:
 
     def is_own(self, claim: Claim) -> bool:
         """True if the claim belongs to this workspace. False can mean that this is not known yet."""
-        if self._workspace_id is not None and claim.workspace_id is not None:
-            return claim.workspace_id == self._workspace_id
-        return claim.token_fingerprint == self.token_fingerprint
+        return self._is_of_workspace(claim, self._workspace_id)
 
     def unfinished(self) -> tuple[Claim, ...]:
         """The claims of this workspace that are admitted and not final: a start has to resume them."""
@@ -234,12 +226,14 @@ class Ledger:
     def _matches(self, claim: Claim, event: ClaimEvent) -> bool:
         if claim.id == claim_id_of(event, token_fingerprint=self.token_fingerprint):
             return True
-        if claim.workspace_id is not None and event.workspace_id is not None:
-            same_workspace = claim.workspace_id == event.workspace_id
-        else:
-            same_workspace = claim.token_fingerprint == self.token_fingerprint
+        same_workspace = self._is_of_workspace(claim, event.workspace_id)
         same_owner = None in (claim.owner_id, event.owner_id) or claim.owner_id == event.owner_id
         return claim.reason == event.reason and same_workspace and same_owner
+
+    def _is_of_workspace(self, claim: Claim, workspace_id: str | None) -> bool:
+        if claim.workspace_id is None or workspace_id is None:
+            return claim.token_fingerprint == self.token_fingerprint
+        return claim.workspace_id == workspace_id
 
     def _newest_first(self) -> Iterator[Claim]:
         return reversed(self.all_claims())

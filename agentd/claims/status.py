@@ -133,6 +133,5 @@ class ClaimsStatus:
             return self._stream, self._stream_reason
         if claim.state is ClaimState.DONE:
             return ClaimsState.SETTLED, f"claim {claim.id} is done; {self._stream_reason}"
-        # The set of states is fixed, so a held claim has the state of a failed one. The reason tells them
-        # apart.
+        # The set of states is fixed. A held claim has the state of a failed one; the reason tells them apart.
         return ClaimsState.CLAIM_FAILED, f"{claim.state}: {claim.why}; `agentd claims retry {claim.id}`"

@@ -62,9 +62,7 @@ class Coderd:
     async def rehearse_log_snapshot(self, task_id: str, *, size_bytes: int, timeout_s: float) -> None:
         """Send a log snapshot of `size_bytes` that coderd does not store. Raises as `put_log_snapshot` would.
 
-        With an empty `task_id` it uses an id that no task has. A working coderd answers that with
-        `NotFoundError`.
-
+        An empty `task_id` stands for an id that no task has: a working coderd raises `NotFoundError`.
         coderd checks token, route, task, size and JSON in this order, and then rejects this body because it
         has no `messages`. That rejection means that coderd would have stored a real snapshot.
         """

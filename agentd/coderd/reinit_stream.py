@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PATH: Final = "/api/v2/workspaceagents/me/reinit"
 SILENCE_S: Final = 45.0
-"""Limit of the wait for the headers, for the next byte and for the end of an event: three of coderd's pings."""
+"""Limit of the wait for headers, for the next byte and for the end of an event: three of coderd's pings."""
 
 
 class ReinitStream:

@@ -77,8 +77,7 @@ def _session(
 
 
 def _send(pid: int, number: signal.Signals) -> None:
-    # The process has ended, or a setuid program made it another user's. The next round checks whether it
-    # still lives.
+    # It has ended, or a setuid program made it another user's. The next round checks whether it still lives.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
 

@@ -7,6 +7,7 @@ because a hook may start a service. Such a process should redirect its output: a
 """
 
 import asyncio
+import contextlib
 import enum
 import os
 import signal
@@ -132,40 +133,28 @@ class HookRun:
         """
         if reason := await asyncio.to_thread(untrusted_reason, self._path):
             return HookResult(HookOutcome.REFUSED, None, f"refused: {reason}")
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        os.set_blocking(write_fd, True)  # programs expect their standard output to block
-        self._output.attach(read_fd)
-        try:
-            child = await asyncio.create_subprocess_exec(
-                self._path,
-                stdin=DEVNULL,
-                stdout=write_fd,
-                stderr=write_fd,
-                env=self._env,
-                start_new_session=True,
-            )
-        except OSError as exc:
-            # Text file busy, no such interpreter, no permission, no memory: each is a failure of this hook.
-            self._output.detach()
-            return HookResult(HookOutcome.NOT_STARTED, None, f"cannot be started: {exc.strerror or exc}")
-        except BaseException:
-            self._output.detach()
-            raise
-        finally:
-            os.close(write_fd)
-        leader = identify(child.pid)
-        try:
-            if on_spawn is not None and leader is not None:
-                await on_spawn(leader)
-            exit_code = await self._exit_code(child, self._policy.timeout_s)
-            if exit_code != 0:
-                await self._end(child, leader, self._policy.grace_s)
-            await self._clock.wait_event(self._output.ended, DRAIN_S)
-        except asyncio.CancelledError:
-            await self._end_for_stop(child, leader)
-            raise
-        finally:
-            self._output.detach()
+        with contextlib.closing(self._output):
+            out = self._output.open()
+            try:
+                child = await asyncio.create_subprocess_exec(
+                    self._path, stdin=DEVNULL, stdout=out, stderr=out, env=self._env, start_new_session=True
+                )
+            except OSError as exc:
+                # Text file busy, no such interpreter, no permission, no memory: the hook has failed.
+                return HookResult(HookOutcome.NOT_STARTED, None, f"cannot be started: {exc.strerror or exc}")
+            finally:
+                os.close(out)
+            leader = identify(child.pid)
+            try:
+                if on_spawn is not None and leader is not None:
+                    await on_spawn(leader)
+                exit_code = await self._exit_code(child, self._policy.timeout_s)
+                if exit_code != 0:
+                    await self._end(child, leader, self._policy.grace_s)
+                await self._clock.wait_event(self._output.ended, DRAIN_S)
+            except asyncio.CancelledError:
+                await self._end_for_stop(child, leader)
+                raise
         return self._result(exit_code)
 
     async def _exit_code(self, child: asyncio.subprocess.Process, timeout_s: float) -> int | None:
@@ -226,11 +215,14 @@ class _Output:
         self._log = log.get("hooks")
         self.ended = asyncio.Event()
 
-    def attach(self, fd: int) -> None:
-        self._fd = fd
-        asyncio.get_running_loop().add_reader(fd, self._read, fd)
+    def open(self) -> int:
+        """Create the pipe and read from it. Returns its other end, which the caller closes."""
+        self._fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        os.set_blocking(write_fd, True)  # programs expect their standard output to block
+        asyncio.get_running_loop().add_reader(self._fd, self._read, self._fd)
+        return write_fd
 
-    def detach(self) -> None:
+    def close(self) -> None:
         """Stop reading and close this end of the pipe. Idempotent."""
         if self._fd is not None:
             asyncio.get_running_loop().remove_reader(self._fd)
@@ -252,7 +244,7 @@ class _Output:
         except BlockingIOError:
             return
         if not data:
-            self.detach()
+            self.close()
             return
         self._tail += data
         if len(self._tail) > 4 * TAIL_BYTES:
