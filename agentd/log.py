@@ -181,16 +181,10 @@ class _TolerantStream:
         # Python sets a standard stream to None if it was closed before the process started.
         self._out = out
         self._encoding: str = getattr(out, "encoding", None) or "utf-8"
-
-    @property
-    def utf8(self) -> bool:
-        return self._encoding.lower().replace("-", "") == "utf8"
+        self.utf8 = self._encoding.lower().replace("-", "") == "utf8"
 
     def isatty(self) -> bool:
-        try:
-            return self._out is not None and self._out.isatty()
-        except ValueError:
-            return False
+        return self._out is not None and not self._out.closed and self._out.isatty()
 
     def write(self, text: str) -> None:
         # A lone surrogate becomes an escape such as \udc80, which is valid in JSON too.
@@ -210,16 +204,11 @@ class _ToStructlog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = min(LEVELS.values(), key=lambda value: abs(value - record.levelno))
-        get(record.name).log(
-            level, "library.message", text=_message(record), exc_info=record.exc_info or None
-        )
-
-
-def _message(record: logging.LogRecord) -> str:
-    try:
-        return record.getMessage()
-    except Exception:  # noqa: BLE001 - a wrong format in a library must not raise an error in it
-        return f"{record.msg} {record.args}"
+        try:
+            text = record.getMessage()
+        except Exception:  # noqa: BLE001 - a wrong format in a library must not raise an error in it
+            text = f"{record.msg} {record.args}"
+        get(record.name).log(level, "library.message", text=text, exc_info=record.exc_info or None)
 
 
 def _mask_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

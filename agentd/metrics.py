@@ -31,18 +31,14 @@ class Metric:
         self.help_text = help_text
         self.kind = kind
         self.labels = labels
-        self._values: dict[Labels, float] = {}
+        self._values: dict[Labels, float] = {} if labels else {(): 0.0}
         self._read: Callable[[], float] | None = None
         self._lock = threading.Lock()
-        if not labels:
-            self._values[()] = 0.0
 
-    def inc(self, amount: float = 1.0, **labels: str) -> None:
-        if amount < 0 and self.kind == "counter":
-            raise ValueError(f"counter {self.name} cannot go down")
+    def inc(self, **labels: str) -> None:
         key = self._key(labels)
         with self._lock:
-            self._values[key] = self._values.get(key, 0.0) + amount
+            self._values[key] = self._values.get(key, 0.0) + 1.0
 
     def set(self, value: float, **labels: str) -> None:
         if self.kind == "counter":
@@ -78,10 +74,8 @@ class Metric:
         return tuple(labels[name] for name in self.labels)
 
     def _suffix(self, key: Labels) -> str:
-        if not key:
-            return ""
         pairs = (f'{name}="{_escape(value)}"' for name, value in zip(self.labels, key, strict=True))
-        return "{" + ",".join(pairs) + "}"
+        return "{" + ",".join(pairs) + "}" if key else ""
 
 
 class Registry:

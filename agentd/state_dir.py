@@ -75,9 +75,8 @@ class StateDir:
             fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             # These mean that the file system does not support O_TMPFILE.
-            return exc.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT) and os.access(
-                self.path, os.W_OK
-            )
+            is_unsupported = exc.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT)
+            return is_unsupported and os.access(self.path, os.W_OK)
         os.close(fd)
         return True
 

@@ -11,8 +11,8 @@ from agentd.metrics import Registry
 def test_the_text_format_is_that_of_prometheus():
     registry = Registry()
     runs = registry.counter("agentd_hook_runs_total", "Hook runs.", "outcome")
-    runs.inc(outcome="done")
-    runs.inc(2, outcome="done")
+    for _ in range(3):
+        runs.inc(outcome="done")
     runs.inc(outcome="failed")
     registry.gauge("agentd_spool_bytes", "Size of the spool.").set(1234.5)
     registry.counter("agentd_events_total", "Events.")
@@ -51,7 +51,6 @@ def test_a_family_cannot_change_its_kind_or_labels():
         lambda r: r.counter("x_total", "Without the prefix."),
         lambda r: r.gauge("agentd_X", "Upper case."),
         lambda r: r.gauge("agentd_x", "A label with a dash.", "a-b"),
-        lambda r: r.counter("agentd_x_total", "X.").inc(-1),
         lambda r: r.counter("agentd_x_total", "X.").set(1),
         lambda r: r.counter("agentd_x_total", "X.").read_from(lambda: 1),
         lambda r: r.gauge("agentd_x", "X.", "a").read_from(lambda: 1),
@@ -68,8 +67,8 @@ def test_a_wrong_call_raises_an_error_with_the_name(use):
 def test_a_gauge_can_go_down_and_can_be_read_at_the_scrape():
     registry = Registry()
     gauge = registry.gauge("agentd_x", "X.")
-    gauge.inc(3)
-    gauge.inc(-1)
+    gauge.set(3)
+    gauge.set(2)
     assert gauge.value() == 2
     now = [1.0]
     gauge.read_from(lambda: now[0])

@@ -74,7 +74,7 @@ class Ledger:
     @staticmethod
     def read(directory: Path) -> LedgerState:
         """Read the ledger of `directory` without its lock and without a change. Raises as the constructor."""
-        return load(directory / LEDGER_NAME, now=0.0).state
+        return load(directory / LEDGER_NAME, now=0.0)[0]
 
     @property
     def workspace_id(self) -> str | None:

@@ -13,10 +13,10 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from agentd import log
-from agentd.claims.ledger_format import encode, scan
+from agentd.claims.ledger_format import Scan, encode, scan
 from agentd.claims.ledger_state import INVALID_RECORD, LedgerState, apply_record, recover
 from agentd.clock import rfc3339
 from agentd.durable import replace_file, sync_directory
@@ -32,19 +32,6 @@ class LedgerWriteError(StateError):
     """A record could not be made durable, so the step did not happen. A later try may succeed."""
 
 
-class LoadedLedger(NamedTuple):
-    """A ledger file as read: its `state`, its last sequence number, and the offset of the next record.
-
-    If `rewrite` is true, the file must be rewritten before the next append; `damaged` if records were lost.
-    """
-
-    state: LedgerState = LedgerState()
-    seq: int = 0
-    end: int = 0
-    damaged: bool = False
-    rewrite: bool = False
-
-
 class LedgerFile:
     """Appends records to the file and keeps the state that they give. Thread-safe."""
 
@@ -56,9 +43,9 @@ class LedgerFile:
         self._fd: int | None = None
         self._log = log.get("ledger")
         self._compact_bytes = COMPACT_BYTES
-        loaded = load(path, now=wall())
-        self.state, self._seq, self._end = loaded.state, loaded.seq, loaded.end
-        self._damaged, self._rewrite_due = loaded.damaged, loaded.rewrite
+        self.state, found = load(path, now=wall())
+        self._seq, self._end = len(found.records), found.sound_bytes
+        self._damaged, self._rewrite_due = bool(found.damage), found.rewrite
         if self._damaged:
             self._log.error("ledger.damaged", path=str(path), reason=self.state.damage)
         if self._rewrite_due:
@@ -151,34 +138,33 @@ class LedgerFile:
         self._log.error("ledger.quarantined", kept=str(kept))
 
 
-def load(path: Path, *, now: float) -> LoadedLedger:
+def load(path: Path, *, now: float) -> tuple[LedgerState, Scan]:
     """Read the ledger at `path` and replay its records, without a lock. Blocks on the disk, changes nothing.
 
     `now` (Unix seconds) is the time of the changes that the recovery of a damaged file makes. Raises
     `NewerLedgerError`, and `StateError` if the file exists and cannot be read.
     """
     try:
-        data = path.read_bytes()
+        found = scan(path.read_bytes())
     except FileNotFoundError:
-        return LoadedLedger()
+        found = scan(b"")
     except OSError as exc:
         raise StateError(
             f"the claim ledger {path} cannot be read: {exc.strerror}",
             hint="check the permissions of its directory",
         ) from exc
-    found = scan(data)
     damage, state = found.damage, LedgerState()
-    if not damage:
-        for number, record in enumerate(found.records, 1):
-            try:
-                state = apply_record(state, record)
-            except INVALID_RECORD as exc:
-                damage = f"record {number} is not valid after the previous records ({exc})"
-                break
+    for number, record in enumerate(() if damage else found.records, 1):
+        try:
+            state = apply_record(state, record)
+        except INVALID_RECORD as exc:
+            damage = f"record {number} is not valid after the previous records ({exc})"
+            break
     if damage:
         why = (
             f"the ledger file was damaged ({damage}). A recorded success may be lost."
             " Held until `agentd claims retry` or `forget`"
         )
-        return LoadedLedger(recover(found.records, why=why, at=now), damaged=True, rewrite=True)
-    return LoadedLedger(state, len(found.records), found.sound_bytes, rewrite=found.rewrite)
+        state = recover(found.records, why=why, at=now)
+        found = found._replace(damage=damage, rewrite=True)
+    return state, found

@@ -6,6 +6,7 @@ parent directory would get those rights.
 
 import os
 import stat
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -75,11 +76,7 @@ def untrusted_reason(path: Path) -> str:
 
 def _skip_reason(path: Path) -> str:
     name = path.name
-    if (
-        name.startswith(".")
-        or name.endswith(_EDITOR_AND_PACKAGE_SUFFIXES)
-        or (name.startswith("#") and name.endswith("#"))
-    ):
+    if name.startswith(".") or name.endswith(_EDITOR_AND_PACKAGE_SUFFIXES) or fnmatchcase(name, "#*#"):
         return "hidden or left by an editor or a package manager"
     if not name.isprintable():
         return "its name is not printable"
