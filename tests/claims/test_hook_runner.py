@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class RunnerWithClaim:
         self.pauses: list[float] = []
         self.metrics = Registry()
         policy = {name: options.pop(name) for name in HookPolicy._fields if name in options}
+        self.timeout_s = policy.get("timeout_s", 30.0)
         self.hook_runner = HookRunner(
             ledger=self.ledger,
             policy=HookPolicy(
@@ -50,7 +52,8 @@ class RunnerWithClaim:
     async def _sleep(self, seconds: float) -> None:
         if 0.5 <= seconds < 30 and seconds != 2.0:  # not a poll of /proc, the drain or a hook's timeout
             self.pauses.append(seconds)
-        await asyncio.sleep(seconds if seconds >= 2 and seconds not in self.pauses else min(seconds, 0.01))
+        is_timeout = seconds == self.timeout_s or (seconds >= 2 and seconds not in self.pauses)
+        await asyncio.sleep(seconds if is_timeout else min(seconds, 0.01))
 
     async def run_claim(self) -> Claim:
         return await self.hook_runner.run_claim(self.claim_id)
@@ -217,19 +220,20 @@ async def test_a_hook_left_running_by_a_killed_agentd_is_ended_before_it_is_retr
 ) -> None:
     hooks.add("10-a")
     runner = new_runner()
+    run_id = str(uuid.uuid4())  # searched on the whole machine
     runner.ledger.plan_hooks(runner.claim_id, ["10-a"])
-    runner.ledger.start(runner.claim_id, "10-a", "lost-run")
-    env = {"PATH": "/usr/bin:/bin", "AGENTD_RUN_ID": "lost-run"}
+    runner.ledger.start(runner.claim_id, "10-a", run_id)
+    env = {"PATH": "/usr/bin:/bin", "AGENTD_RUN_ID": run_id}
     left = await asyncio.create_subprocess_exec("sleep", "600", env=env, start_new_session=True)
     if recorded:
         process = identify(left.pid)
         assert process is not None
-        runner.ledger.spawned(runner.claim_id, "10-a", "lost-run", process)
+        runner.ledger.spawned(runner.claim_id, "10-a", run_id, process)
     claim = await runner.run_claim()
     assert await left.wait() < 0
     assert claim.state is ClaimState.DONE
     assert hooks.runs() == ["10-a 2"], "attempt 1 was the run that agentd left"
-    assert living("lost-run", None) == []
+    assert living(run_id, None) == []
 
 
 async def test_a_removed_hook_is_skipped_and_a_removed_directory_holds_the_claim(
@@ -292,7 +296,8 @@ async def test_a_success_is_recorded_after_the_disk_recovers_and_the_hook_runs_o
 
 async def test_a_timed_out_hook_is_a_failed_attempt(new_runner: Any, hooks: Any) -> None:
     hooks.add("10-a", '[ "$AGENTD_ATTEMPT" = 2 ] || exec sleep 600')
-    runner = new_runner(timeout_s=0.4, grace_s=0.2)
+    # Long enough for a shell to end on a busy machine.
+    runner = new_runner(timeout_s=2.0, grace_s=0.2)
     claim = await runner.run_claim()
     assert claim.state is ClaimState.DONE
     assert (claim.hook("10-a").attempt, claim.hook("10-a").failures) == (2, 1)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import stat
+import uuid
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from agentd.hooks.run import LOGGED_LINES, TAIL_BYTES, HookOutcome, HookPolicy, 
 from agentd.proc import ProcessIdentity, identify, read_stat
 
 W = "11111111-1111-4111-8111-111111111111"
-RUN = "run-under-test"
+# Unique, because the processes of a run are searched on the whole machine, where the tests may run twice at once.
+RUN = f"run-{uuid.uuid4()}"
 
 
 def script(path: Path, body: str) -> Path:
@@ -257,14 +259,14 @@ async def test_a_second_cancellation_kills_the_hook_at_once(tmp_path: Path) -> N
 
 async def test_a_run_is_found_by_its_id_when_no_pid_was_recorded(tmp_path: Path) -> None:
     child = await asyncio.create_subprocess_exec(
-        "sleep", "600", env={"AGENTD_RUN_ID": "lost-run", "PATH": "/bin:/usr/bin"}
+        "sleep", "600", env={"AGENTD_RUN_ID": RUN, "PATH": "/bin:/usr/bin"}
     )
     other = await asyncio.create_subprocess_exec(
-        "sleep", "600", env={"AGENTD_RUN_ID": "lost-run-2", "PATH": "/bin:/usr/bin"}
+        "sleep", "600", env={"AGENTD_RUN_ID": f"{RUN}-2", "PATH": "/bin:/usr/bin"}
     )
     try:
-        assert living("lost-run", None) == [child.pid]
-        assert await end_run("lost-run", None, clock=Clock(), grace_s=5.0)
+        assert living(RUN, None) == [child.pid]
+        assert await end_run(RUN, None, clock=Clock(), grace_s=5.0)
         assert await child.wait() == -signal.SIGTERM
         assert other.returncode is None
     finally:
@@ -278,8 +280,8 @@ async def test_a_run_without_the_run_id_in_its_environment_is_found_by_its_recor
     child = await asyncio.create_subprocess_exec("sleep", "600", env={}, start_new_session=True)
     leader = identify(child.pid)
     assert leader is not None
-    assert living("some-run", leader) == [child.pid]
-    assert await end_run("some-run", leader, clock=Clock(), grace_s=5.0)
+    assert living(RUN, leader) == [child.pid]
+    assert await end_run(RUN, leader, clock=Clock(), grace_s=5.0)
     await child.wait()
 
 
@@ -292,8 +294,8 @@ async def test_a_reused_pid_is_not_signalled() -> None:
             ProcessIdentity(now.pid, now.ticks - 1, now.boot),
             ProcessIdentity(now.pid, now.ticks, "another-boot"),
         ):
-            assert living("some-run", stranger) == []
-            assert await end_run("some-run", stranger, clock=Clock(), grace_s=5.0)
+            assert living(RUN, stranger) == []
+            assert await end_run(RUN, stranger, clock=Clock(), grace_s=5.0)
         assert child.returncode is None
     finally:
         child.kill()
