@@ -13,6 +13,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 from agentd.conversation.window import UndecodedMessage
+from agentd.http_client import json_object
 from agentd.sse import EventDecoder, Heartbeat
 
 # A screen is 320 kB at the worst; `<`, `>` and `&` are sent as six characters here.
@@ -78,13 +79,8 @@ def _event(name: str, data: str) -> AgentEvent | None:
         return _update(data)
     if name not in ("status_change", "agent_error"):
         return None
-    try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict):
-        return None
-    if name == "agent_error":
+    fields = json_object(data)
+    if name == "agent_error" and fields:
         texts = (str(fields.get(key, ""))[:_ERROR_MAX_CHARS] for key in ("message", "level", "time"))
         return AgentErrorEvent(*texts)
     match fields.get("status"):
