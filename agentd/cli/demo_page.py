@@ -19,20 +19,24 @@ PAUSE_S: Final = 2.0
 
 
 class DemoPage:
-    """Shows the demo's steps on a page while inside `serve()`; outside, `show()` does nothing.
+    """Shows the demo's steps on a page while inside `serve()`. After each sentence it pauses for `PAUSE_S`.
 
-    `port` is the page's port (0: any free one). After each sentence the demo pauses for `PAUSE_S`.
+    `port` is the page's port: 0 for any free one, None for no page.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int | None) -> None:
         self._port = port
         self._page: Page | None = None
-        self.daemon_listen = f"127.0.0.1:{_free_port()}"
+        self.is_shown = port is not None
+        self.daemon_listen = f"127.0.0.1:{_free_port()}" if self.is_shown else ""
         """The address of the daemon's own page, the same for every daemon of the demo."""
 
     @contextlib.asynccontextmanager
     async def serve(self, coderd: "SimulatedCoderd", agent: "SimulatedAgentApi") -> AsyncIterator[None]:
         """Serve the page, print its URL, and wait up to `OPEN_S` until a browser opens it."""
+        if self._port is None:
+            yield
+            return
         from agentd.simulator.page import Page  # noqa: PLC0415 - not needed without --ui
 
         daemon_page = f"http://{self.daemon_listen}/"

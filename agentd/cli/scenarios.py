@@ -62,7 +62,7 @@ def _run(scenario: "Scenario", args: argparse.Namespace) -> "Verdict":
     """Run one scenario in a temporary directory, and print its steps and its verdict."""
     from agentd.simulator.scenario.execute import execute  # noqa: PLC0415 - as above
 
-    def print_step(step: "ScenarioStep") -> None:
+    async def print_step(step: "ScenarioStep") -> None:
         if not args.quiet:
             print(f"  ✓ {step.number:2} {step.say or step}", flush=True)
 

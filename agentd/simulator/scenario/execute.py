@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -40,26 +40,33 @@ class StepFailedError(AgentdError):
     """A step of a scenario failed."""
 
 
-async def execute(
-    scenario: Scenario, home: Path, *, on_step: Callable[[ScenarioStep], None] = lambda _step: None
-) -> Verdict:
+OnStep = Callable[[ScenarioStep], Awaitable[object]]
+
+
+async def execute(scenario: Scenario, home: Path, *, on_step: OnStep | None = None) -> Verdict:
     """Run `scenario` in the empty directory `home`. `on_step` is called after each step that succeeded."""
-    started = time.monotonic()
     async with ScenarioRun(scenario, home) as run:
-        for step in scenario.steps:
-            try:
-                await asyncio.sleep(step.after_s)
-                await _execute_step(run, step)
-            except (AgentdError, aiohttp.ClientError, KeyError, TypeError, ValueError, OSError) as exc:
-                why = _reason(exc)
-                # The text of a ChildError has these lines already.
-                context = "" if "\n" in why else _log_context(run)
-                return Verdict(scenario, time.monotonic() - started, step, why + context)
-            finally:
-                for number, daemon in enumerate(run.daemons, 1):
-                    daemon.write_log(run.home / f"daemon-{number}.log")
-            on_step(step)
-    return Verdict(scenario, time.monotonic() - started)
+        return await execute_steps(run, on_step=on_step)
+
+
+async def execute_steps(run: ScenarioRun, *, on_step: OnStep | None = None) -> Verdict:
+    """As `execute`, for a run that has started."""
+    started = time.monotonic()
+    for step in run.scenario.steps:
+        try:
+            await asyncio.sleep(step.after_s)
+            await _execute_step(run, step)
+        except (AgentdError, aiohttp.ClientError, KeyError, TypeError, ValueError, OSError) as exc:
+            why = _reason(exc)
+            # The text of a ChildError has these lines already.
+            context = "" if "\n" in why else _log_context(run)
+            return Verdict(run.scenario, time.monotonic() - started, step, why + context)
+        finally:
+            for number, daemon in enumerate(run.daemons, 1):
+                daemon.write_log(run.home / f"daemon-{number}.log")
+        if on_step is not None:
+            await on_step(step)
+    return Verdict(run.scenario, time.monotonic() - started)
 
 
 async def _execute_step(run: ScenarioRun, step: ScenarioStep) -> None:

@@ -32,6 +32,7 @@ QUICK: Final = {
 }
 _CODERD_SETTINGS: Final = ("era", "build_version", "flush", "rate_limit", "enable_tasks", "hold_builds")
 PING_S: Final = 0.5
+LONG_TEXT: Final = "長い答え " * 20_000
 
 
 @dataclass(slots=True)
@@ -125,8 +126,8 @@ class ScenarioRun:
     def fill(self, value: Any) -> Any:  # noqa: ANN401 - any JSON value
         """Replace the variables in the strings of `value`.
 
-        The variables are `${home}`, `${token}`, `${task_id}`, `${workspace_id}`, `${user_id}`, and the URLs
-        `${coderd}` and `${agent}`.
+        The variables are `${home}`, `${token}`, `${task_id}`, `${workspace_id}`, `${user_id}`, the URLs
+        `${coderd}` and `${agent}`, and `${long_text}` (260 KB).
         """
         match value:
             case str():
@@ -138,6 +139,7 @@ class ScenarioRun:
                     user_id=self.coderd.user_id,
                     coderd=self.coderd.url,
                     agent=self.agent.url,
+                    long_text=LONG_TEXT,
                 )
             case Mapping():
                 return {key: self.fill(item) for key, item in value.items()}
