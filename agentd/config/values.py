@@ -4,6 +4,7 @@ import csv
 import math
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -48,9 +49,11 @@ def _convert(key: Key, raw: Any) -> Any:  # noqa: ANN401 - the key decides the t
     annotation = key.annotation
     origin = typing.get_origin(annotation)
     if origin is Literal:
-        return _choice(raw, typing.get_args(annotation))
+        choices = typing.get_args(annotation)
+        values = {choice.lower(): choice for choice in choices}
+        return _choice(raw, values, f"is none of {', '.join(choices)}")
     if annotation is bool:
-        return _boolean(raw)
+        return raw if isinstance(raw, bool) else _choice(raw, _BOOLEANS, "is neither true nor false")
     if annotation in (int, float):
         return _number(raw, annotation)
     if origin is tuple:
@@ -62,19 +65,11 @@ def _convert(key: Key, raw: Any) -> Any:  # noqa: ANN401 - the key decides the t
     return key.format(raw.strip())
 
 
-def _choice(raw: Any, choices: tuple[str, ...]) -> str:  # noqa: ANN401 - from TOML or a string
-    by_lower_case = {choice.lower(): choice for choice in choices}
-    if not isinstance(raw, str) or raw.strip().lower() not in by_lower_case:
-        raise FormatError("is none of " + ", ".join(choices))
-    return by_lower_case[raw.strip().lower()]
-
-
-def _boolean(raw: Any) -> bool:  # noqa: ANN401 - from TOML or a string
-    if isinstance(raw, bool):
-        return raw
-    if not isinstance(raw, str) or raw.strip().lower() not in _BOOLEANS:
-        raise FormatError("is neither true nor false")
-    return _BOOLEANS[raw.strip().lower()]
+def _choice(raw: Any, values: Mapping[str, Any], otherwise: str) -> Any:  # noqa: ANN401 - from TOML or a string
+    """The value of a word in any case."""
+    if not isinstance(raw, str) or raw.strip().lower() not in values:
+        raise FormatError(otherwise)
+    return values[raw.strip().lower()]
 
 
 def _number(raw: Any, kind: type[int] | type[float]) -> int | float:  # noqa: ANN401 - from TOML or a string

@@ -28,7 +28,8 @@ def refusal_reason(request: web.Request, proxies: Collection[str]) -> str:
 
     `proxies` are further accepted values of `Host`, in lower case.
     """
-    if not _is_tcp(request):
+    # The address of a TCP socket is a tuple, that of a unix socket a string.
+    if request.transport and not isinstance(request.transport.get_extra_info("sockname"), tuple):
         return ""
     host = request.headers.get("Host", "").lower()
     origin = request.headers.get("Origin")
@@ -47,10 +48,6 @@ def refusal_reason(request: web.Request, proxies: Collection[str]) -> str:
     if request.method not in ("GET", "HEAD") and _is_from_page(request) and not _is_from_script(request):
         return f"a page's request without {OWN_HEADER} and without JSON"
     return ""
-
-
-def _is_tcp(request: web.Request) -> bool:
-    return request.transport is None or isinstance(request.transport.get_extra_info("sockname"), tuple)
 
 
 def _is_page_navigation(request: web.Request) -> bool:
