@@ -122,7 +122,6 @@ class Daemon:
     def _start_tasks(self) -> RunningTasks:
         parts = self._components
         others = [
-            self._task("agent watcher", parts.watcher.run()),
             self._task("snapshot recorder", parts.recorder.run()),
             self._task("snapshot delivery", parts.delivery.run()),
             self._task("snapshot at settle", parts.snapshot_due.run()),
@@ -134,6 +133,7 @@ class Daemon:
         if interval_s is not None:
             others.append(self._task("watchdog", self._feed_watchdog(interval_s)))
         return RunningTasks(
+            watcher=self._task("agent watcher", parts.watcher.run()),
             claims=self._task("claim listener", parts.listener.run()) if parts.listener else None,
             hooks=self._task("event hooks", parts.hooks.run()),
             app_status=self._task("app status", parts.reporter.run()) if parts.reporter else None,

@@ -110,6 +110,7 @@ class FinalSnapshot(NamedTuple):
 class RunningTasks(NamedTuple):
     """The daemon's tasks, as far as the shutdown ends them in an order of its own."""
 
+    watcher: "asyncio.Task[None]"
     claims: "asyncio.Task[None] | None"
     hooks: "asyncio.Task[None]"
     app_status: "asyncio.Task[None] | None"
@@ -180,6 +181,8 @@ class Shutdown:
                     beside.append(asyncio.create_task(on_stop, name="on-stop hooks"))
                     beside.append(asyncio.create_task(cancelled(tasks.claims), name="end of claims"))
                 await self._step(self._final.watcher.read_final_messages(final_read_s(left_s)))
+                if tasks is not None:
+                    tasks.watcher.cancel()  # a later read could be older than the final one
                 entry = await self._step(self._final.recorder.flush_to_disk(disk_s(left_s)), skippable=False)
                 self.phase = Phase.DELIVERING
                 await self._step(self._final.deliver(entry, delivery_deadline, end_agent=self._end_agent))
@@ -188,7 +191,7 @@ class Shutdown:
                         tasks.claims.cancel()  # a second time: its hook gets no more time to end
                     await self._step(self._send_final_status(tasks.app_status))
                     await asyncio.gather(*beside)
-                    await cancelled(*tasks.others)
+                    await cancelled(tasks.watcher, *tasks.others)
                 await self._step(self._task_reports.store())
         except TimeoutError:
             self._log.warning("agentd.shutdown_timed_out", budget_s=self._budget_s, phase=self.phase.value)

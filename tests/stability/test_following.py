@@ -215,3 +215,12 @@ async def test_a_history_too_large_to_replay_is_only_polled(following, monkeypat
     before = following.asked("events")
     await following.seconds(60)
     assert following.asked("events") == before
+
+
+async def test_a_window_that_lags_behind_a_fresh_read_does_not_replace_its_messages(following, monkeypatch):
+    monkeypatch.setattr(following.agent, "_take", lambda _event: None)  # the events are late
+    following.simulated.add_message("user", "my last words")
+    assert await following.watcher.read_messages(5)
+    assert following.windows[-1][-1] == "my last words"
+    await following.seconds(8)
+    assert following.windows[-1][-1] == "my last words"

@@ -125,10 +125,13 @@ class AgentApiAgent:
             return self._window.live[-keep:]
         doubts = self._doubts
         messages = await self._client.messages(keep=keep, timeout_s=timeout_s, fresh=fresh)
-        # Events may have made the window newer than the answer. An empty list says nothing: a server that restarts
-        # has one.
+        # An empty list says nothing: a server that restarts has one.
         if messages and not self._is_current():
             self._window.replace(messages)
+        elif messages and messages[-1:] != list(self._window.live[-1:]):
+            # The events lag behind the answer, or are ahead of it: only another read can tell.
+            self._doubts += 1
+            return messages
         self._doubts_at_read = doubts
         return messages
 
