@@ -71,7 +71,8 @@ class LastMessage(NamedTuple):
 class Observation(NamedTuple):
     """What an agent does now.
 
-    `evidence` says why, in a few words. `last` is the newest message where the agent knows it without another read.
+    `evidence` says why, in a few words. The evidence of a waiting agent is its question: it becomes the task's message.
+    `last` is the newest message where the agent knows it without another read.
     `readable`: `messages` can be called now; False while that call would hang. `unread`: messages changed, or may have
     changed, since the last call of `messages`.
     """

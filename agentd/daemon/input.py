@@ -39,6 +39,8 @@ class Input(NamedTuple):
         """Send `content` to the agent. Raises `ApiError` 400, 409 or 502; its detail has the agent's status."""
         if not isinstance(content, str) or not content.strip():
             raise self._refused(400, "Task input is required.", "content: must be a text that is not blank")
+        if not self.agent.can.send_input:
+            raise self._refused(400, "Task app takes no input.", f"{self.agent.kind} agents take no input")
         refusal = input_refusal(self.task_view.status(), self.tracker.status)
         if refusal is not None:
             raise refusal

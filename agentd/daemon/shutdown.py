@@ -102,6 +102,8 @@ class FinalSnapshot(NamedTuple):
 
     async def _end_agent(self, deadline: float) -> None:
         try:
+            if not self.agent.can.end_process:
+                raise CannotEndError(f"{self.agent.kind} agents cannot be ended")
             await self.agent.end(timeout_s=max(0.0, deadline - self.clock.monotonic()))
         except CannotEndError as exc:
             log.get("daemon").warning("agent.left_running", reason=str(exc))

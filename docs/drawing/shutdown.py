@@ -23,7 +23,7 @@ CAPTIONS: Final = {
     " if shutdown.stop_agent is set and the snapshot is safe",
     "Shutdown._send_final_status": 'replaces a reported "working" by "idle"; at most {FINAL_STATUS_MAX_S:g} s',
     "asyncio.gather(*beside)": "waits for the tasks on the right",
-    "cancelled(*tasks.others)": "ends the other tasks: watcher, recorder, delivery, …",
+    "cancelled(tasks.watcher, *tasks.others)": "ends the other tasks: watcher, recorder, delivery, …",
     "TaskReports.store": "writes the state of the task",
     "Shutdown._give_up": "cancels what is left, without waiting for a thread that hangs",
     "LastStop.stopped": "records on disk how the stop ended",

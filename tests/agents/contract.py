@@ -11,7 +11,16 @@ from typing import Protocol
 
 import pytest
 
-from agentd.agents.agent import Activity, Agent, AgentError, AgentGoneError, Diagnosis, LastMessage, Strength
+from agentd.agents.agent import (
+    Activity,
+    Agent,
+    AgentError,
+    AgentGoneError,
+    CannotEndError,
+    Diagnosis,
+    LastMessage,
+    Strength,
+)
 from agentd.stability.tracker import AgentStatus, Tracker
 from agentd.stability.watcher import Watcher
 
@@ -189,6 +198,15 @@ class AgentContract:
         await stage.stop()
         with pytest.raises(AgentError):
             await agent.send("hello")
+
+    async def test_what_a_kind_cannot_do_raises_a_named_error(self, agent):
+        await agent.observe()
+        if not agent.can.send_input:
+            with pytest.raises(AgentError):
+                await agent.send("hello")
+        if not agent.can.end_process:
+            with pytest.raises(CannotEndError):
+                await agent.end(timeout_s=1)
 
     # Whatever the agent does.
 
