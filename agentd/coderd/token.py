@@ -88,7 +88,7 @@ def _read(path: Path) -> str:
     # The error does not quote the content, which may be a secret.
     raise ConfigError(
         f"coder.token_file: {path} {problem}",
-        hint="it must contain the session token on one line and nothing else",
+        hint="write the agent's session token into it, on one line and nothing else",
     )
 
 
