@@ -83,7 +83,7 @@ class ClaimsSection(Section):
     enabled: bool = key(True, "Listen to the claim stream and run the hooks of a claim.")
     hooks_dir: Path = key(
         Path("/etc/agentd/hooks"),
-        "Directory that contains on-claim.d/, on-stable.d/, on-busy.d/ and on-stop.d/.",
+        "Directory that contains on-claim.d/ and the directories of the other events.",
     )
     hook_timeout_s: float = key(
         300.0, "Seconds that a hook may run before its process group is terminated.", low=0.1, high=86_400
@@ -101,7 +101,7 @@ class StabilitySection(Section):
     settle_s: float = key(5.0, "Seconds without a change before the agent counts as idle.", low=0, high=3600)
     hook_timeout_s: float = key(
         60.0,
-        "Seconds that a hook of on-stable.d, on-busy.d or on-stop.d may run before it is terminated.",
+        "Seconds that a hook of another event than a claim may run before it is terminated.",
         low=0.1,
         high=86_400,
     )

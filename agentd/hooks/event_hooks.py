@@ -47,7 +47,7 @@ class EventHooks:
         self._last: HookEvent | None = None
         self._runs = metrics.counter(
             "agentd_occasion_hook_runs_total",
-            "Runs of on-stable, on-busy and on-stop hooks.",
+            "Runs of the hooks of events other than a claim.",
             "occasion",
             "outcome",
         )
