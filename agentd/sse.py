@@ -67,11 +67,7 @@ class EventDecoder:
     """
 
     def __init__(
-        self,
-        *,
-        last_event_id: str = "",
-        retry_s: float | None = None,
-        event_max_bytes: int = EVENT_MAX_BYTES,
+        self, *, last_event_id: str = "", retry_s: float | None = None, event_max_bytes: int = EVENT_MAX_BYTES
     ) -> None:
         # Not exported by the package, hence the upper bound on its version in pyproject.toml.
         from httpx_sse._decoders import SSEDecoder  # noqa: PLC0415 - imports httpx, which loads late

@@ -1,17 +1,14 @@
 """Runs the hooks of one claim in name order until the claim is done, failed or held.
 
 The promise is at-least-once: a hook starts at least once and never again after its success is recorded. If
-the machine dies after a hook exits and before that exit is recorded, the hook runs again, so hooks should be
-idempotent.
+the machine dies between the exit of a hook and its record, the hook runs again, so hooks should be idempotent.
 
-The same function serves a new claim, a claim that a stopped or killed agentd left unfinished, and a claim
-that an operator retries. Coder restarts its scripts at a claim, so a stop in the middle of a hook is a normal
-case.
+The same function serves a new claim, a claim that a stopped or killed agentd left unfinished, and one that an
+operator retries. Coder restarts its scripts at a claim, so a stop in the middle of a hook is a normal case.
 
 Failures (exit code, signal, timeout, cannot be started) are limited by `max_attempts`. A run that ends
 because agentd ends is an interruption and does not count as a failure. Interruptions are limited by
 `MAX_INTERRUPTIONS`, because a hook that takes the workspace down would otherwise start again at each boot.
-`timeout_s` limits the time of a run.
 """
 
 import asyncio

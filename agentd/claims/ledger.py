@@ -2,8 +2,7 @@
 
 The ledger deduplicates events: an event that matches a known claim is a replay and admits nothing. Each
 writing method appends one durable record. When it returns, the record is fsynced; when it raises, nothing has
-changed. The methods block for one fsync (50 µs, at worst 20 ms), so a caller on an event loop runs them in a
-thread.
+changed. It blocks for one fsync (50 µs, at worst 20 ms), so a caller on an event loop runs it in a thread.
 
 A state directory may be part of an image or of a cloned volume. Therefore the records carry the workspace id
 and a one-way fingerprint of the agent token: a claim of another workspace does not suppress a claim of this

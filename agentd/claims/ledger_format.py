@@ -27,11 +27,10 @@ class NewerLedgerError(StateError):
 
 
 class Scan(NamedTuple):
-    """The content of a ledger file.
+    """The readable records of a ledger file, and what is wrong with it in `damage`, "" if nothing is.
 
-    `records` are the readable ones in order. `damage` says what is wrong with the file, "" if nothing is. If
-    `rewrite` is true, the file must be rewritten before the next append: it is damaged, or its last record
-    lacks only the newline. Otherwise the next record belongs at offset `sound_bytes`.
+    With `rewrite` the file must be rewritten before the next append: it is damaged, or its last record lacks
+    only the newline. Otherwise the next record belongs at offset `sound_bytes`.
     """
 
     records: tuple[dict[str, Any], ...]

@@ -198,9 +198,7 @@ def _forget(state: LedgerState, record: Record) -> LedgerState:
 def _bind(claim: Claim, record: Record) -> Claim:
     for known, given in ((claim.workspace_id, record["workspace"]), (claim.owner_id, record["owner"])):
         if known is not None and known != given:
-            raise IllegalClaimStepError(
-                f"claim {claim.id} is recorded for {known}; this record names {given}"
-            )
+            raise IllegalClaimStepError(f"claim {claim.id} is recorded for {known}, not for {given}")
     return claim._replace(
         workspace_id=record["workspace"], owner_id=record["owner"], token_fingerprint=str(record["token"])
     )
@@ -223,14 +221,10 @@ def _plan_hooks(claim: Claim, record: Record) -> Claim:
 def _start(claim: Claim, record: Record) -> Claim:
     hook = claim.hook(record["hook"])
     if claim.state is not ClaimState.ACTING:
-        raise IllegalClaimStepError(
-            f"cannot start hook {hook.name!r} of claim {claim.id}: the claim is {claim.state}"
-        )
+        raise IllegalClaimStepError(f"cannot start hook {hook.name!r}: claim {claim.id} is {claim.state}")
     started = _after_hook_step(claim, hook, HookStep.START)
     if claim.next_hook is not hook:
-        raise IllegalClaimStepError(
-            f"cannot start hook {hook.name!r} of claim {claim.id}: it is not the next hook"
-        )
+        raise IllegalClaimStepError(f"hook {hook.name!r} is not the next hook of claim {claim.id}")
     new_run = Hook(hook.name, started.state, hook.attempt + 1, hook.failures, hook.interruptions)
     return claim.with_hook(new_run._replace(run_id=str(record["run"]), started_at=float(record["at"])))
 
@@ -259,14 +253,9 @@ def _end(claim: Claim, record: Record) -> Claim:
 def _settle(claim: Claim, record: Record) -> Claim:
     step = ClaimStep(record["step"])
     state = _after_claim_step(claim, step)
-    if step is ClaimStep.FINISH and claim.next_hook is not None:
-        raise IllegalClaimStepError(
-            f"cannot finish claim {claim.id}: hook {claim.next_hook.name!r} has not succeeded"
-        )
-    if step is ClaimStep.FAIL and claim.started_hook is not None:
-        raise IllegalClaimStepError(
-            f"cannot fail claim {claim.id}: hook {claim.started_hook.name!r} has not ended"
-        )
+    hook = {ClaimStep.FINISH: claim.next_hook, ClaimStep.FAIL: claim.started_hook}.get(step)
+    if hook is not None:
+        raise IllegalClaimStepError(f"cannot {step} claim {claim.id}: hook {hook.name!r} is {hook.state}")
     return claim._replace(state=state, why=str(record["why"]))
 
 

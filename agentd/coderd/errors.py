@@ -44,9 +44,6 @@ class CoderdError(PeerError):
         self.request_id = request_id
 
 
-# Answers of coderd
-
-
 class UnauthorizedError(CoderdError, label="Unauthorized"):
     """401: coderd does not accept the token now. Normal while a claim's job runs (seconds to minutes)."""
 
@@ -87,9 +84,6 @@ class UnexpectedStatusError(CoderdError, label="UnexpectedStatus"):
     """A status of the claim stream that no other class describes, also a 2xx."""
 
 
-# Answers that coderd does not give
-
-
 class NotCoderdError(CoderdError, label="NotCoderd"):
     """An answer that coderd does not give: the error page of a proxy, a login page, another server."""
 
@@ -108,9 +102,6 @@ class HtmlPageError(WrongContentTypeError, label="HtmlPage"):
 
 class ContentEncodedError(NotCoderdError, label="ContentEncoded"):
     """200 of the claim stream, but compressed. Refused: half a megabyte can decompress to 500 MB."""
-
-
-# No answer, or a connection that ended
 
 
 class UnreachableError(CoderdError, label="Unreachable"):
@@ -159,9 +150,6 @@ class StreamEndedError(UnreachableError, label="StreamEnded"):
 
 class ProtocolError(UnreachableError, label="ProtocolBroken"):
     """The exchange is not valid HTTP/1.1."""
-
-
-# Instance identity
 
 
 class IdentityError(CoderdError):

@@ -1,10 +1,9 @@
 """`GET /api/v2/workspaceagents/me/reinit?wait=true`: one connection to coderd's claim stream.
 
-coderd sends no byte, not even the status line, before its first event or its first ping, which is 15 s after
-the request. So the deadline for headers is 45 s, and a connection without a byte is healthy until then. After
-that, every byte shows that the connection is alive: a ping is 13 bytes and no event. The connection ends
-after 45 s (three pings) without a byte, and after 45 s in which a line or an event started and did not end (a
-byte every other second is not enough).
+coderd sends no byte, not even the status line, before its first event or its first ping, 15 s after the
+request. So the deadline for headers is 45 s. Later every byte shows that the connection is alive: a ping is
+13 bytes and no event. The connection ends after 45 s (three pings) without a byte, and after 45 s in which a
+line or an event started and did not end (a byte every other second is not enough).
 """
 
 import contextlib

@@ -32,12 +32,7 @@ class EventHooks:
     """
 
     def __init__(
-        self,
-        *,
-        policy: HookPolicy,
-        workspace_id: Callable[[], str | None],
-        clock: Clock,
-        metrics: Registry,
+        self, *, policy: HookPolicy, workspace_id: Callable[[], str | None], clock: Clock, metrics: Registry
     ) -> None:
         self._policy = policy
         self._workspace_id = workspace_id
