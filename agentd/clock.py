@@ -48,8 +48,7 @@ class Clock(NamedTuple):
 class SameMoment:
     """Converts a monotonic time to RFC 3339; consecutive calls for the same moment return the same text.
 
-    Without it the text would change with each call, because the two clocks drift and the wall clock is
-    stepped.
+    Otherwise the text would change with each call: the two clocks drift, and the wall clock is stepped.
     """
 
     def __init__(self, clock: Clock) -> None:

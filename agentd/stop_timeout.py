@@ -53,15 +53,11 @@ UNKNOWN: Final = StopTimeout()
 
 
 def _run_systemctl(arguments: list[str]) -> str:
-    done = subprocess.run(  # noqa: S603 - the unit's name comes from the kernel
-        ["systemctl", *arguments],  # noqa: S607 - its directory differs by distribution
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_SYSTEMCTL_TIMEOUT_S,
-        check=True,
-        text=True,
+    command = ["systemctl", *arguments]
+    quiet = subprocess.DEVNULL
+    return subprocess.check_output(  # noqa: S603 - the unit's name comes from the kernel
+        command, stdin=quiet, stderr=quiet, timeout=_SYSTEMCTL_TIMEOUT_S, text=True
     )
-    return done.stdout
 
 
 def configured_or(config: Config, unit: StopTimeout) -> StopTimeout:

@@ -16,9 +16,9 @@ from agentd.proc import ProcessIdentity
 class Hook(NamedTuple):
     """One hook of one claim. Times are Unix seconds.
 
-    `attempt` counts all starts (the hook gets it as `AGENTD_ATTEMPT`). `failures` and `interruptions` count
-    since the claim was admitted or last retried. `run_id` and `process` identify the last start. `exit_code`
-    is negative for a signal. `why` explains a failure or interruption; `tail` is the end of the output.
+    `attempt` counts all starts, `failures` and `interruptions` those since the claim was admitted or retried.
+    `run_id`, `process` and what follows are of the last start. `exit_code` is negative for a signal. `why`
+    explains a failure or interruption; `tail` is the end of the output.
     """
 
     name: str

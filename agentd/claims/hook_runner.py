@@ -1,7 +1,7 @@
 """Runs the hooks of one claim in name order until the claim is done, failed or held.
 
 The promise is at-least-once: a hook starts at least once and never again after its success is recorded. If
-the machine dies between the exit of a hook and its record, the hook runs again, so hooks should be idempotent.
+the machine dies between a hook's exit and its record, the hook runs again, so hooks should be idempotent.
 
 The same function serves a new claim, a claim that a stopped or killed agentd left unfinished, and one that an
 operator retries. Coder restarts its scripts at a claim, so a stop in the middle of a hook is a normal case.
@@ -86,9 +86,8 @@ class HookRunner:
         try:
             if (hook := claim.started_hook) is not None:
                 await self._end_left_processes(claim, hook)
-                claim = await self._record_end(
-                    claim, hook, _interrupted("agentd exited while the hook was running")
-                )
+                interrupted = _interrupted("agentd exited while the hook was running")
+                claim = await self._record_end(claim, hook, interrupted)
             self._check_interruptions(claim)
             claim = await record(ledger.plan_hooks, claim_id, await self._hook_names(claim))
             while (planned := claim.next_hook) is not None:
@@ -137,7 +136,7 @@ class HookRunner:
         if not found.exists and claim.next_hook is not None:
             # A volume that is not mounted yet looks the same. Skipping the hooks would lose them silently.
             raise _HoldError(
-                f"hooks directory {directory} does not exist any more, and claim {claim.id} still has hooks to run"
+                f"hooks directory {directory} is gone, and claim {claim.id} still has hooks to run"
             )
         for name, why in found.skipped:
             self._log.warning("hook.passed_over", file=name, reason=why)

@@ -27,11 +27,10 @@ _LACKS_MESSAGES: Final = "Invalid agentapi payload structure."
 
 
 class Coderd:
-    """coderd's API for one workspace agent.
+    """coderd's API for one workspace agent. `headers` are for proxies, `tls` is the context for https.
 
-    `url` is the deployment's address. `headers` are sent with every request, for proxies. `tls` is the
-    context for https. `timeout_s` of a call limits all of it, including a second attempt with a renewed token
-    after a 401. Each call raises a `CoderdError`, or `ConfigError` if there is no token.
+    `timeout_s` of a call limits all of it, including a second attempt with a renewed token after a 401. Each
+    call raises a `CoderdError`, or `ConfigError` if there is no token.
     """
 
     def __init__(
@@ -69,9 +68,8 @@ class Coderd:
         padding = b"-" * max(0, size_bytes - len(b'{"rehearsal":""}'))
         body = b'{"rehearsal":"%b"}' % padding
         try:
-            await self._call(
-                "POST", _log_snapshot(task_id or _NO_TASK), body, expect=204, timeout_s=timeout_s
-            )
+            path = _log_snapshot(task_id or _NO_TASK)
+            await self._call("POST", path, body, expect=204, timeout_s=timeout_s)
         except InvalidRequestError as exc:
             if exc.body_message != _LACKS_MESSAGES:
                 raise
@@ -98,12 +96,10 @@ class Coderd:
                     answer = await self._send(method, path, body, token, expect)
         except TimeoutError as exc:
             raise UnreachableError(f"{call}: no answer within {timeout_s:.1f}s") from exc
-        except aiohttp.ClientSSLError as exc:
-            raise UnreachableError(
-                f"{call}: {failure(exc)}", hint="set coder.ca_file to your deployment's CA"
-            ) from exc
         except (aiohttp.ClientError, OSError) as exc:
-            raise UnreachableError(f"{call}: {failure(exc)}") from exc
+            is_tls = isinstance(exc, aiohttp.ClientSSLError)
+            hint = "set coder.ca_file to your deployment's CA" if is_tls else ""
+            raise UnreachableError(f"{call}: {failure(exc)}", hint=hint) from exc
         if answer is not None:
             raise call_error(call, answer, now_unix_s=self._clock.wall())
 
@@ -120,12 +116,10 @@ class Coderd:
             # The timeout of `_call` covers everything. aiohttp rounds its own timeouts up to whole seconds.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         ) as response:
-            self.build_version = one_line(
-                response.headers.get("X-Coder-Build-Version", self.build_version), 100
-            )
+            version = response.headers.get("X-Coder-Build-Version", self.build_version)
+            self.build_version = one_line(version, 100)
             self.date = response.headers.get("Date", self.date)
-            is_json = response.content_type == "application/json"
-            if response.status == expect and (expect == 204 or is_json):
+            if response.status == expect and (expect == 204 or response.content_type == "application/json"):
                 return None
             error_body = bytearray()
             # A body that breaks off must not hide the status.

@@ -13,9 +13,8 @@ from agentd.errors import PeerError
 class CoderdError(PeerError):
     """A call to coderd or a connection of the claim stream failed.
 
-    `status` is the HTTP status, None without an answer. `body_message` and `detail` are those of coderd's
-    error body, "" without one. `retry_after_s` is the wait that the server asks for, None if it asks for
-    none. `request_id` is coderd's `X-Coder-Request-Id`, "" without one.
+    `status` is None without an answer. `body_message` and `detail` are of coderd's error body, "" if none.
+    `retry_after_s` is the wait that the server asks for. `request_id` is coderd's `X-Coder-Request-Id`.
     """
 
     retryable: ClassVar[bool] = True

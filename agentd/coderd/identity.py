@@ -93,13 +93,8 @@ class InstanceIdentityToken:
         return token
 
     async def _proof(self) -> dict[str, str]:
-        match self._kind:
-            case "aws-instance-identity":
-                return await self._aws()
-            case "azure-instance-identity":
-                return await self._azure()
-            case "google-instance-identity":
-                return await self._google()
+        cloud = self._kind.removesuffix("-instance-identity")
+        return await {"aws": self._aws, "azure": self._azure, "google": self._google}[cloud]()
 
     async def _aws(self) -> dict[str, str]:
         # IMDSv2. In a container its answer needs a hop limit of 2.

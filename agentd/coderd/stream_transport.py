@@ -64,9 +64,7 @@ class StreamTransport(httpx.AsyncBaseTransport):
             )
         except h11.LocalProtocolError as exc:
             # h11's text quotes the rejected header, which may be the token.
-            raise ProtocolError(
-                "the request cannot be sent: a header contains a character that is not allowed"
-            ) from exc
+            raise ProtocolError("the request has a header with a character that is not allowed") from exc
         http.send(h11.EndOfMessage())
         connection = _Connection(http, *await self._connect(request.url))
         try:
@@ -88,10 +86,8 @@ class StreamTransport(httpx.AsyncBaseTransport):
                 )
                 for level, option, value in _KEEPALIVE:
                     sock.setsockopt(level, option, value)
-                server_hostname = host if self._context else None
-                return await asyncio.open_connection(
-                    sock=sock, ssl=self._context, server_hostname=server_hostname
-                )
+                name = host if self._context else None
+                return await asyncio.open_connection(sock=sock, ssl=self._context, server_hostname=name)
         except OSError as exc:
             raise _not_connected(exc) from exc
 
