@@ -15,10 +15,9 @@ _FAILURE_MAX_CHARS: Final = 300
 
 
 def client_session(*, trust_env: bool = False) -> aiohttp.ClientSession:
-    """A session that the caller closes. Each call sets its own deadline and TLS context.
+    """A session without cookies, which the caller closes. Each call sets its own deadline and TLS context.
 
-    The session keeps no cookies. It ignores the proxy variables of the environment unless `trust_env` is set,
-    because they would send requests for loopback to a corporate proxy.
+    Without `trust_env` the environment's proxy variables cannot send loopback requests to a corporate proxy.
     """
     return aiohttp.ClientSession(
         headers={"User-Agent": USER_AGENT},

@@ -160,8 +160,7 @@ def _unusable(path: Path, exc: OSError) -> StateError:
         errno.ENOLCK: "the file system does not support locks; set AGENTD_STATE_DIR to a local disk",
         errno.EOPNOTSUPP: "the file system does not support locks; set AGENTD_STATE_DIR to a local disk",
     }
-    reason = exc.strerror or str(exc)
     return StateError(
-        f"cannot use state directory {path}: {reason}",
+        f"cannot use state directory {path}: {exc.strerror or exc}",
         hint=hints.get(exc.errno or 0, "set AGENTD_STATE_DIR to a directory that agentd may write"),
     )

@@ -1,8 +1,7 @@
 """The stop timeout: the time between SIGTERM and SIGKILL.
 
 systemd reports it (`TimeoutStopSec` of the unit that a process runs in). An operator can configure it
-(`shutdown.grace_s`). A container cannot read its own: the default of Docker is 10 s, that of
-Kubernetes 30 s.
+(`shutdown.grace_s`). A container cannot read its own: the default of Docker is 10 s, that of Kubernetes 30 s.
 """
 
 import os

@@ -107,9 +107,8 @@ class RetrySchedule:
             RetryClass.SLOW: Backoff(first_s=4.0, cap_s=30.0, floor_s=1.0),
             RetryClass.EVERY_TEN_MINUTES: Backoff(first_s=720.0, cap_s=720.0, floor_s=480.0),
         }
-        # After the claim no other event is expected, and some servers repeat the claim on every connection.
-        # The first connection after a good one still comes soon; only connections that bring nothing but
-        # replays become rare.
+        # After the claim no event is expected, and some servers repeat the claim on each connection. The first
+        # connection after a good one still comes soon; only those that bring nothing but replays become rare.
         self._after_claim = Backoff(first_s=2.0, cap_s=300.0, floor_s=0.5)
 
     def reset(self) -> None:

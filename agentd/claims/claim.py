@@ -90,15 +90,9 @@ class Claim(NamedTuple):
 
 def claim_from_record(record: Mapping[str, Any]) -> Claim:
     """The claim of a `claim` record. `KeyError`, `TypeError` or `ValueError` if it is malformed."""
-    hooks = tuple(
-        Hook(
-            **{
-                **hook,
-                "state": HookState(hook["state"]),
-                "process": hook["process"] and ProcessIdentity(**hook["process"]),
-            }
-        )
-        for hook in record["hooks"]
-    )
+    hooks = []
+    for hook in record["hooks"]:
+        process = hook["process"] and ProcessIdentity(**hook["process"])
+        hooks.append(Hook(**{**hook, "state": HookState(hook["state"]), "process": process}))
     fields = {name: record["token" if name == "token_fingerprint" else name] for name in Claim._fields}
-    return Claim(**{**fields, "state": ClaimState(record["state"]), "hooks": hooks})
+    return Claim(**{**fields, "state": ClaimState(record["state"]), "hooks": tuple(hooks)})

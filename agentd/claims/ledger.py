@@ -200,10 +200,7 @@ class Ledger:
         return claim
 
     def forget(self, claim_id: str) -> None:
-        """Remove a claim. If its event comes again, all its hooks run again.
-
-        Raises as `retry`; the state is illegal while one of its hooks may run.
-        """
+        """Remove a claim of which no hook runs. If its event comes again, all its hooks run. Raises as `retry`."""
         self._file.append("forget", claim=claim_id)
         self._clear_damage_when_handled()
 

@@ -51,10 +51,9 @@ INVALID_RECORD: Final = (AgentdError, KeyError, TypeError, ValueError, Attribute
 
 
 class LedgerState(NamedTuple):
-    """All claims by id, in order of admission.
+    """All claims by id, in order of admission. `damage` describes the loss of records, "" if there was none.
 
-    `damage` describes the loss of records, "" if there was none. `unclaimed_workspace` is the id of the
-    workspace last seen as an unclaimed prebuild, else "".
+    `unclaimed_workspace` is the id of the workspace last seen as an unclaimed prebuild, else "".
     """
 
     claims: Mapping[str, Claim] = MappingProxyType({})
@@ -133,28 +132,16 @@ def recover(records: Iterable[Record], *, why: str, at: float) -> LedgerState:
         except INVALID_RECORD:
             continue  # the records that it depends on are lost
     for claim_id in sorted((done | succeeded.keys()) - state.claims.keys()):
-        state = state.with_claim(_claim_without_admission(claim_id, at))
+        # The id is derived from the event, so a replay of the event still finds this claim.
+        event = {"workspace": None, "owner": None, "reason": PREBUILD_CLAIMED, "token": ""}
+        state = state.with_claim(_admitted({"claim": claim_id, **event, "held": why, "at": at}))
     for claim in state.claims.values():
         proven = _with_successes(claim, succeeded.get(claim.id, set()))
         if claim.id in done or claim.state is ClaimState.DONE:
-            state = state.with_claim(proven._replace(state=ClaimState.DONE))
+            state = state.with_claim(proven._replace(state=ClaimState.DONE, why=""))
         else:
             state = state.with_claim(proven._replace(state=ClaimState.HELD, why=why, changed_at=at))
     return state._replace(damage=why)
-
-
-def _claim_without_admission(claim_id: str, at: float) -> Claim:
-    # The id is derived from the event, so a replay of the event still finds this claim.
-    return Claim(
-        id=claim_id,
-        workspace_id=None,
-        owner_id=None,
-        reason=PREBUILD_CLAIMED,
-        token_fingerprint="",
-        state=ClaimState.HELD,
-        admitted_at=at,
-        changed_at=at,
-    )
 
 
 def _with_successes(claim: Claim, names: set[str]) -> Claim:

@@ -248,10 +248,8 @@ class ClaimListener:
             self._log.debug("claim.reconcile_failed", error=str(exc))
             return
         if missed is not None and self._ledger.find(missed) is None:
-            self._log.warning(
-                "claim.missed",
-                reason="the workspace has an owner, but no claim event arrived; its hooks run now",
-            )
+            reason = "the workspace has an owner, but no claim event arrived; its hooks run now"
+            self._log.warning("claim.missed", reason=reason)
             self._enqueue(missed)
 
     async def _pause(self, error: AgentdError) -> None:

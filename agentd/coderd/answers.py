@@ -180,19 +180,15 @@ def _kind_of_stream(answer: Answer) -> tuple[type[CoderdError] | None, str]:
 def _kind_of_stream_200(headers: Mapping[str, str]) -> tuple[type[CoderdError] | None, str]:
     mime = headers.get("content-type", "").partition(";")[0].strip().lower()
     if mime in ("text/html", "application/xhtml+xml"):
-        return (
-            errors.HtmlPageError,
-            "a web page came instead of the stream (of a proxy, or coder.url is the dashboard's)",
-        )
+        message = "a web page came instead of the stream (of a proxy, or coder.url is the dashboard's)"
+        return errors.HtmlPageError, message
     if mime != "text/event-stream":
         mime = one_line(mime, 80) or "missing"
         return errors.WrongContentTypeError, f"the content type is {mime}; expected text/event-stream"
     encoding = one_line(headers.get("content-encoding", ""), 40).lower()
     if encoding not in ("", "identity"):
-        return (
-            errors.ContentEncodedError,
-            f"the stream is compressed ({encoding}), but agentd asked for identity",
-        )
+        message = f"the stream is compressed ({encoding}), but agentd asked for identity"
+        return errors.ContentEncodedError, message
     return None, ""
 
 

@@ -21,8 +21,8 @@ from agentd.coderd.token import TokenSource
 from agentd.http_client import failure, one_line, read_start
 from agentd.tls import aiohttp
 
-# coderd's message for a body that it would have stored if it had `messages`.
 _NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
+# coderd's message for a body that it would have stored if it had `messages`.
 _LACKS_MESSAGES: Final = "Invalid agentapi payload structure."
 
 

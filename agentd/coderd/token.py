@@ -47,8 +47,7 @@ class StaticToken:
 class FileToken:
     """A token in a file, which a credential manager or a new build can replace while agentd runs.
 
-    The constructor raises `ConfigError` for a file that cannot be read as a token. Later an unreadable file
-    is logged, and the last valid token stays.
+    The constructor raises `ConfigError` for an unreadable file. Later the last valid token stays.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,8 +92,7 @@ def _read(path: Path) -> str:
 
 
 def _content(path: Path) -> bytes:
-    # Non-blocking: opening a FIFO without a writer would block the daemon. A FIFO or a device is rejected,
-    # because the file is read again after each 401.
+    # Non-blocking, because a FIFO without a writer would block. It is rejected: the file is read repeatedly.
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):

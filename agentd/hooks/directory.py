@@ -68,9 +68,8 @@ def untrusted_reason(path: Path) -> str:
         # In a sticky directory such as /tmp other users can add entries, but cannot replace this user's.
         sticky = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX and part not in ends
         if shared and not sticky:
-            return (
-                f"{part} may be written by other users (mode {stat.S_IMODE(info.st_mode):04o}); chmod go-w it"
-            )
+            mode = f"{stat.S_IMODE(info.st_mode):04o}"
+            return f"{part} may be written by other users (mode {mode}); chmod go-w it"
     return ""
 
 
