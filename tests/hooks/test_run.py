@@ -41,6 +41,18 @@ async def run(path: Path, **options: float) -> tuple[HookResult, str]:
     return await one.execute(), one.tail
 
 
+async def started(one: HookRun) -> "asyncio.Task[HookResult]":
+    """Start a run, and wait until it has its process: a cancellation before that kills the process."""
+    has_process = asyncio.Event()
+
+    async def on_spawn(_leader: ProcessIdentity) -> None:
+        has_process.set()
+
+    task = asyncio.create_task(one.execute(on_spawn))
+    await has_process.wait()
+    return task
+
+
 async def written(path: Path) -> str:
     """Wait until a hook has written `path` to its end (a line)."""
     while not (path.exists() and path.read_text().endswith("\n")):
@@ -99,7 +111,9 @@ async def test_a_hook_that_is_open_for_writing_fails(tmp_path: Path) -> None:
 async def test_a_hook_has_no_input_its_own_session_and_only_its_three_files(tmp_path: Path) -> None:
     leak = os.open(tmp_path, os.O_RDONLY)
     os.set_inheritable(leak, False)
-    body = 'readlink /proc/self/fd/0; ls /proc/$$/fd | tr "\\n" " "; echo; cut -d" " -f5,6 /proc/$$/stat; echo $$'
+    # Into a file: during a pipeline the shell may still hold the pipe.
+    listing = f'ls /proc/$$/fd > {tmp_path}/fds; tr "\\n" " " < {tmp_path}/fds; echo'
+    body = f'readlink /proc/self/fd/0; {listing}; cut -d" " -f5,6 /proc/$$/stat; echo $$'
     try:
         _, tail = await run(script(tmp_path / "hook", body))
     finally:
@@ -236,7 +250,7 @@ async def test_a_pipe_that_a_child_keeps_open_delays_the_result_only_briefly(
 async def test_a_cancellation_ends_the_hook_and_is_passed_on(tmp_path: Path) -> None:
     body = f"echo started; echo $$ > {tmp_path}/pid; exec sleep 600"
     one = hook_run(script(tmp_path / "hook", body))
-    task = asyncio.create_task(one.execute())
+    task = await started(one)
     pid = int(await written(tmp_path / "pid"))
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -247,7 +261,7 @@ async def test_a_cancellation_ends_the_hook_and_is_passed_on(tmp_path: Path) -> 
 
 async def test_a_second_cancellation_kills_the_hook_at_once(tmp_path: Path) -> None:
     body = f'trap "echo term >> {tmp_path}/term" TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.01; done'
-    task = asyncio.create_task(hook_run(script(tmp_path / "hook", body), stop_grace_s=3600.0).execute())
+    task = await started(hook_run(script(tmp_path / "hook", body), stop_grace_s=3600.0))
     pid = int(await written(tmp_path / "pid"))
     task.cancel()
     await written(tmp_path / "term")
