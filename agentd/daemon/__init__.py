@@ -1,1 +1,1 @@
-"""The daemon: `build.py` constructs the components, `wiring.py` connects them, `run.py` runs them, `shutdown.py` stops them."""
+"""Builds (`build.py`), connects (`wiring.py`), runs (`run.py`) and stops (`shutdown.py`) the components."""
