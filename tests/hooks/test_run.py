@@ -123,7 +123,7 @@ async def test_a_hook_has_no_input_its_own_session_and_only_its_three_files(tmp_
     assert (
         {"0", "1", "2"}
         <= set(fds.split())
-        <= {"0", "1", "2", "3", "10", "255"}  # 3: the shell reads its script
+        <= {"0", "1", "2", "3", "10", "11", "255"}  # from 3 on, the shell's own
     )  # a shell keeps its script open
     assert group_and_session.split() == [pid, pid]
 
