@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from agentd import log
+
 _T = TypeVar("_T")
 
 
@@ -17,6 +19,9 @@ class Subscribers(Generic[_T]):
         self._calls.append(call)
 
     def notify(self, value: _T) -> None:
-        """Call them all, in the order in which they were added. An exception of one propagates."""
+        """Call them all, in the order in which they were added. An exception of one is logged; the others are called."""
         for call in self._calls:
-            call(value)
+            try:
+                call(value)
+            except Exception as exc:  # noqa: BLE001 - a defect of one subscriber must not reach the others; it is logged
+                log.get("daemon").error("agentd.subscriber_failed", subscriber=repr(call), exc_info=exc)

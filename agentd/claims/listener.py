@@ -13,6 +13,7 @@ on every connection for the life of a workspace.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from agentd import log
@@ -29,6 +30,7 @@ from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import TokenSource
 from agentd.errors import AgentdError
 from agentd.metrics import Registry
+from agentd.restarting import keep_running
 from agentd.sse import Heartbeat, StreamItem
 
 FindMissed = Callable[[], Awaitable[ClaimEvent | None]]
@@ -93,12 +95,13 @@ class ClaimListener:
 
     async def run(self) -> None:
         """Listen and run hooks until cancelled. A terminal answer only parks the stream."""
-        self._wake_runner.set()  # for claims that an earlier agentd left unfinished
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._run_claims(), name="claim hooks")
-            tasks.create_task(self._listen(), name="claim stream")
+            # A defect in one of them must not interrupt a hook that another one runs.
+            tasks.create_task(keep_running("claim hooks", self._run_claims, self._clock), name="claim hooks")
+            tasks.create_task(keep_running("claim stream", self._listen, self._clock), name="claim stream")
             if self._find_missed is not None:
-                tasks.create_task(self._enqueue_missed_claims(self._find_missed), name="missed claims")
+                find = partial(self._enqueue_missed_claims, self._find_missed)
+                tasks.create_task(keep_running("missed claims", find, self._clock), name="missed claims")
 
     def view(self) -> ClaimsView:
         """For `/v1/status`."""
@@ -123,6 +126,7 @@ class ClaimListener:
 
     async def _run_claims(self) -> None:
         """Admit the queued events, then run the hooks of each unfinished claim; again after each wake-up."""
+        self._wake_runner.set()  # for claims that an earlier agentd left unfinished
         while True:
             await self._wake_runner.wait()
             self._wake_runner.clear()

@@ -32,7 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 clean stop, 1 a task failed, 73 state directory, 75 a snapshot is kept undelivered, 78 configuration."""
+    """0 clean stop, 1 a step of the stop failed, 73 state directory, 75 a snapshot is kept undelivered, 78 configuration."""
     unit = stop_timeout.of_unit(os.getpid())
 
     def read_config() -> Config:

@@ -5,7 +5,8 @@ Nothing here exits the process or handles signals; `cli/run.py` does, and calls 
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from agentd import __version__, log
@@ -19,6 +20,7 @@ from agentd.daemon.shutdown import FINAL_READ_MAX_S, RunningTasks, final_read_s
 from agentd.daemon.views import Views
 from agentd.errors import ExitCode
 from agentd.local_api.server import LocalApi, Operations
+from agentd.restarting import start
 from agentd.sdnotify import Notifier, watchdog_interval_s
 from agentd.snapshots.receipts import Receipt
 from agentd.startup import load_late_modules
@@ -44,7 +46,6 @@ class Daemon:
         self._views.register_gauges()
         self._log = log.get("daemon")
         self._receipt: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
-        self._failed = False
         settings = components.config.local_api
         self._api = LocalApi(
             socket_path=settings.socket,
@@ -56,7 +57,7 @@ class Daemon:
         components.task_reports.changed.add(lambda _report: self._api.feed.changed())
 
     async def run(self) -> ExitCode:
-        """Run until `stop()` or a fault; returns 0, 75 (a snapshot is kept undelivered) or 1 (a task failed).
+        """Run until `stop()`; returns 0, 75 (a snapshot is kept undelivered) or 1 (a step of the stop failed).
 
         Raises `StateError` or `ConfigError` if the local API cannot listen.
         """
@@ -84,7 +85,7 @@ class Daemon:
         self._receipt.set_result(receipt)
         await self._api.close()
         self._notifier.close()
-        if self._failed or self._shutdown.step_failed:
+        if self._shutdown.step_failed:
             return ExitCode.FAILED
         return ExitCode.PENDING if receipt.outcome == "pending" else ExitCode.OK
 
@@ -122,42 +123,26 @@ class Daemon:
     def _start_tasks(self) -> RunningTasks:
         parts = self._components
         others = [
-            self._task("snapshot recorder", parts.recorder.run()),
-            self._task("snapshot delivery", parts.delivery.run()),
-            self._task("snapshot at settle", parts.snapshot_due.run()),
-            self._task("task reports", parts.task_reports.run()),
+            self._task("snapshot recorder", parts.recorder.run),
+            self._task("snapshot delivery", parts.delivery.run),
+            self._task("snapshot at settle", parts.snapshot_due.run),
+            self._task("task reports", parts.task_reports.run),
         ]
         if os.getpid() == 1:  # of its PID namespace: it inherits orphans
-            others.append(self._task("orphan reaper", Reaper(self._clock).run()))
+            others.append(self._task("orphan reaper", Reaper(self._clock).run))
         interval_s = watchdog_interval_s()
         if interval_s is not None:
-            others.append(self._task("watchdog", self._feed_watchdog(interval_s)))
+            others.append(self._task("watchdog", partial(self._feed_watchdog, interval_s)))
         return RunningTasks(
-            watcher=self._task("agent watcher", parts.watcher.run()),
-            claims=self._task("claim listener", parts.listener.run()) if parts.listener else None,
-            hooks=self._task("event hooks", parts.hooks.run()),
-            app_status=self._task("app status", parts.reporter.run()) if parts.reporter else None,
+            watcher=self._task("agent watcher", parts.watcher.run),
+            claims=self._task("claim listener", parts.listener.run) if parts.listener else None,
+            hooks=self._task("event hooks", parts.hooks.run),
+            app_status=self._task("app status", parts.reporter.run) if parts.reporter else None,
             others=others,
         )
 
-    def _task(self, name: str, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        task = asyncio.create_task(work, name=name)
-        task.add_done_callback(self._on_task_end)
-        return task
-
-    def _on_task_end(self, task: "asyncio.Task[None]") -> None:
-        """Stop the daemon: a task must run until it is cancelled, so one that returns has failed as well."""
-        if self._shutdown.begun.is_set() or task.cancelled():
-            return
-        error = task.exception()
-        self._failed = True
-        self._log.error(
-            "agentd.task_failed",
-            task=task.get_name(),
-            exc_info=error,
-            error=str(error or "the task returned; it must run until cancelled"),
-        )
-        self.stop(f"{task.get_name()} failed")
+    def _task(self, name: str, run: Callable[[], Awaitable[None]]) -> "asyncio.Task[None]":
+        return start(name, run, self._clock)
 
     async def _feed_watchdog(self, interval_s: float) -> None:
         """Tell systemd that the event loop and the state directory work. A coderd outage restarts no daemon."""

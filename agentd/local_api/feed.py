@@ -14,7 +14,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from agentd.clock import Clock
 from agentd.local_api.replies import Json, encode_json, error_response
+from agentd.restarting import start
 
 CLIENTS_MAX: Final = 32
 POLL_INTERVAL_S: Final = 0.5
@@ -69,7 +71,7 @@ class Feed:
         status = self._read()
         if self._poller is None:
             self._sent = _comparable(status)
-            self._poller = asyncio.create_task(self._poll(), name="local API events")
+            self._poller = start("local API events", self._poll, Clock())
         client = _Client(status)
         self._clients.add(client)
         try:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from agentd.clock import Clock
 from agentd.metrics import Registry
+from agentd.restarting import keep_running
 from agentd.snapshots.destinations.destination import Destination
 from agentd.snapshots.receipts import Receipt, SnapshotOutcome, combined_outcome
 from agentd.snapshots.spool import Spool
@@ -64,14 +65,15 @@ class Delivery:
     def request_upload(self) -> None:
         """Upload the newest snapshot in the background, if the policy is `settle`. Called when the agent has settled."""
         if self._upload == "settle":
-            self._wake()
+            for uploader in self._uploaders:
+                uploader.wake()
 
     async def run(self) -> None:
         """Deliver the snapshots of an earlier run, then those requested. Runs until cancelled."""
-        self._wake()
         async with asyncio.TaskGroup() as group:
             for uploader in self._uploaders:
-                group.create_task(uploader.run(), name=f"snapshot uploader {uploader.name}")
+                name = f"snapshot uploader {uploader.name}"
+                group.create_task(keep_running(name, uploader.run, self._clock), name=name)
             # Without destinations the group is empty, and a background task must not return.
             await asyncio.get_running_loop().create_future()
 
@@ -80,9 +82,10 @@ class Delivery:
 
         Waits at most `RECEIPT_TIMEOUT_S` for the receipts to be on disk.
         """
-        async with asyncio.TaskGroup() as group:
-            for uploader in self._uploaders:
-                group.create_task(uploader.flush(deadline), name=f"snapshot flush {uploader.name}")
+        flushes = [uploader.flush(deadline) for uploader in self._uploaders]
+        faults = [fault for fault in await asyncio.gather(*flushes, return_exceptions=True) if fault]
+        if faults:
+            raise BaseExceptionGroup("a delivery failed unexpectedly", faults)
         left_s = max(0.0, deadline - self._clock.monotonic())
         # A failure is logged by the uploader. The receipt in memory is right in any case.
         with contextlib.suppress(OSError):
@@ -109,7 +112,3 @@ class Delivery:
         return Receipt(
             combined_outcome(receipts), len(newest.payload), newest.messages, newest.sha256, tuple(receipts)
         )
-
-    def _wake(self) -> None:
-        for uploader in self._uploaders:
-            uploader.wake()

@@ -107,7 +107,11 @@ class DestinationUploader:
         return DestinationReceipt(self.name, DestinationOutcome.PENDING)
 
     async def run(self) -> None:
-        """Deliver after each `wake`, at most every `SPACING_S`, and retry with backoff. Runs until cancelled."""
+        """Deliver after each `wake`, at most every `SPACING_S`, and retry with backoff. Runs until cancelled.
+
+        What an earlier run left is delivered at once.
+        """
+        self.wake()
         while True:
             await self._due.wait()
             await self._clock.sleep(max(0.0, self._not_before - self._clock.monotonic()))
@@ -180,6 +184,12 @@ class DestinationUploader:
                 return await self._destination.deliver(entry)
         except TimeoutError as exc:
             raise RetryableError(f"no answer within {timeout_s:.1f}s") from exc
+        except DeliveryError:
+            raise
+        except Exception as exc:
+            # A defect of one destination, or an answer that it does not foresee.
+            self._log.error("snapshot.destination_failed", exc_info=exc)
+            raise RetryableError(f"unexpected {type(exc).__name__}: {exc}") from exc
         finally:
             self._attempt = None
 

@@ -6,14 +6,15 @@ quiet period, when the agent says so, and while it runs as often as `checkpoint_
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, TypeVar
 
 from agentd import log
 from agentd.agents.agent import (
     Activity,
     Agent,
+    AgentBrokenError,
     AgentBusyError,
     AgentError,
     AgentGoneError,
@@ -25,8 +26,11 @@ from agentd.agents.agent import (
 )
 from agentd.clock import Clock
 from agentd.conversation.message import Message
+from agentd.restarting import keep_running
 from agentd.stability.tracker import AgentStatus, AgentStatusChange, Tracker
 from agentd.subscribers import Subscribers
+
+T = TypeVar("T")
 
 SLOW_POLL_S: Final = 2.0
 """AgentAPI in PTY mode shows "running" for at least 2 s after a change, so this interval misses no turn."""
@@ -76,17 +80,21 @@ class Watcher:
         self._read_at = float("-inf")
         self._read_took_s = 0.0
         self._read_failure = ""
+        self._defect = ""
 
     async def run(self) -> None:
         """Poll, and follow the agent's announcements, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._poll_forever(), name="agent polls")
-            group.create_task(self._follow_changes(), name="agent changes")
+            for name, run in (("agent polls", self._poll_forever), ("agent changes", self._follow_changes)):
+                group.create_task(keep_running(name, run, self._clock), name=name)
 
     async def poll(self) -> None:
         """Observe the agent once, and read its messages if they can have changed."""
-        observation = await self._agent.observe()
-        self.sessions = await self._agent.sessions()
+        try:
+            observation = await self._asked(self._agent.observe())
+            self.sessions = await self._asked(self._agent.sessions())
+        except AgentBrokenError as exc:
+            observation = Observation(Activity.BROKEN, evidence=str(exc), readable=False)
         if self._needs_comparison(observation):
             observation = self._after_read(observation, await self._read())
         if observation.activity is Activity.GONE and self._tracker.status is not AgentStatus.UNREACHABLE:
@@ -166,6 +174,7 @@ class Watcher:
         async with aclosing(self._agent.changes()) as changes:
             async for change in changes:
                 await self._take(change)
+        await asyncio.get_running_loop().create_future()  # an agent without announcements
 
     async def _take(self, change: Change) -> None:
         if change.messages:
@@ -191,7 +200,9 @@ class Watcher:
         """Read the newest messages and notify the subscribers. Returns the error if that failed."""
         began = self._clock.monotonic()
         try:
-            messages = await self._agent.messages(keep=self._keep_messages, timeout_s=timeout_s, fresh=fresh)
+            messages = await self._asked(
+                self._agent.messages(keep=self._keep_messages, timeout_s=timeout_s, fresh=fresh)
+            )
         except AgentError as exc:
             # Logged once for each kind of failure: while a message is delivered every read fails alike.
             if type(exc).__name__ != self._read_failure:
@@ -209,6 +220,22 @@ class Watcher:
         return None
 
     async def _read_saved(self) -> None:
-        saved = await self._agent.saved_messages(keep=self._keep_messages)
+        try:
+            saved = await self._asked(self._agent.saved_messages(keep=self._keep_messages))
+        except AgentBrokenError:
+            return  # logged
         if saved:
             self.saved_messages_read.notify(saved)
+
+    async def _asked(self, answer: Awaitable[T]) -> T:
+        """The agent's answer. An unexpected exception, a defect in its kind, is logged and becomes `AgentBrokenError`."""
+        try:
+            return await answer
+        except AgentError:
+            raise
+        except Exception as exc:
+            defect = f"{self._agent.kind} cannot be observed: {exc!r}"
+            if defect != self._defect:
+                self._log.error("agent.kind_failed", kind=self._agent.kind, exc_info=exc)
+            self._defect = defect
+            raise AgentBrokenError(defect) from exc

@@ -14,6 +14,7 @@ from agentd.errors import ExitCode
 from agentd.sdnotify import Notifier
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.simulator.coderd import SimulatedCoderd
+from agentd.stability.tracker import AgentStatus
 
 
 @pytest.fixture
@@ -50,22 +51,50 @@ def daemon_of(components, settings):
     return Daemon(components, notifier=Notifier({}), read_config=lambda: settings)
 
 
-@pytest.mark.parametrize("how", ["raises", "returns"])
-async def test_a_task_that_ends_stops_the_daemon_and_the_conversation_is_delivered(
-    components, settings, peers, how
+COMPONENTS = ["recorder", "delivery", "task_reports", "listener", "hooks", "watcher", "snapshot_due"]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+async def test_a_component_that_fails_always_does_not_end_the_daemon_and_the_conversation_is_delivered(
+    components, settings, peers, component
 ):
     coderd, agent = peers
     agent.add_message("agent", "last words")
+    failed = asyncio.Event()
 
-    async def ending():
-        if how == "raises":
-            raise RuntimeError("a fault in the code")
+    async def failing():
+        failed.set()
+        raise RuntimeError("a fault in the code")
 
-    components.recorder.run = ending
+    getattr(components, component).run = failing
+    daemon = daemon_of(components, settings)
     async with asyncio.timeout(30):
-        assert await daemon_of(components, settings).run() is ExitCode.FAILED
+        running = asyncio.create_task(daemon.run())
+        await failed.wait()
+        await asyncio.sleep(0.05)
+        assert not running.done()
+        daemon.stop("test")
+        assert await running is ExitCode.OK
     [stored] = coderd.snapshots.values()
     assert stored.envelope["data"]["messages"][-1]["content"] == "last words"
+
+
+async def test_a_fault_in_the_code_of_an_agent_kind_is_shown_and_does_not_end_the_daemon(
+    components, settings, monkeypatch
+):
+    async def failing(*_args, **_kwargs):
+        raise TypeError("an answer of an unknown shape")
+
+    for name in ("observe", "messages", "saved_messages", "sessions"):
+        monkeypatch.setattr(components.agent, name, failing)
+    daemon = daemon_of(components, settings)
+    async with asyncio.timeout(30):
+        running = asyncio.create_task(daemon.run())
+        while components.tracker.status is not AgentStatus.UNREACHABLE:
+            await asyncio.sleep(0.01)
+        assert "an answer of an unknown shape" in str(components.tracker.evidence)
+        daemon.stop("test")
+        assert await running is ExitCode.OK
 
 
 @pytest.mark.parametrize(

@@ -435,6 +435,32 @@ async def test_each_destination_has_its_own_receipt_and_does_not_wait_for_others
     assert len(shelf.taken) == len(server.calls(ROUTE)) == 1
 
 
+async def test_a_destination_that_fails_unexpectedly_is_retried_and_delays_no_other(spool, fake_clock, clock):
+    put(spool, "")
+    faulty, sound = Shelf("faulty", failures=[TypeError("'int' object is not iterable")] * 2), Shelf("sound")
+    delivery = delivery_of(spool, faulty, sound, clock=clock)
+    with capture_logs() as lines:
+        running = asyncio.create_task(delivery.run())
+        await fake_clock.advance(0)
+        assert (len(sound.taken), len(faulty.taken)) == (1, 0)
+        [receipt] = [each for each in delivery.receipt().destinations if each.name == "faulty"]
+        assert (receipt.outcome, receipt.attempts) == (DestinationOutcome.PENDING, 1)
+        assert "TypeError" in receipt.detail
+        await fake_clock.advance(10)
+    assert len(faulty.taken) == 1
+    assert not running.done()
+    running.cancel()
+    assert [line["event"] for line in lines].count("agentd.task_failed") == 0
+
+
+async def test_in_a_flush_a_destination_that_fails_unexpectedly_delays_no_other(spool):
+    put(spool, "")
+    faulty, sound = Shelf("faulty", failures=[RecursionError("deep")]), Shelf("sound")
+    receipt = await delivery_of(spool, faulty, sound).flush(soon())
+    assert (len(sound.taken), len(faulty.taken)) == (1, 1)
+    assert receipt.outcome is SnapshotOutcome.DELIVERED
+
+
 async def test_without_a_task_destinations_other_than_coder_get_the_snapshot(spool, server, coderd):
     shelf = Shelf()
     put(spool, "")
