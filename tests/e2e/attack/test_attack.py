@@ -1,0 +1,185 @@
+"""The real daemon against every hostile input of `answers.py`, one daemon for each kind of input (`make attack`).
+
+After the attack the daemon must still be the same process and do its work: run the hooks of a claim once, and deliver
+the conversation at a stop. Its log must be whole JSON lines without a traceback and without its token.
+"""
+
+import asyncio
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from e2e.attack import answers
+from e2e.attack.gate import Gate
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+RSS_MAX_MB = 150
+"""A daemon needs 42 MB. An attack may cost what its bounds allow, not what the peer sends."""
+
+DEFECTS = {
+    "agentd.task_failed", "agentd.subscriber_failed", "agent.kind_failed", "snapshot.destination_failed",
+    "local_api.answer_failed", "agentd.stop_step_failed", "text",
+}  # fmt: skip
+"""Log events that show a defect of agentd. `text` is a line that is not JSON, such as a traceback."""
+
+
+@pytest.fixture
+async def coderd_gate(testbed):
+    async with Gate(port_of(testbed.coderd.url)) as gate:
+        yield gate
+
+
+@pytest.fixture
+async def agent_gate(testbed):
+    async with Gate(port_of(testbed.agent.url)) as gate:
+        yield gate
+
+
+def port_of(url):
+    return int(url.rsplit(":", 1)[1])
+
+
+def rss_mb(pid):
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 1024
+
+
+async def holds(testbed, daemon):
+    """The daemon still does its work, and its log shows no defect."""
+    assert rss_mb(daemon.pid) < RSS_MAX_MB
+    testbed.agent.add_message("agent", "the last words")
+    await testbed.claim(daemon)
+    assert await daemon.stop() == 0
+    assert testbed.stored()[-1]["content"] == "the last words"
+    assert testbed.runs() == ["10-count 1"]
+    assert [line for line in daemon.lines if line["event"] in DEFECTS or "exception" in line] == []
+    assert testbed.workspace.token not in str(daemon.lines)
+
+
+async def until_met(gate, path, *, wait_s, poke=None):
+    """Wait until a request has met each attack on `path`. `poke` makes the daemon send its next request."""
+    async with asyncio.timeout(wait_s):
+        while gate.waiting(path):
+            if poke is not None:
+                await poke()
+            await asyncio.sleep(0.02)
+
+
+async def attacked(testbed, name, daemon, count):
+    print(f"attack: {count} {name}, {rss_mb(daemon.pid):.0f} MB at most")
+    await holds(testbed, daemon)
+
+
+async def test_hostile_answers_to_the_claim_stream(testbed, coderd_gate):
+    testbed.counting_hook("10-count")
+    hostile = [
+        *answers.claim_streams(testbed.workspace.id),
+        *answers.json_answers(answers.CODERD_FIELDS, [200, 400, 401, 403, 404, 500, 503]),
+        *answers.broken_http(),
+    ]
+    for each in hostile:
+        coderd_gate.attack("/reinit", each)
+    daemon = await testbed.start(CODER_AGENT_URL=coderd_gate.url)
+
+    async def connect_now():
+        daemon.signal(signal.SIGHUP)  # it connects again at once, also after a refusal
+
+    await until_met(coderd_gate, "/reinit", wait_s=300, poke=connect_now)
+    await attacked(testbed, "answers to the claim stream", daemon, len(hostile))
+
+
+async def test_hostile_answers_to_an_upload(testbed, coderd_gate):
+    testbed.counting_hook("10-count")
+    testbed.agent.add_message("user", "hello")
+    hostile = [
+        *answers.json_answers(answers.CODERD_FIELDS, [s for s in answers.STATUSES if s >= 300]),
+        *answers.broken_http(),
+    ]
+    daemon = await testbed.start(CODER_AGENT_URL=coderd_gate.url, AGENTD_SHUTDOWN_BUDGET_S="1")
+    await daemon.status_until(lambda s: s["snapshot"]["messages"], what="a snapshot")
+    count = 0
+    for each in hostile:
+        coderd_gate.attack("/log-snapshot", each)
+        count += 1
+        testbed.agent.add_message("agent", f"message {count}")
+        while coderd_gate.waiting("/log-snapshot"):
+            await daemon.ask("/v1/snapshot", method="POST")
+    await attacked(testbed, "answers to an upload", daemon, count)
+
+
+async def test_hostile_answers_to_a_status_update(testbed, coderd_gate):
+    testbed.counting_hook("10-count")
+    hostile = [*answers.json_answers(answers.CODERD_FIELDS, answers.STATUSES), *answers.broken_http()]
+    for each in hostile:
+        coderd_gate.attack("/app-status", each)
+    daemon = await testbed.start(CODER_AGENT_URL=coderd_gate.url, AGENTD_STATUS_APP_SLUG="agent")
+    async with asyncio.timeout(60):
+        for turn in range(100):
+            state = ("working", "idle")[turn % 2]
+            await daemon.ask("/v1/events", method="POST", body={"state": state, "message": f"turn {turn}"})
+            await asyncio.sleep(0.1)
+    print(f"attack: {coderd_gate.answered} answers to a status update")
+    assert coderd_gate.answered >= 1
+    await holds(testbed, daemon)
+
+
+@pytest.mark.parametrize("path", ["/status", "/messages", "/events"])
+async def test_hostile_answers_of_agentapi(testbed, agent_gate, path):
+    testbed.counting_hook("10-count")
+    hostile = [
+        *answers.json_answers(answers.AGENTAPI_FIELDS, answers.STATUSES),
+        *answers.message_answers(),
+        *answers.broken_http(),
+    ]
+    for each in hostile:
+        agent_gate.attack(path, each)
+    daemon = await testbed.start(AGENTD_AGENTAPI_URL=agent_gate.url)
+    turn = 0
+
+    async def change():
+        nonlocal turn
+        turn += 1
+        testbed.agent.add_message("agent", f"message {turn}")
+        if path == "/events":
+            agent_gate.drop()  # it connects again, after a pause
+        if path == "/messages":
+            await daemon.ask("/v1/snapshot", method="POST")
+
+    if path == "/events":
+        for _ in range(100):
+            await change()
+            await asyncio.sleep(0.05)
+        count = agent_gate.answered
+        agent_gate.clear()
+    else:
+        await until_met(agent_gate, path, wait_s=300, poke=change)
+        count = len(hostile)
+    await attacked(testbed, f"answers of AgentAPI to {path}", daemon, count)
+
+
+@pytest.mark.parametrize("over", ["unix", "tcp"])
+async def test_hostile_requests_to_the_local_api(testbed, over, unused_tcp_port):
+    testbed.counting_hook("10-count")
+    address = f"127.0.0.1:{unused_tcp_port}"
+    daemon = await testbed.start(**({"AGENTD_LOCAL_API_LISTEN": address} if over == "tcp" else {}))
+    hostile = answers.requests_to_the_daemon("agentd" if over == "unix" else address)
+
+    async def connect():
+        if over == "unix":
+            return await asyncio.open_unix_connection(str(daemon.socket))
+        return await asyncio.open_connection("127.0.0.1", unused_tcp_port)
+
+    for each in hostile:
+        reader, writer = await connect()
+        writer.write(each)
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            try:
+                answer = await reader.read(1 << 20)
+            except ConnectionError:
+                answer = b""
+        writer.close()
+        assert b" 500 " not in answer.split(b"\r\n", 1)[0], (each[:200], answer[:500])
+    await attacked(testbed, f"requests over {over}", daemon, len(hostile))
