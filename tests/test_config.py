@@ -77,6 +77,7 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "stability.settle_s": (("1", 1.0), ("0", 0.0), ("7.5", 7.5)),
     "stability.hook_timeout_s": (("1", 1.0), ("0.1", 0.1), ("7.5", 7.5)),
     "status.app_slug": (('"f"', "f"), ("e", "e"), ("g", "g")),
+    "status.working_max_s": (("60", 60.0), ("0", 0.0), ("7.5", 7.5)),
     "snapshots.task_id": ((f'"{ID}"', ID), (ID.replace("1", "2"), ID.replace("1", "2")), (ID, ID)),
     "snapshots.max_messages": (("1", 1), ("2", 2), ("3", 3)),
     "snapshots.max_bytes": (("256", 256), ("512", 512), ("65536", 65_536)),

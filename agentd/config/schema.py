@@ -109,6 +109,12 @@ class StabilitySection(Section):
 
 class StatusSection(Section):
     app_slug: str = key("", "Slug of the app whose status agentd reports to coderd; empty: no reports.")
+    working_max_s: float = key(
+        3600.0,
+        "Seconds without a changed message after which a working agent no longer extends the workspace's deadline.",
+        low=0,
+        high=604_800,
+    )
 
 
 class SnapshotsSection(Section):

@@ -87,6 +87,7 @@ class Components:
             checkpoint_s=config.snapshots.checkpoint_s,
             keep_messages=config.snapshots.max_messages,
         )
+        redactor = _redactor(config)
         self.recorder = Recorder(
             spool=spool,
             task_id=config.snapshots.task_id,
@@ -95,7 +96,7 @@ class Components:
             checkpoint_s=config.snapshots.checkpoint_s,
             clock=clock,
             metrics=self.metrics,
-            redact=_redactor(config),
+            redact=redactor,
         )
         self.delivery = Delivery(
             spool=spool,
@@ -104,7 +105,13 @@ class Components:
             clock=clock,
             metrics=self.metrics,
         )
-        self.task_reports = TaskReports(folder=state.path, clock=clock, disk=spool.disk)
+        self.task_reports = TaskReports(
+            folder=state.path,
+            clock=clock,
+            disk=spool.disk,
+            # Also without `snapshots.redact`: an app status is shown to others than the snapshot.
+            redact=redactor or Redactor(values=log.registered_secrets),
+        )
         self.listener = self._listener()
         """None if claims are disabled, or if there is no token."""
         self.task_view = TaskView(
@@ -231,6 +238,7 @@ class Components:
             send=partial(client.update_app_status, slug),
             is_ready=self.task_view.is_workspace_ready,
             last=self.task_reports.accepted,
+            working_max_s=self.config.status.working_max_s,
             clock=self.clock,
             metrics=self.metrics,
         )

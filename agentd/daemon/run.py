@@ -210,6 +210,7 @@ def _views(parts: Components) -> Views:
         delivery=parts.delivery,
         last_stop=parts.last_stop,
         phase=lambda: parts.shutdown.phase,
+        stall_note=lambda: parts.reporter.stall_note if parts.reporter else "",
         keep_messages=parts.config.snapshots.max_messages,
         started_at=parts.clock.wall(),
         agent_since=SameMoment(parts.clock),

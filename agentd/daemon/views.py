@@ -64,6 +64,8 @@ class Views(NamedTuple):
     delivery: Delivery
     last_stop: LastStop
     phase: Callable[[], Phase]
+    stall_note: Callable[[], str]
+    """Why a working agent does not extend the workspace's deadline, "" while it does."""
     keep_messages: int
     started_at: float
     agent_since: SameMoment
@@ -82,7 +84,7 @@ class Views(NamedTuple):
             "agent": {
                 "status": evidence.status.value,
                 "since": self.agent_since.to_rfc3339(evidence.since),
-                "evidence": str(evidence),
+                "evidence": ", ".join(filter(None, (str(evidence), self.stall_note()))),
                 "kind": self.agent.kind,
                 "session": self._session(),
                 "sessions": sum(session.is_live for session in self.watcher.sessions),

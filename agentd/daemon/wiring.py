@@ -63,6 +63,7 @@ def connect(
     watcher.status_changed.add(trigger_hooks)
     watcher.status_changed.add(task_reports.on_agent_change)
     if reporter is not None:
+        task_reports.message_changed.add(reporter.on_message_changed)
         task_reports.changed.add(reporter.report)
         reporter.accepted.add(task_reports.on_accepted)
         if task_reports.is_finished:

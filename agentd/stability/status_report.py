@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 MESSAGE_MAX_BYTES: Final = 160
 """coderd counts bytes, although its error text says characters; 160 itself passes."""
 
+_LINE_MAX_CHARS: Final = 4096
 _ESCAPES: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 
@@ -65,3 +66,13 @@ def clean_message(text: str) -> str:
     plain = _SURROGATES.sub("\ufffd", _ESCAPES.sub("", text))
     words = "".join(one if one.isprintable() else " " if one.isspace() else "" for one in plain).split()
     return " ".join(words).encode()[:MESSAGE_MAX_BYTES].decode("utf-8", "ignore").rstrip()
+
+
+def clean_line(text: str, *, last: bool = False) -> str:
+    """The first line of `text`, or the `last` one, that has a letter or digit, as `clean_message`; "" if there is none.
+
+    The lines of a box or a rule have none. Secrets must be redacted before: the line is truncated.
+    """
+    lines = text.splitlines()
+    found = (clean_message(line[:_LINE_MAX_CHARS]) for line in (reversed(lines) if last else lines))
+    return next((line for line in found if any(map(str.isalnum, line))), "")

@@ -6,23 +6,32 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from agentd import log
 from agentd.clock import Clock
-from agentd.conversation.message import Message
+from agentd.conversation.message import CUT_MARK, Message
 from agentd.errors import AgentdError
 from agentd.stability import task_file
-from agentd.stability.status_report import FINAL_STATES, Source, StatusReport, TaskState, clean_message
+from agentd.stability.status_report import (
+    FINAL_STATES,
+    Source,
+    StatusReport,
+    TaskState,
+    clean_line,
+    clean_message,
+)
 from agentd.stability.tracker import AgentStatus, AgentStatusChange
 from agentd.stability.turn_reports import TurnReports, UserMessage, estimated_time
 from agentd.subscribers import Subscribers
 from agentd.worker_thread import WorkerThread
 
 URI_MAX_CHARS: Final = 2048
+SHOWN_MAX_CHARS: Final = 65_536
+"""Of a message, so much is searched for its first or last line. Redacting this takes 25 ms in the event loop."""
 REPORTABLE_STATES: Final = ("working", "idle", "complete", "failure")
 
 _STATES: Final = {
@@ -39,14 +48,26 @@ class InvalidReportError(AgentdError):
 class TaskReports:
     """The reports about one task. `folder` is the state directory, `disk` the thread that writes there.
 
-    `changed` gets the current report (state, message, link) each time it changes.
+    `changed` gets the current report (state, message, link) each time it changes, `message_changed` the conversation's
+    newest message each time that is another one or has another text. The watcher's reports have the first
+    line of the user's prompt as message while the agent works, and the last line of its answer when it is idle. `redact`
+    removes the secrets from a message before a line is taken from it.
     """
 
-    def __init__(self, *, folder: Path, clock: Clock, disk: WorkerThread) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        clock: Clock,
+        disk: WorkerThread,
+        redact: Callable[[Iterable[Message]], Iterable[Message]] = tuple,
+    ) -> None:
         self.changed = Subscribers[StatusReport]()
+        self.message_changed = Subscribers[Message]()
         self._path = folder / task_file.NAME
         self._clock = clock
         self._disk = disk
+        self._redact = redact
         self._monotonic_to_unix_s = clock.wall() - clock.monotonic()
         self._stored = task_file.read(self._path, monotonic_to_unix_s=self._monotonic_to_unix_s)
         record, self.accepted = self._stored
@@ -55,8 +76,11 @@ class TaskReports:
         # A user message that appears first in this run was not there at the last poll of the run before.
         self._read_at = record.user.at if record.user is not None else float("-inf")
         self._newest: tuple[int, str] | None = None
-        # The watcher knows no message, so its reports reuse message and link of the last other report of this turn.
+        # The watcher's reports reuse message and link of the last other report of this turn, if there is one.
         self._message, self._uri = "", ""
+        self._prompt = ""
+        """The first line of the user's newest message, until the agent has answered it."""
+        self._last: Message | None = None
         self._storing = asyncio.Lock()
         self._store_failed = False
         self._unstored = asyncio.Event()
@@ -75,14 +99,20 @@ class TaskReports:
         """The state with the message and link of the report it is based on; from the user if there is no such report."""
         report = self._turn.current
         if report is None:
-            return StatusReport(self.state, Source.USER)
+            return StatusReport(self.state, Source.USER, message=self._prompt)
+        if report.state is TaskState.WORKING and report.source is Source.WATCHER and not report.message:
+            # Not stored with the report, because the agent often begins to work before its prompt is read.
+            report = report._replace(message=self._prompt)
         return report._replace(state=self.state)
 
     def on_agent_change(self, change: AgentStatusChange) -> None:
         """The agent's status changed."""
         state, message = _STATES.get(change.new), self._message
+        if change.new is AgentStatus.STABLE:
+            message, self._prompt = message or self._answer(), ""
         if change.new is AgentStatus.WAITING:
-            message = clean_message(change.note) or "The agent waits for an answer"
+            question = self._line(Message(0, "agent", change.note, ""), last=False)
+            message = question or "The agent waits for an answer"
         if change.new is AgentStatus.UNREACHABLE and self.state is TaskState.WORKING:
             # Otherwise a dead agent would be shown as working.
             state, message = TaskState.IDLE, "The agent does not answer"
@@ -92,17 +122,23 @@ class TaskReports:
     def on_messages(self, messages: Sequence[Message]) -> None:
         """The newest messages were read. A user message that was not there before begins a turn."""
         now = self._clock.monotonic()
+        last, self._last = self._last, messages[-1] if messages else self._last
+        if self._last is not None and (
+            last is None or (last.id, last.content) != (self._last.id, self._last.content)
+        ):
+            self.message_changed.notify(self._last)
         user = next((message for message in reversed(messages) if message.role == "user"), None)
         if user is not None and (user.id, user.content) != self._newest:
             self._newest = (user.id, user.content)
             at = estimated_time(seen_at=now, unseen_at=self._read_at, age_s=self._age_s(user.time))
-            turn = self._turn.record.turn
+            turn, before = self._turn.record.turn, self.current
             changed = self._turn.on_user_message(UserMessage(user.id, _digest(user.content), at))
+            self._prompt = self._line(user, last=False) if self.state is TaskState.WORKING else ""
             if self._turn.record.turn != turn:
                 self._message, self._uri = "", ""
                 self._log.info("task.turn", turn=self._turn.record.turn, message=user.id)
                 self._unstored.set()
-            if changed:
+            if changed or self.current != before:
                 self.changed.notify(self.current)
         self._read_at = now
 
@@ -159,6 +195,21 @@ class TaskReports:
             self._unstored.set()
             self.changed.notify(self.current)
         return changed
+
+    def _answer(self) -> str:
+        """The last line of the agent's answer to the user; "" if the user has written nothing, or nothing since."""
+        answer = self._last
+        if answer is None or answer.role != "agent" or self._turn.record.user is None:
+            return ""
+        return self._line(answer, last=True)
+
+    def _line(self, message: Message, *, last: bool) -> str:
+        text = message.content
+        if len(text) > SHOWN_MAX_CHARS:
+            # The mark makes `redact` drop the rest of a secret that the cut has split.
+            text = CUT_MARK + text[-SHOWN_MAX_CHARS:] if last else text[:SHOWN_MAX_CHARS]
+        [shown] = self._redact([message._replace(content=text)])
+        return clean_line(shown.content.removeprefix(CUT_MARK), last=last)
 
     def _age_s(self, time: str) -> float:
         try:

@@ -4,10 +4,13 @@ import asyncio
 from contextlib import asynccontextmanager
 
 import pytest
+from fakeclock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from agentd.coderd.errors import InvalidRequestError, RateLimitedError, UnreachableError
+from agentd.conversation.message import Message
 from agentd.metrics import Registry
 from agentd.stability.app_status import FINAL_MESSAGE, HEARTBEAT_S, AppStatusReporter
 from agentd.stability.status_report import MESSAGE_MAX_BYTES, Source, StatusReport, TaskState, clean_message
@@ -18,10 +21,11 @@ NONE, WORKING, IDLE, COMPLETE, FAILURE = TaskState
 class Desk:
     """A reporter and what reached the other side."""
 
-    def __init__(self, fake_clock) -> None:
+    def __init__(self, fake_clock, *, working_max_s=3600.0) -> None:
         self.clock = fake_clock
         self.metrics = Registry()
         self.told: list[tuple[str, str]] = []
+        self.told_at: list[float] = []
         self.failures: list[Exception] = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -32,6 +36,7 @@ class Desk:
             is_ready=lambda: self.is_ready,
             clock=fake_clock.as_clock(),
             metrics=self.metrics,
+            working_max_s=working_max_s,
         )
         self.reporter._backoff._draw = lambda: 1.0
 
@@ -42,6 +47,7 @@ class Desk:
         if failure is not None:
             raise failure
         self.told.append((state, message))
+        self.told_at.append(self.clock.now)
 
     @asynccontextmanager
     async def running(self):
@@ -96,22 +102,36 @@ async def test_nothing_is_sent_before_the_workspace_is_ready(fake_clock):
         assert desk.told == [("idle", "")]
 
 
-async def test_the_same_content_is_sent_at_most_once_a_minute(desk):
-    for _ in range(30):
+async def test_every_change_is_sent_within_a_second_also_with_the_same_content(desk):
+    told = []
+    for turn in range(30):
         await desk.say(IDLE, then_s=1)
+        assert len(desk.told) == 2 * turn + 1
         await desk.say(WORKING, then_s=1)
-    assert desk.told == [("idle", ""), ("working", "")]
-    await desk.say(IDLE, then_s=60)
-    assert desk.told == [("idle", ""), ("working", ""), ("idle", "")]
+        told += [("idle", ""), ("working", "")]
+        assert desk.told == told
 
 
-async def test_the_current_state_is_sent_when_the_minute_is_over(desk):
+async def test_a_prompt_that_is_read_half_a_second_late_is_the_message_of_working(desk):
+    await desk.say(IDLE, "all tests pass", then_s=1)
+    await desk.say(WORKING, then_s=0.4)
+    await desk.say(WORKING, "fix the build", then_s=0.1)
+    assert desk.told[1:] == [("working", "fix the build")]
+
+
+async def test_a_prompt_that_is_read_later_makes_no_second_working(desk):
+    await desk.say(IDLE, "all tests pass", then_s=1)
+    await desk.say(WORKING, then_s=3)
+    await desk.say(WORKING, "fix the build", then_s=100)
+    await desk.say(IDLE, "fixed", then_s=1)
+    assert desk.told[1:] == [("working", ""), ("idle", "fixed")]
+
+
+async def test_a_second_prompt_during_the_work_is_sent(desk):
     await desk.say(IDLE, then_s=1)
-    await desk.say(WORKING, then_s=1)
-    await desk.say(IDLE, then_s=50)
-    assert desk.told[-1] == ("working", "")
-    await desk.clock.advance(10)
-    assert desk.told[-1] == ("idle", "")
+    await desk.say(WORKING, "fix the build", then_s=3)
+    await desk.say(WORKING, "and then deploy it", then_s=1)
+    assert desk.told[1:] == [("working", "fix the build"), ("working", "and then deploy it")]
 
 
 async def test_while_coderd_is_down_only_the_latest_report_is_pending_and_the_others_are_counted(desk):
@@ -163,6 +183,52 @@ async def test_a_long_working_is_repeated_as_a_heartbeat(desk):
     assert desk.told == [("working", "")] * 3
     await desk.say(IDLE, then_s=2 * HEARTBEAT_S)
     assert [state for state, _ in desk.told[3:]] == ["idle"]
+
+
+MESSAGE = Message(1, "agent", "a line more", "2026-03-02T09:00:00Z")
+
+
+async def test_without_a_changed_message_the_heartbeat_ends_after_working_max_s_and_is_logged_once(desk):
+    with capture_logs() as logs:
+        await desk.say(WORKING, explicit=True)
+        await desk.clock.advance(10_000)
+    assert len(desk.told) == 1 + 3, "at the start, and after 900, 1800 and 2700 s"
+    [line] = [line for line in logs if line["event"] == "app_status.heartbeat_stopped"]
+    assert line["reason"] == desk.reporter.stall_note != ""
+
+
+async def test_a_changed_message_keeps_the_heartbeat_and_starts_it_again(desk):
+    await desk.say(WORKING, explicit=True)
+    for _ in range(4 * int(HEARTBEAT_S) // 100):
+        desk.reporter.on_message_changed(MESSAGE)
+        await desk.clock.advance(100)
+    desk.reporter.on_message_changed(MESSAGE)
+    await desk.clock.advance(2 * 3600)
+    assert desk.reporter.stall_note
+    before = len(desk.told)
+    desk.reporter.on_message_changed(MESSAGE)
+    await desk.clock.advance(1)
+    assert desk.told[before:] == [("working", "")]
+    assert not desk.reporter.stall_note
+
+
+@given(st.lists(st.tuples(st.floats(1, 2000), st.booleans()), max_size=20), st.floats(0, 5000))
+def test_every_heartbeat_comes_within_working_max_s_of_the_last_changed_message(steps, working_max_s):
+    async def run():
+        desk = Desk(FakeClock(), working_max_s=working_max_s)
+        desk.is_ready = True
+        async with desk.running():
+            await desk.say(WORKING, explicit=True)
+            changed_at = [desk.clock.now]
+            for pause_s, changes in [*steps, (3 * HEARTBEAT_S, False)]:
+                if changes:
+                    desk.reporter.on_message_changed(MESSAGE)
+                    changed_at.append(desk.clock.now)
+                await desk.clock.advance(pause_s)
+            for sent_at in desk.told_at[1:]:
+                assert sent_at - max(at for at in changed_at if at <= sent_at) <= working_max_s
+
+    asyncio.run(run())
 
 
 async def test_at_stop_working_is_replaced_by_idle(desk):

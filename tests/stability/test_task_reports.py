@@ -8,10 +8,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from agentd.conversation.message import Message
+from agentd.conversation.redaction import Redactor
 from agentd.stability import task_reports as task_reports_module
 from agentd.stability.status_report import Source, StatusReport, TaskState
 from agentd.stability.task_file import NAME
-from agentd.stability.task_reports import InvalidReportError, TaskReports
+from agentd.stability.task_reports import SHOWN_MAX_CHARS, InvalidReportError, TaskReports
 from agentd.stability.tracker import AgentStatus, AgentStatusChange
 from agentd.stability.turn_reports import TaskFinishedError
 from agentd.worker_thread import WorkerThread
@@ -81,7 +82,83 @@ async def test_the_message_of_a_report_describes_its_turn_and_no_other(born, fak
     await fake_clock.advance(1)
     life.user("and now this", number=2)
     life.agent(AgentStatus.RUNNING)
-    assert life.reports.current.message == ""
+    assert (life.reports.current.message, life.reports.current.uri) == ("and now this", "")
+
+
+async def test_working_has_the_prompt_and_idle_has_the_last_line_of_the_answer(born, fake_clock):
+    life = born()
+    sent = datetime.fromtimestamp(fake_clock.wall_now, UTC).isoformat()
+    prompt = Message(1, "user", "\n── \x1b[1mFix\x1b[0m the   build ──\nplease", sent)
+    life.reports.on_messages([prompt])
+    assert life.reports.current.content == (WORKING, "── Fix the build ──", "")
+    life.agent(AgentStatus.RUNNING)
+    await fake_clock.advance(2)
+    answer = Message(2, "agent", "I looked.\n│ All 12 tests pass. │     \n╰────────╯\n\n", sent)
+    life.reports.on_messages([prompt, answer])
+    life.agent(AgentStatus.STABLE)
+    assert life.reports.current.content == (IDLE, "│ All 12 tests pass. │", "")
+
+
+async def test_a_prompt_that_is_read_after_the_agent_began_is_the_message_of_the_same_report(
+    born, fake_clock
+):
+    life = born()
+    life.user("do it")
+    life.agent(AgentStatus.STABLE)
+    await fake_clock.advance(5)
+    life.agent(AgentStatus.RUNNING)
+    assert life.reports.current.content == (WORKING, "", "")
+    life.user("and now this", number=2)
+    assert life.reports.current.content == (WORKING, "and now this", "")
+
+
+async def test_a_start_screen_is_no_answer(born):
+    life = born()
+    life.reports.on_messages([Message(0, "agent", "Welcome to the agent", "2026-03-02T09:00:00Z")])
+    life.agent(AgentStatus.STABLE)
+    assert life.reports.current.content == (IDLE, "", "")
+
+
+async def test_a_message_counts_as_changed_when_its_id_or_its_text_changes(born):
+    life, changed = born(), []
+    life.reports.message_changed.add(lambda message: changed.append((message.id, message.content)))
+    for number, content in [(1, "a"), (1, "a"), (1, "a b"), (2, "a b"), (2, "a b"), (2, "a")]:
+        life.reports.on_messages([Message(number, "agent", content, "2026-03-02T09:00:00Z")])
+    life.reports.on_messages([])
+    assert changed == [(1, "a"), (1, "a b"), (2, "a b"), (2, "a")]
+
+
+@pytest.mark.parametrize("before", [0, 1, 100, SHOWN_MAX_CHARS - 20, 2 * SHOWN_MAX_CHARS])
+@pytest.mark.parametrize("after", [0, 1, 100, 140, 159, 160, SHOWN_MAX_CHARS - 20, SHOWN_MAX_CHARS])
+@pytest.mark.parametrize("role", ["user", "agent"])
+async def test_no_part_of_a_known_secret_is_in_a_message(tmp_path, fake_clock, role, before, after):
+    secret = "5f3c9a70-71b2-4a6e-9c0d-1b2c3d4e5f60"
+    reports = TaskReports(
+        folder=tmp_path, clock=fake_clock.as_clock(), disk=DISK, redact=Redactor(values=lambda: [secret])
+    )
+    sent = datetime.fromtimestamp(fake_clock.wall_now, UTC).isoformat()
+    wrapped = secret[:20] + "\n" + secret[20:]
+    content = {"user": f"{'.' * before}{wrapped}", "agent": f"{wrapped}{'.' * after}"}
+    reports.on_messages([Message(1, "user", content["user"] if role == "user" else "hi", sent)])
+    if role == "agent":
+        answer = Message(2, "agent", content["agent"], sent)
+        reports.on_messages([Message(1, "user", "hi", sent), answer])
+        reports.on_agent_change(
+            AgentStatusChange(AgentStatus.RUNNING, AgentStatus.STABLE, fake_clock.now, "")
+        )
+    shown = reports.current.message
+    assert not any(secret[start : start + 5] in shown for start in range(len(secret) - 4))
+
+
+async def test_the_question_of_a_waiting_agent_is_redacted(tmp_path, fake_clock):
+    reports = TaskReports(
+        folder=tmp_path, clock=fake_clock.as_clock(), disk=DISK, redact=Redactor(values=lambda: ["hunter22"])
+    )
+    change = AgentStatusChange(
+        AgentStatus.RUNNING, AgentStatus.WAITING, fake_clock.now, "", "Run login hunter22?"
+    )
+    reports.on_agent_change(change)
+    assert reports.current.content == (IDLE, "Run login [redacted]?", "")
 
 
 async def test_an_agent_that_ends_inside_a_turn_is_reported_idle(born, fake_clock):
