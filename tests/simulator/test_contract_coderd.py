@@ -37,7 +37,9 @@ RESUMING = (
     ' messages."}\n'
 )
 TOO_LONG = "Message must be less than 160 characters."
-BUSY_BUILD = '{"message":"A workspace build is already active."}\n'
+BUSY_BUILD = (
+    '{"message":"A workspace build is already active.","detail":"A workspace build is already active."}\n'
+)
 BAD_JSON = '{"message":"Request body must be valid JSON.","detail":"%s"}\n'
 
 
@@ -227,10 +229,14 @@ CHANGES = [
     Row("regular", "POST", f"{OF_TASK}/resume", 409, '{"message":"Task workspace is already running.","detail":"Workspace status is \\"running\\"."}\n', by="user"),
     Row("pausing", "POST", f"{OF_TASK}/resume", 409, BUSY_BUILD, by="user"),
     Row("regular", "DELETE", OF_TASK, 202, None, by="user"),
+    Row("pausing", "DELETE", OF_TASK, 409, BUSY_BUILD, by="user"),
+    Row("resume pending", "DELETE", OF_TASK, 409, BUSY_BUILD, by="user"),
+    Row("resume running", "POST", f"{OF_TASK}/pause", 409, BUSY_BUILD, by="user"),
+    Row("resume pending", "POST", f"{OF_TASK}/resume", 409, BUSY_BUILD, by="user"),
+    Row("regular", "DELETE", OF_BARE, 202, None, by="user"),
     Row("regular", "DELETE", "/api/v2/tasks/me/unknown", 404, NOT_FOUND, by="user"),
     Row("regular", "GET", f"/api/experimental/tasks/me/{FOREIGN}", 404, NOT_FOUND, by="user"),
     Row("regular", "GET", OF_TASK, 404, NO_ROUTE, by="user", era="E5"),
-    Row("regular", "GET", "/api/v2/buildinfo", 200, '{"external_url":"https://github.com/coder/coder","version":"v2.36.0"}\n', by="anonymous"),
 ]  # fmt: skip
 
 DONE = '{"execution_id":"exec_1","run_id":"exec_1","status":"succeeded","started_at":"2026-03-02T09:00:00Z","completed_at":"2026-03-02T09:00:00Z","duration_ms":0}'
@@ -290,28 +296,32 @@ async def test_the_answer_has_this_status_and_body(row, ask):
         assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
 
 
-BEGUN = '{"workspace_build":{"workspace_id":"%s","build_number":%d,"transition":"%s","initiator_id":"%s","job":{"status":"%s"},"reason":"%s"}}\n'
+BEGUN = '{"workspace_build":{"workspace_id":"%s","build_number":%d,"transition":"%s","initiator_id":"%s","job":{"status":"pending"},"reason":"%s","status":"pending"}}\n'
 
 
 @pytest.mark.parametrize(
-    ("given", "action", "hold", "build"),
+    ("given", "action", "hold", "build", "then"),
     [
-        ("regular", "pause", False, (2, "stop", "running", "task_manual_pause")),
-        ("paused", "resume", False, (3, "start", "succeeded", "task_resume")),
-        ("paused", "resume", True, (3, "start", "pending", "task_resume")),
+        ("regular", "pause", False, (2, "stop", "task_manual_pause"), "running"),
+        ("regular", "pause", True, (2, "stop", "task_manual_pause"), "pending"),
+        ("paused", "resume", False, (3, "start", "task_resume"), "succeeded"),
+        ("paused", "resume", True, (3, "start", "task_resume"), "pending"),
     ],
 )
-async def test_pause_and_resume_begin_a_build_and_notify_the_user(ask, given, action, hold, build):
+async def test_pause_and_resume_begin_a_pending_build_and_notify_the_user(
+    ask, given, action, hold, build, then
+):
     async with SimulatedCoderd(now=lambda: NOON, hold_builds=hold) as coderd:
         ws = coderd.add_workspace(workspace_id=WORKSPACE)
         coderd.add_task(ws, TASK)
         GIVEN[given](coderd, ws)
-        number, transition, job, reason = build
+        number, transition, reason = build
         answer = await ask("POST", f"{coderd.url}{OF_TASK}/{action}", token=coderd.user_token)
         assert (answer.status, answer.text) == (
             202,
-            BEGUN % (WORKSPACE, number, transition, coderd.user_id, job, reason),
+            BEGUN % (WORKSPACE, number, transition, coderd.user_id, reason),
         )
+        assert ws.latest.job == then
         notification = coderd.notifications[-1]
         assert notification.template == f"Task {action.capitalize()}d"
         assert dict(notification.labels)["task_id"] == TASK

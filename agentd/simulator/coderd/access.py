@@ -89,10 +89,16 @@ def authenticate(request: web.Request, workspaces: Workspaces, *, stop_auth: boo
     return caller
 
 
-def signed_out() -> web.Response:
-    """The 401 of a user-facing route for a missing or invalid API key."""
-    return answers.error(
+def signed_out(url: str) -> web.Response:
+    """The 401 of a user-facing route for a missing or invalid API key. `url` is the access URL."""
+    response = answers.error(
         401,
         "You are signed out or your session has expired. Please sign in again to continue.",
         detail='Cookie "coder_session_token" or query parameter must be provided.',
     )
+    # RFC 9728. coderd chooses the description by the word "expired" in the message.
+    response.headers["WWW-Authenticate"] = (
+        'Bearer realm="coder", error="invalid_token", error_description="The access token has expired",'
+        f' resource_metadata="{url}/.well-known/oauth-protected-resource"'
+    )
+    return response

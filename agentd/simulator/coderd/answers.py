@@ -42,6 +42,12 @@ def not_found() -> web.Response:
     return error(404, NOT_FOUND)
 
 
+def build_is_active() -> web.Response:
+    """The 409 of a request for a build while another one is in progress."""
+    active = "A workspace build is already active."
+    return error(409, active, detail=active)
+
+
 def body_too_large(limit: int) -> web.Response:
     """The 413 of E4 for a JSON body of more than `limit` bytes."""
     return error(413, "Request body too large.", detail=f"Maximum request body size is {limit} bytes.")

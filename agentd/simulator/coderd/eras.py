@@ -34,15 +34,20 @@ class Behaviour:
     oversize_status: int
     busy_send_status: int
     app_status_checks_slug_first: bool
+    """So does the handler before v2.31.1, which also refuses a state in upper case."""
+    bumps_deadline: bool
+    """Reports of work postpone the automatic stop of the workspace."""
     tasks: bool
 
 
 _ERAS: Final = {
-    "E1": Behaviour("v2.31.14", Wait.IGNORED, False, True, True, True, 400, 502, False, True),
-    "E2": Behaviour("v2.34.3", Wait.DURABLE, True, True, True, True, 400, 409, False, True),
-    "E3": Behaviour("v2.36.0", Wait.GATED, True, True, True, True, 400, 409, False, True),
-    "E4": Behaviour("v2.37.0-devel+c9a1e2bce", Wait.GATED, True, True, True, True, 413, 409, False, True),
-    "E5": Behaviour("v2.37.0", Wait.GATED, True, False, False, True, 413, 409, False, False),
+    "E1": Behaviour("v2.31.14", Wait.IGNORED, False, True, True, True, 400, 502, False, True, True),
+    "E2": Behaviour("v2.34.3", Wait.DURABLE, True, True, True, True, 400, 409, False, True, True),
+    "E3": Behaviour("v2.36.0", Wait.GATED, True, True, True, True, 400, 409, False, True, True),
+    "E4": Behaviour(
+        "v2.37.0-devel+c9a1e2bce", Wait.GATED, True, True, True, True, 413, 409, False, True, True
+    ),
+    "E5": Behaviour("v2.37.0", Wait.GATED, True, False, False, True, 413, 409, False, True, False),
 }
 ERAS: Final = tuple(_ERAS)
 
@@ -64,8 +69,9 @@ def behaviour(era: str, *, build_version: str | None, enable_tasks: bool) -> Beh
                 row,
                 log_snapshot=number >= (2, 30, 0),
                 stop_auth=number >= (2, 30, 0),
-                snapshot_in_logs=number >= (2, 31, 5),
-                app_status_checks_slug_first=number < (2, 31, 5),
+                snapshot_in_logs=number >= (2, 31, 1),
+                app_status_checks_slug_first=number < (2, 31, 1),
+                bumps_deadline=number >= (2, 30, 0),
             )
     if era == "E4" and not enable_tasks:  # CODER_ENABLE_AI_TASKS
         row = replace(row, log_snapshot=False, tasks=False)

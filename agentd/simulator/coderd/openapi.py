@@ -60,7 +60,7 @@ _TASK: Final = record(
     updated_at=TEXT,
 )
 _BUILD: Final = Body(
-    record(workspace_build=record(build_number=INTEGER, transition=TEXT, reason=TEXT)), _JSON
+    record(workspace_build=record(build_number=INTEGER, transition=TEXT, reason=TEXT, status=TEXT)), _JSON
 )
 _EXECUTION: Final = Body(
     record(
@@ -151,7 +151,7 @@ def _tasks() -> list[Operation]:
     return [
         Operation("GET", "/api/v2/tasks", "All tasks", _answers(200, tasks), security="user"),
         one("GET", "", "One task", _answers(200, Body(_TASK, _JSON))),
-        one("DELETE", "", "Delete the task and its snapshot", _answers(202)),
+        one("DELETE", "", "Delete the task and its snapshot", _answers(202, also=(409,))),
         one("GET", "/logs", "The task's conversation", _answers(200, logs, also=(400, 409, 500, 502))),
         one("POST", "/send", "Send input to the task", _answers(204, also=(400, 409, 413, 500, 502)), _INPUT),
         one("PATCH", "/input", "Replace the task's prompt", _answers(204, also=(400, 409, 413)), _INPUT),
@@ -178,7 +178,22 @@ def _public() -> list[Operation]:
         )
         for cloud, document in identity_documents.items()
     ]
-    build = Body(record(external_url=TEXT, version=TEXT), _JSON)
+    flag: Schema = {"type": "boolean"}
+    build = Body(
+        record(
+            external_url=TEXT,
+            version=TEXT,
+            dashboard_url=TEXT,
+            telemetry=flag,
+            workspace_proxy=flag,
+            agent_api_version=TEXT,
+            provisioner_api_version=TEXT,
+            upgrade_message=TEXT,
+            deployment_id=TEXT,
+            webpush_public_key_=TEXT,
+        ),
+        _JSON,
+    )
     return [
         Operation("GET", "/api/v2/buildinfo", "The release of the server", _answers(200, build)),
         *identities,

@@ -1,6 +1,8 @@
 """Answers a request in coderd's order: fault, rate limit, authentication, route."""
 
+import base64
 import re
+import secrets
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +108,7 @@ class Router:
         name = route.name if route else OTHER
         entry = self._log.record(request, name)
         fault = self._plan.take(name)
-        headers = self._common_headers()
+        headers = self._common_headers(request)
 
         if fault is None or fault.kind != "reset_before_body":
             entry.body = await read_body(request)
@@ -189,11 +191,9 @@ class Router:
         if route.name == "identity":
             return identity.serve(self._world, call.args[0], call.body)
         if route.name == "buildinfo":
-            return answers.reply(
-                200, {"external_url": "https://github.com/coder/coder", "version": self._version}
-            )
+            return answers.reply(200, self._build_info(call.request))
         if access.token_of(call.request) != self._user_token:
-            return access.signed_out()
+            return access.signed_out(_url(call.request))
         if self._world.behaviour.oversize_status == 413 and len(call.body) > app_status.MAX_BODY_BYTES:
             return answers.body_too_large(app_status.MAX_BODY_BYTES)
         return await self._for_user(route.name, call)
@@ -244,12 +244,32 @@ class Router:
     def _version(self) -> str:
         return self._world.behaviour.version
 
-    def _common_headers(self) -> dict[str, str]:
+    def _build_info(self, request: web.Request) -> dict[str, object]:
+        """The ten fields of `codersdk.BuildInfoResponse`."""
         return {
+            "external_url": "https://github.com/coder/coder",
+            "version": self._version,
+            "dashboard_url": _url(request),
+            "telemetry": False,
+            "workspace_proxy": False,
+            "agent_api_version": "1.0",
+            "provisioner_api_version": "1.0",
+            "upgrade_message": "",
+            "deployment_id": self._world.organization_id,
+            "webpush_public_key": "",
+        }
+
+    def _common_headers(self, request: web.Request) -> dict[str, str]:
+        headers = {
             "X-Coder-Request-Id": str(uuid.uuid4()),
             "X-Coder-Build-Version": self._version,
             "X-Content-Type-Options": "nosniff",
+            "Vary": "Origin, Cookie",
         }
+        if "csrf_token" not in request.cookies:
+            token = base64.b64encode(secrets.token_bytes(32)).decode()
+            headers["Set-Cookie"] = f"csrf_token={token}; Path=/; HttpOnly; SameSite=Lax"
+        return headers
 
 
 def match(request: web.Request) -> tuple[Route | None, tuple[str, ...]]:
@@ -266,6 +286,10 @@ def match(request: web.Request) -> tuple[Route | None, tuple[str, ...]]:
         if hit and (found[0] is None or route.method == request.method):
             found = (route, hit.groups())
     return found
+
+
+def _url(request: web.Request) -> str:
+    return f"{request.scheme}://{request.host}"
 
 
 def _dashboard() -> web.Response:

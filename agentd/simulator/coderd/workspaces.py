@@ -202,6 +202,7 @@ class Workspaces:
 
     def delete(self, workspace: Workspace, *, now: float) -> None:
         """Insert a delete build, which invalidates the tokens of all agents of the workspace."""
+        self._refuse_running(workspace)
         self._append(workspace, Build(0, "delete", workspace.owner_id, job=Job.RUNNING, created_at=now))
 
     def authenticate(self, token: str, *, stop_auth: bool) -> Caller | None:

@@ -35,12 +35,10 @@ def serve(world: World, caller: Caller, body: bytes) -> web.Response:
         slug, state, message, uri = _fields(body)
     except ValueError as exc:
         return answers.error(400, "Request body must be valid JSON.", detail=str(exc))
-    if not world.behaviour.app_status_checks_slug_first:
-        state = state.lower()
     refusal = _check(world, caller, slug, state, message)
     if refusal is not None:
         return refusal
-    _insert(world, caller, AppStatus(slug, state, sanitize(message), uri, world.now()))
+    _insert(world, caller, AppStatus(slug, state.lower(), sanitize(message), uri, world.now()))
     return answers.reply(200, None)
 
 
@@ -69,10 +67,12 @@ def _fields(body: bytes) -> tuple[str, str, str, str]:
 
 
 def _check(world: World, caller: Caller, slug: str, state: str, message: str) -> web.Response | None:
+    slug_first = world.behaviour.app_status_checks_slug_first
+
     def bad_state() -> web.Response | None:
-        if state in STATES:
+        if (state if slug_first else state.lower()) in STATES:
             return None
-        if world.behaviour.app_status_checks_slug_first:
+        if slug_first:
             detail = f'invalid state: "{state}"'
             return answers.error(
                 400, "Invalid state provided.", detail=detail, validations=[("state", detail)]
@@ -91,7 +91,7 @@ def _check(world: World, caller: Caller, slug: str, state: str, message: str) ->
         return answers.error(400, "Failed to get workspace app.", detail=f'No app found with slug "{slug}"')
 
     order = (bad_state, too_long, no_app)
-    if world.behaviour.app_status_checks_slug_first:
+    if slug_first:
         order = (no_app, too_long, bad_state)
     return next((refusal for check in order if (refusal := check()) is not None), None)
 
@@ -100,7 +100,7 @@ def _insert(world: World, caller: Caller, status: AppStatus) -> None:
     rows = world.app_statuses.setdefault(caller.workspace.id, [])
     before = next((row.state for row in reversed(rows) if row.app_slug == status.app_slug), None)
     rows.append(status)
-    if "working" in (status.state, before):
+    if world.behaviour.bumps_deadline and "working" in (status.state, before):
         caller.workspace.deadline_bumps.append(status.created_at)
     _notify(world, caller, status, before)
 

@@ -75,13 +75,8 @@ def _store(world: World, task_id: str, body: bytes) -> web.Response:
 
 def _too_large(world: World) -> web.Response:
     if world.behaviour.oversize_status == 413:
-        response = answers.body_too_large(MAX_BYTES)
-    else:
-        response = answers.error(
-            400, "Failed to decode request payload.", detail="http: request body too large"
-        )
-    response.force_close()  # MaxBytesReader closes the connection
-    return response
+        return answers.body_too_large(MAX_BYTES)
+    return answers.error(400, "Failed to decode request payload.", detail="http: request body too large")
 
 
 def _not_decoded(world: World, detail: str) -> web.Response:

@@ -144,6 +144,7 @@ def workspace_build(workspace: Workspace) -> dict[str, Any]:
         "initiator_id": build.initiator_id,
         "job": {"status": str(build.job)},
         "reason": build.reason,
+        "status": _workspace_status(workspace),
     }
 
 

@@ -166,15 +166,23 @@ def _input(body: bytes, go_type: str) -> str | web.Response:
 
 
 def pause(world: World, task: Task) -> web.Response:
-    """Begin a stop build, in every state of the task, unless a build is in progress."""
+    """Insert a pending stop build, in every state of the task, unless a build is in progress.
+
+    With `hold_builds` its job stays pending, else it runs.
+    """
     if task.workspace is None:
         return answers.error(500, "Task does not have a workspace.")
     try:
-        world.workspaces.stop_start(task.workspace, reason="task_manual_pause", now=world.now())
+        world.workspaces.stop_start(
+            task.workspace, reason="task_manual_pause", now=world.now(), job=Job.PENDING
+        )
     except SimulatorError:
-        return answers.error(409, "A workspace build is already active.")
+        return answers.build_is_active()
     _notify(world, task, "Task Paused", ("pause_reason", "manual"))
-    return answers.reply(202, {"workspace_build": task_state.workspace_build(task.workspace)})
+    build = task_state.workspace_build(task.workspace)
+    if not world.hold_builds:
+        world.workspaces.run_job(task.workspace)
+    return answers.reply(202, {"workspace_build": build})
 
 
 def resume(world: World, task: Task) -> web.Response:
@@ -193,18 +201,24 @@ def resume(world: World, task: Task) -> web.Response:
             token=None,
             reason="task_resume",
             now=world.now(),
-            job=Job.PENDING if world.hold_builds else Job.SUCCEEDED,
+            job=Job.PENDING,
         )
     except SimulatorError:
-        return answers.error(409, "A workspace build is already active.")
+        return answers.build_is_active()
     _notify(world, task, "Task Resumed")
-    return answers.reply(202, {"workspace_build": task_state.workspace_build(task.workspace)})
+    build = task_state.workspace_build(task.workspace)
+    if not world.hold_builds:
+        world.workspaces.start_finish(task.workspace)
+    return answers.reply(202, {"workspace_build": build})
 
 
 def delete(world: World, task: Task) -> web.Response:
-    """Begin a delete build, soft-delete the task and delete its snapshot, in one transaction."""
+    """Unless a build is in progress: begin a delete build, soft-delete the task and delete its snapshot, in one transaction."""
     if task.workspace is not None:
-        world.workspaces.delete(task.workspace, now=world.now())
+        try:
+            world.workspaces.delete(task.workspace, now=world.now())
+        except SimulatorError:
+            return answers.build_is_active()
     world.drop_task(task)
     return web.Response(status=202)
 
