@@ -75,6 +75,18 @@ def first_value(text: str) -> Any:  # noqa: ANN401 - any JSON value
         raise GoSyntaxError("exceeded max depth") from None
 
 
+def only_value(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    """The JSON value that `text` is, as `json.Unmarshal` reads it. Raises `GoSyntaxError`."""
+    try:
+        value = first_value(text)
+    except UnfinishedError:
+        raise GoSyntaxError("unexpected end of JSON input") from None
+    rest = text[_Scanner(text).value(_blanks(text, 0)) :].lstrip(" \t\r\n")
+    if rest:
+        raise GoSyntaxError(f"invalid character {_quoted(rest[0])} after top-level value")
+    return value
+
+
 class Number(str):
     """A number literal as it was written. The caller decides whether `1.0` is a valid integer."""
 

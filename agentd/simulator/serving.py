@@ -92,11 +92,20 @@ class RequestLog:
 class Listener:
     """An aiohttp server on `host:port`.
 
-    Port 0 picks a free port at the first start and keeps it afterwards.
+    Port 0 picks a free port at the first start and keeps it afterwards. `headers` returns headers for the
+    answer to a request, whatever answer it is.
     """
 
-    def __init__(self, handler: Handler, *, host: str, port: int) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        host: str,
+        port: int,
+        headers: Callable[[web.Request], Mapping[str, str]] | None = None,
+    ) -> None:
         self._handler = handler
+        self._headers = headers
         self._mounted: dict[str, Handler] = {}
         self._host = host
         self.port = port
@@ -119,7 +128,7 @@ class Listener:
         app = web.Application()
         # Not `.*`: a path may contain a line break, and neither peer sends aiohttp's own 404.
         app.router.add_route("*", r"/{path:[\s\S]*}", self._handle)
-        app.on_response_prepare.append(_set_headers_as_go)
+        app.on_response_prepare.extend((_set_headers_as_go, self._add_headers))
         # A closed connection cancels its handler, so that no stream outlives its client.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
         await runner.setup()
@@ -145,6 +154,10 @@ class Listener:
     def transports(self) -> list[asyncio.Transport]:
         """The open connections."""
         return _transports(self._runner) if self._runner else []
+
+    async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
+        if self._headers is not None:
+            response.headers.extend(self._headers(request))
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         for prefix, handler in self._mounted.items():

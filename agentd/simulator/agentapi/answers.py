@@ -1,6 +1,6 @@
 """Responses in the format of AgentAPI's web framework, huma."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from aiohttp import web
@@ -12,6 +12,9 @@ CHUNK_BYTES: Final = 1 << 16
 SMALL_BYTES: Final = 2048
 """Go's server sends a Content-Length for bodies up to this size, and chunks for larger ones."""
 
+_CORS_METHODS: Final = frozenset({"GET", "POST", "PUT", "DELETE", "OPTIONS"})
+_CORS_HEADERS: Final = frozenset({"accept", "authorization", "content-type", "x-csrf-token", "origin"})
+
 
 def reply(request: web.Request, schema: str, fields: dict[str, object]) -> web.Response:
     """200 with `$schema` as the first field, not HTML-escaped."""
@@ -19,10 +22,13 @@ def reply(request: web.Request, schema: str, fields: dict[str, object]) -> web.R
     return web.Response(body=body, headers={"Content-Type": "application/json", "Link": _link(schema)})
 
 
-def document(value: object) -> web.Response:
-    """The OpenAPI document, which has no `$schema`."""
+def document(value: object, content_type: str) -> web.Response:
+    """The OpenAPI document or a schema of it: no `$schema`, and no newline at the end.
+
+    JSON is also valid YAML.
+    """
     return web.Response(
-        body=gojson.encode(value, escape_html=False), headers={"Content-Type": "application/json"}
+        body=gojson.dumps(value, escape_html=False).encode(), headers={"Content-Type": content_type}
     )
 
 
@@ -74,6 +80,32 @@ async def messages(request: web.Request, entries: Iterable[Message]) -> web.Stre
     return response
 
 
+def is_preflight(request: web.Request) -> bool:
+    """Whether a browser asks if its page may send the request. The answer is 200, whatever the path is."""
+    return request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+
+
+def cors_headers(request: web.Request, origins: Collection[str]) -> dict[str, str]:
+    """The headers that go-chi/cors adds. `Vary` is in every answer, the others need an allowed origin."""
+    preflight = is_preflight(request)
+    vary = ("Origin", "Access-Control-Request-Method", "Access-Control-Request-Headers")
+    headers = {"Vary": ", ".join(vary) if preflight else vary[0]}
+    origin = request.headers.get("Origin", "")
+    asked = request.headers.get("Access-Control-Request-Method", request.method).upper()
+    if not origin or not {"*", origin.lower()} & set(origins) or asked not in _CORS_METHODS:
+        return headers
+    headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+    headers["Access-Control-Allow-Credentials"] = "true"
+    if not preflight:
+        return headers | {"Access-Control-Expose-Headers": "Link"}
+    names = [name.strip() for name in request.headers.get(vary[2], "").split(",") if name.strip()]
+    if not {name.lower() for name in names} <= _CORS_HEADERS:
+        return {"Vary": headers["Vary"]}
+    if names:
+        headers["Access-Control-Allow-Headers"] = ", ".join(name.title() for name in names)
+    return headers | {"Access-Control-Allow-Methods": asked, "Access-Control-Max-Age": "300"}
+
+
 def schema_url(request: web.Request, schema: str) -> str:
     """The URL of a schema as huma builds it: https for every host except the two local names."""
     host = request.headers.get("Host", "")
@@ -82,10 +114,10 @@ def schema_url(request: web.Request, schema: str) -> str:
 
 
 def hostname(host: str) -> str:
-    """A Host header without its port, in lower case: `[::1]:80` → `[::1]`."""
+    """A Host header without its port and brackets, in lower case: `[::1]:80` → `::1`."""
     host = host.lower()
     if host.startswith("["):
-        return host.partition("]")[0] + "]"
+        return host[1:].partition("]")[0]
     return host.partition(":")[0]
 
 

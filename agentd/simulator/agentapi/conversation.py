@@ -123,6 +123,23 @@ class Conversation:
         self._publish_message(message)
         return message
 
+    def answer(self, prompt: str, content: str) -> bool:
+        """Append the agent's answer to the user's last message `prompt`. Returns whether it is a message.
+
+        In PTY mode the leading lines that an earlier screen had, of prompt and answer, are not part of the
+        message, and a message that equals the agent's previous one is none. So AgentAPI shows the second of
+        three equal answers to equal prompts as "", and stays `running` without a message after the third.
+        """
+        if self.mode == "pty":
+            earlier = {line for message in self.messages[:-1] for line in message["content"].splitlines()}
+            lines = [*prompt.splitlines(), *content.splitlines()]
+            known = next((at for at, line in enumerate(lines) if line not in earlier), len(lines))
+            content = "\n".join(lines[max(known, len(prompt.splitlines())) :])
+            if content == self.screen:
+                return False
+        self.add("agent", content)
+        return True
+
     def rewrite_last(self, content: str) -> Message:
         """Give the last message new content and, in PTY mode, a new time, as a change of the screen does."""
         message = self.messages[-1]

@@ -15,22 +15,31 @@ from agentd.simulator.agentapi.conversation import Conversation, Event, Follower
 WRITE_DEADLINE_S: Final = 5.0
 """A longer write breaks the connection. So does the last chunk of a stream that was idle this long."""
 
+_UNBUFFERED: Final = {
+    "Cache-Control": "no-cache, no-store, must-revalidate",
+    "Pragma": "no-cache",
+    "Expires": "0",
+    "X-Accel-Buffering": "no",
+    "X-Proxy-Buffering": "no",
+    "Connection": "keep-alive",
+}
+
 
 async def serve(
     request: web.Request,
     conversation: Conversation,
     *,
     agent_type: str | None,
+    unbuffered: bool,
     monotonic: Callable[[], float],
     on_change: Callable[[], None],
 ) -> web.StreamResponse:
     """Send the conversation and its events.
 
     The stream ends when the client disconnects or lags, and at None in the follower's queue. `on_change()` is
-    called when the subscription begins and when it ends.
+    called when the subscription begins and when it ends. `unbuffered` adds the headers for proxies.
     """
-    response = web.StreamResponse(headers=sse.HEADERS)
-    response.enable_chunked_encoding()
+    response = _stream(unbuffered=unbuffered)
     follower = conversation.follow()
     on_change()
     try:
@@ -55,11 +64,10 @@ async def serve(
 
 
 async def serve_screen(
-    request: web.Request, conversation: Conversation, *, on_change: Callable[[], None]
+    request: web.Request, conversation: Conversation, *, unbuffered: bool, on_change: Callable[[], None]
 ) -> web.StreamResponse:
     """`GET /internal/screen`: the screen now and after each change, until the client or the server closes."""
-    response = web.StreamResponse(headers=sse.HEADERS)
-    response.enable_chunked_encoding()
+    response = _stream(unbuffered=unbuffered)
     screens: asyncio.Queue[str | None] = asyncio.Queue()
     screens.put_nowait(conversation.screen)
     conversation.watchers.add(screens)
@@ -71,6 +79,14 @@ async def serve_screen(
     finally:
         conversation.watchers.discard(screens)
         on_change()
+    return response
+
+
+def _stream(*, unbuffered: bool) -> web.StreamResponse:
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream"} | (_UNBUFFERED if unbuffered else {})
+    )
+    response.enable_chunked_encoding()
     return response
 
 

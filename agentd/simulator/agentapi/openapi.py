@@ -11,6 +11,8 @@ from agentd.simulator.openapi import (
     Operation,
     Schema,
     array,
+    in_path,
+    nullable,
     record,
     words,
 )
@@ -24,16 +26,46 @@ _PROBLEM: Final = Body(
         title=TEXT,
         status=INTEGER,
         detail=TEXT,
-        errors_=array(record(message=TEXT, location_=TEXT, value_={})),
+        errors_=array(record(message_=TEXT, location_=TEXT, value_={})),
         **{"$schema_": TEXT},
     ),
     "application/problem+json",
 )
 
 
+_SEND: Final = record(content=TEXT, type=words("user", "raw")) | {"additionalProperties": False}
+_OK: Final = record(**{"$schema": TEXT}, ok={"type": "boolean"})
+_UPLOADED: Final = record(**{"$schema": TEXT}, ok={"type": "boolean"}, filePath=TEXT)
+
+
 def document(version: str, features: Collection[str]) -> dict[str, Any]:
     """The document of an AgentAPI with `features`. Like the real one, it omits `/internal/screen`."""
     return render("AgentAPI (simulated)", version, _operations(features), {})
+
+
+def schemas(features: Collection[str]) -> dict[str, Schema]:
+    """The schemas that `$schema` and `Link` of an answer name, by that name."""
+    found = {
+        "ErrorModel": _PROBLEM.schema,
+        "MessageRequestBody": _SEND,
+        "MessageResponseBody": _OK,
+        "MessagesResponseBody": record(**{"$schema": TEXT}, messages=array(_message())),
+        "StatusResponseBody": _status(features),
+    }
+    return found | ({"UploadResponseBody": _UPLOADED} if "upload" in features else {})
+
+
+def _message() -> Schema:
+    return record(id=INTEGER, content=TEXT, role=words("agent", "user", ""), time=TEXT)
+
+
+def _status(features: Collection[str]) -> Schema:
+    status: dict[str, Schema] = {"$schema": TEXT, "status": words("running", "stable")}
+    if "agent_type" in features:
+        status["agent_type"] = TEXT
+    if "transport" in features:
+        status["transport"] = words("pty", "acp")
+    return record(**status)
 
 
 def _operations(features: Collection[str]) -> list[Operation]:
@@ -42,36 +74,45 @@ def _operations(features: Collection[str]) -> list[Operation]:
         by_status = {int(code.removeprefix("s")): bodies for code, bodies in problems.items()}
         return {200: good, 400: (_PLAIN, *by_status.pop(400, ())), 405: (), **by_status}
 
-    status: dict[str, Schema] = {"$schema": TEXT, "status": words("running", "stable")}
-    if "agent_type" in features:
-        status["agent_type"] = TEXT
-    if "transport" in features:
-        status["transport"] = words("pty", "acp")
-    message = record(id=INTEGER, content=TEXT, role=words("agent", "user", ""), time=TEXT)
     found = [
-        Operation("GET", "/status", "The agent's status", answers(Body(record(**status)))),
+        Operation("GET", "/status", "The agent's status", answers(Body(_status(features)))),
         Operation(
             "GET",
             "/messages",
             "The whole conversation",
-            answers(Body(record(**{"$schema": TEXT}, messages=array(message)))),
+            answers(Body(record(**{"$schema": TEXT}, messages=array(_message())))),
         ),
         Operation(
             "POST",
             "/message",
             "Send a message to the agent, or keys to its terminal",
             answers(
-                Body(record(**{"$schema": TEXT}, ok={"type": "boolean"})),
+                Body(_OK),
                 s400=(_PROBLEM,),
                 s413=(_PROBLEM,),
                 s415=(_PROBLEM,),
                 s422=(_PROBLEM,),
                 s500=(_PROBLEM,),
             ),
-            body=Body(record(content=TEXT, type=words("user", "raw")) | {"additionalProperties": False}),
+            body=Body(_SEND),
         ),
         Operation("GET", "/events", "Subscribe to messages and status", answers(STREAM)),
-        Operation("GET", "/openapi.json", "This document", answers(Body({"type": "object"}))),
+        *(
+            Operation(
+                "GET",
+                f"/openapi.{kind}",
+                "This document",
+                answers(Body({"type": "object"}, f"application/vnd.oai.openapi+{kind}")),
+            )
+            for kind in ("json", "yaml")
+        ),
+        Operation(
+            "GET",
+            "/schemas/{name}",
+            "One schema of this document",
+            answers(Body(nullable({"type": "object"}))),
+            parameters=(in_path("name", "StatusResponseBody.json"),),
+        ),
     ]
     if "upload" in features:
         form = record(file={"type": "string", "format": "binary"})
@@ -81,7 +122,7 @@ def _operations(features: Collection[str]) -> list[Operation]:
                 "/upload",
                 "Upload a file for the agent",
                 answers(
-                    Body(record(**{"$schema": TEXT}, ok={"type": "boolean"}, filePath=TEXT)),
+                    Body(_UPLOADED),
                     s400=(_PROBLEM,),
                     s422=(_PROBLEM,),
                 ),

@@ -18,6 +18,7 @@ from agentd.simulator.faults import Fault, FaultPlan, FaultyServer, SimulatorErr
 from agentd.simulator.serving import Changes, Listener, RequestLog, read_body
 
 DEFAULT_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
+DEFAULT_ORIGINS: Final = ("http://localhost:3284", "http://localhost:3000", "http://localhost:3001")
 ROUTES: Final = {
     "/status": "status",
     "/messages": "messages",
@@ -25,14 +26,17 @@ ROUTES: Final = {
     "/events": "events",
     "/upload": "upload",
     "/openapi.json": "openapi",
+    "/openapi.yaml": "openapi",
     "/internal/screen": "screen",
 }
 CHAT_BASE_PATH: Final = "/chat"
+SCHEMAS_PATH: Final = "/schemas/"
 METHODS: Final = {"message": "POST", "upload": "POST"}
 STREAM_END_S: Final = 0.5
 """How long a stopping server waits until its event streams have sent their last chunk."""
 SINCE: Final = {
     "host_check": (0, 4, 0),
+    "unbuffered_events": (0, 7, 1),
     "upload": (0, 10, 0),
     "agent_type": (0, 10, 1),
     "transport": (0, 12, 0),
@@ -48,6 +52,7 @@ class SimulatedAgentApi(FaultyServer):
     Args:
         mode, version: which AgentAPI to simulate.
         allowed_hosts: the hosts that the Host check accepts; `*` accepts all.
+        allowed_origins: the origins whose scripts may read the answers; `*` allows all.
         agent_type: the value of that field in `/status`.
         reply: `reply(prompt)` answers each user message after `turn_s`. Without it the agent stays running
             until `set_status("stable")`.
@@ -62,6 +67,7 @@ class SimulatedAgentApi(FaultyServer):
         mode: Mode = "pty",
         version: str = "0.12.1",
         allowed_hosts: Iterable[str] = DEFAULT_HOSTS,
+        allowed_origins: Iterable[str] = DEFAULT_ORIGINS,
         agent_type: str = "claude",
         reply: Callable[[str], str] | None = None,
         send_s: float = 0.0,
@@ -73,7 +79,8 @@ class SimulatedAgentApi(FaultyServer):
         self.mode: Mode = mode
         self.version = version
         self._features = _features(version)
-        self._hosts = tuple(host.lower() for host in allowed_hosts)
+        self._hosts = tuple(host.lower().strip("[]") for host in allowed_hosts)
+        self._origins = tuple(origin.lower() for origin in allowed_origins)
         self.agent_type = agent_type if self.has("agent_type") else None
         self._monotonic = monotonic
         self.conversation = Conversation(mode, now=now)
@@ -90,7 +97,7 @@ class SimulatedAgentApi(FaultyServer):
         self._changes = Changes()
         self._log = RequestLog(now, self._changes)
         self._faults = FaultPlan(response_faults.KINDS)
-        self._listener = Listener(self._handle, host="127.0.0.1", port=port)
+        self._listener = Listener(self._handle, host="127.0.0.1", port=port, headers=self._cors_headers)
 
     def has(self, feature: str) -> bool:
         """Whether this version has a feature of `SINCE`."""
@@ -216,12 +223,19 @@ class SimulatedAgentApi(FaultyServer):
         return response
 
     async def _answer(self, name: str, request: web.Request, body: bytes) -> web.StreamResponse:
-        if not self._host_allowed(request.headers.get("Host", "")):
+        if not self._host_allowed(request):
             return response_faults.refused_host(self._hosts)
+        if answers.is_preflight(request):
+            return web.Response()
+        if request.path.startswith(SCHEMAS_PATH):
+            return self._schema(request)
         if name == "other" or (name == "upload" and not self.has("upload")):
             return _elsewhere(request.path)
         if request.method != METHODS.get(name, "GET"):
             return web.Response(status=405, headers={"Allow": METHODS.get(name, "GET")})
+        return await self._serve(name, request, body)
+
+    async def _serve(self, name: str, request: web.Request, body: bytes) -> web.StreamResponse:
         match name:
             case "status":
                 await self._turns.lock.free()
@@ -234,19 +248,40 @@ class SimulatedAgentApi(FaultyServer):
             case "upload":
                 return await self._uploads.serve(request, body)
             case "screen":
-                return await events.serve_screen(request, self.conversation, on_change=self._changes.notify)
+                return await events.serve_screen(
+                    request,
+                    self.conversation,
+                    unbuffered=self.has("unbuffered_events"),
+                    on_change=self._changes.notify,
+                )
             case "events":
                 return await events.serve(
                     request,
                     self.conversation,
                     agent_type=self.agent_type,
+                    unbuffered=self.has("unbuffered_events"),
                     monotonic=self._monotonic,
                     on_change=self._changes.notify,
                 )
-        return answers.document(openapi.document(self.version, self._features))
+        suffix = request.path.rpartition(".")[2]
+        return answers.document(
+            openapi.document(self.version, self._features), f"application/vnd.oai.openapi+{suffix}"
+        )
 
-    def _host_allowed(self, host: str) -> bool:
-        return not self.has("host_check") or "*" in self._hosts or answers.hostname(host) in self._hosts
+    def _schema(self, request: web.Request) -> web.Response:
+        """`/schemas/NAME.json`. The answer for an unknown name is `null`, also 200."""
+        if request.method != "GET":
+            return web.Response(status=405, headers={"Allow": "GET"})
+        name = request.path.removeprefix(SCHEMAS_PATH).removesuffix(".json")
+        return answers.document(openapi.schemas(self._features).get(name), "application/json")
+
+    def _host_allowed(self, request: web.Request) -> bool:
+        host = answers.hostname(request.headers.get("Host", ""))
+        return not self.has("host_check") or "*" in self._hosts or host in self._hosts
+
+    def _cors_headers(self, request: web.Request) -> Mapping[str, str]:
+        # The Host check comes first.
+        return answers.cors_headers(request, self._origins) if self._host_allowed(request) else {}
 
     def _status(self) -> dict[str, object]:
         fields: dict[str, object] = {"status": self.conversation.status}

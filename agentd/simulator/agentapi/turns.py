@@ -12,7 +12,8 @@ class Turns:
     """Accepts messages one at a time and runs a turn for each.
 
     PTY: a send takes `send_s`, and the turn begins when it ends. ACP: the send lasts for the whole turn.
-    With `reply`, a turn ends after `turn_s` with the message `reply(prompt)`; without it, at `over()`.
+    With `reply`, a turn ends after `turn_s` with the message `reply(prompt)`; without it, at `over()`. A PTY
+    turn whose answer gives no new message never ends, see `Conversation.answer`.
     """
 
     def __init__(
@@ -70,17 +71,18 @@ class Turns:
                 return
             await self._sleep(self._send_s)
             if recorded:
-                self._conversation.add("user", content)
+                # The real server's loop sends the status before the messages.
                 self._set_status("running")
+                self._conversation.add("user", content)
         if recorded and self._reply is not None:
             self._spawn(self._take_turn(content, self._reply, recorded=True), "turn")
 
     async def _prompt(self, content: str, *, recorded: bool) -> None:
         self._over.clear()
+        self._set_status("running")
         if recorded:
             self._conversation.add("user", content)
         before = len(self._conversation.messages)
-        self._set_status("running")
         if self._reply is not None:
             await self._take_turn(content, self._reply, recorded=recorded)
         await self._over.wait()
@@ -91,8 +93,8 @@ class Turns:
 
     async def _take_turn(self, prompt: str, reply: Callable[[str], str], *, recorded: bool) -> None:
         await self._sleep(self._turn_s)
-        if recorded:
-            self._conversation.add("agent", reply(prompt))
+        if recorded and not self._conversation.answer(prompt, reply(prompt)):
+            return
         self._set_status("stable")
 
     def _spawn(self, work: Coroutine[Any, Any, None], what: str) -> asyncio.Task[None]:
