@@ -1,10 +1,12 @@
 """`agentd config`: print or check the effective configuration."""
 
 import argparse
+import asyncio
 import json
 from typing import Final
 
 from agentd import config
+from agentd.clock import Clock
 from agentd.errors import ExitCode
 
 MASK: Final = "[hidden]"
@@ -16,7 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         choices=("show", "check"),
         default="show",
-        help="show (default): print every key; check: only check that the configuration is complete",
+        help="show (default): print every key; check: only check that the daemon accepts the configuration",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -25,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
     """Raises `ConfigError` (78) if the configuration is invalid or incomplete."""
     effective = config.load(file=args.config, flags=args.flags)
     if args.action == "check":
-        effective.require_coder()
+        from agentd.daemon.build import check  # noqa: PLC0415 - `agentd config show` does not need the daemon
+
+        asyncio.run(check(effective, Clock()))
         print("{}" if args.json else "configuration is complete")
         return ExitCode.OK
     explanation = explained(effective)

@@ -13,7 +13,7 @@ from agentd.cli.local_client import call, daemon_socket
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.daemon import last_stop
-from agentd.daemon.build import SPOOL_DIR
+from agentd.daemon.build import SPOOL_DIR, check
 from agentd.doctor.checks import check_installation
 from agentd.doctor.daemon import Status
 from agentd.doctor.finding import Finding, Level, fail
@@ -57,9 +57,15 @@ async def run_checks(settings: Config, clock: Clock) -> list[Finding]:
     """Run every check with `settings`. Changes nothing on this machine or at a peer."""
     previous = last_stop.read(settings.state.dir)
     socket = daemon_socket(settings)
+    refusal = None
+    try:
+        await check(settings, clock)
+    except ConfigError as exc:
+        refusal = exc
     return await check_installation(
         settings,
         clock,
+        refusal=refusal,
         spool=settings.state.dir / SPOOL_DIR,
         socket=socket,
         read_status=lambda: _read_status(socket),

@@ -137,6 +137,7 @@ class SnapshotsSection(Section):
         ("coder",),
         "Destinations of snapshots: `coder`, or URLs (https://, file://, exec://, s3://, gs://, az://).",
         format=formats.destination,
+        unique=True,
     )
     http_method: Literal["PUT", "POST"] = key("PUT", "HTTP method for https:// destinations.")
     http_headers_file: Path | None = key(

@@ -16,7 +16,7 @@ class Key(NamedTuple):
     `doc` is its help text. `env` are its environment variables, in decreasing precedence; `keys()` adds
     `AGENTD_SECTION_KEY` to the declared ones. `low` and `high` limit a number. `format` checks and normalizes
     a text, or each entry of a list. `csv` splits a string as CSV instead of at each comma, because entries may
-    contain commas. `secret` hides the value in every output.
+    contain commas. `unique` refuses a list that has an entry twice. `secret` hides the value in every output.
     """
 
     default: Any
@@ -26,6 +26,7 @@ class Key(NamedTuple):
     high: float = math.inf
     format: Callable[[str], str] = formats.printable
     csv: bool = False
+    unique: bool = False
     secret: bool = False
     name: str = ""
     annotation: Any = None

@@ -95,6 +95,8 @@ def _list(key: Key, raw: Any) -> tuple[str, ...]:  # noqa: ANN401 - from TOML or
             checked.append(key.format(entry))
         except FormatError as exc:
             raise FormatError(f"entry {number} {exc}") from None
+        if key.unique and checked[-1] in checked[:-1]:
+            raise FormatError(f"entry {number} repeats entry {checked.index(checked[-1]) + 1}")
     return tuple(checked)
 
 

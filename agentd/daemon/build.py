@@ -5,11 +5,12 @@
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentd import __version__, log
+from agentd.agents.agent import Agent
 from agentd.agents.discovery import agent_of
 from agentd.claims.events import ClaimEvent
 from agentd.claims.hook_runner import HookRunner
@@ -18,20 +19,25 @@ from agentd.claims.listener import ClaimListener
 from agentd.claims.missed_claim import missed_claim
 from agentd.clock import Clock
 from agentd.coderd.access import claim_stream, coderd_client, token_source
+from agentd.coderd.client import Coderd
 from agentd.coderd.debug_manifest import read_manifest
+from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.token import TokenSource
 from agentd.config import Config
 from agentd.conversation.redaction import Redactor
 from agentd.daemon import wiring
 from agentd.daemon.last_stop import LastStop
 from agentd.daemon.shutdown import FinalSnapshot, Shutdown
 from agentd.daemon.task_status import TaskView
+from agentd.errors import ConfigError
 from agentd.hooks.event_hooks import EventHooks
 from agentd.hooks.run import HookPolicy
 from agentd.http_client import client_session
+from agentd.local_api.unix_socket import require_short
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.destinations.coder import CoderDestination
-from agentd.snapshots.destinations.destination import Destination
+from agentd.snapshots.destinations.destination import Destination, RetryableError
 from agentd.snapshots.recorder import Recorder
 from agentd.snapshots.spool import Spool
 from agentd.stability.task_reports import TaskReports
@@ -50,6 +56,19 @@ SPOOL_DIR: Final = "spool"
 HOOK_STOP_SHARE: Final = 0.25
 CLAIM_HOOK_STOP_MAX_S: Final = 5.0
 EVENT_HOOK_STOP_MAX_S: Final = 1.0
+
+
+class Peers(NamedTuple):
+    """Everything that only the configuration can keep from being built. `connect` builds it."""
+
+    token: TokenSource | None
+    agent: Agent
+    stream: ReinitStream | None
+    """None if claims are disabled, or if there is no token."""
+    status_client: Coderd | None
+    """None unless `status.app_slug` is set."""
+    destinations: list[Destination]
+    redact: Redactor | None
 
 
 class Components:
@@ -76,8 +95,9 @@ class Components:
         self.metrics = Registry()
         info = self.metrics.gauge("agentd_info", "Always 1; the version is a label.", "version")
         info.set(1, version=__version__)
-        self.token = token_source(config, session)
-        self.agent = agent_of(config, session=session, clock=clock)
+        peers = connect(config, session, clock, workspace_id=lambda: ledger.workspace_id or "")
+        self.token = peers.token
+        self.agent = peers.agent
         self.tracker = Tracker(config.stability.settle_s)
         self.watcher = Watcher(
             agent=self.agent,
@@ -87,7 +107,6 @@ class Components:
             checkpoint_s=config.snapshots.checkpoint_s,
             keep_messages=config.snapshots.max_messages,
         )
-        redactor = _redactor(config)
         self.recorder = Recorder(
             spool=spool,
             task_id=config.snapshots.task_id,
@@ -96,11 +115,11 @@ class Components:
             checkpoint_s=config.snapshots.checkpoint_s,
             clock=clock,
             metrics=self.metrics,
-            redact=redactor,
+            redact=peers.redact,
         )
         self.delivery = Delivery(
             spool=spool,
-            destinations=self._destinations(),
+            destinations=peers.destinations,
             upload=config.snapshots.upload,
             clock=clock,
             metrics=self.metrics,
@@ -110,14 +129,14 @@ class Components:
             clock=clock,
             disk=spool.disk,
             # Also without `snapshots.redact`: an app status is shown to others than the snapshot.
-            redact=redactor or Redactor(values=log.registered_secrets),
+            redact=peers.redact or Redactor(values=log.registered_secrets),
         )
-        self.listener = self._listener()
+        self.listener = self._listener(peers.stream)
         """None if claims are disabled, or if there is no token."""
         self.task_view = TaskView(
             tracker=self.tracker, task_reports=self.task_reports, listener=self.listener
         )
-        self.reporter = self._reporter()
+        self.reporter = self._reporter(peers.status_client)
         """None unless `status.app_slug` is set."""
         hook_grace_s = min(EVENT_HOOK_STOP_MAX_S, config.shutdown.budget_s * HOOK_STOP_SHARE)
         policy = HookPolicy(
@@ -167,33 +186,9 @@ class Components:
             destinations=self.delivery.names,
         )
 
-    def _destinations(self) -> list[Destination]:
-        """The configured destinations, coderd first. Raises `ConfigError` for a URL with an unknown scheme."""
+    def _listener(self, stream: ReinitStream | None) -> ClaimListener | None:
         config = self.config
-        names = config.snapshots.destinations
-        found: list[Destination] = []
-        if "coder" in names and self.token is not None and config.coder.url:
-            found.append(CoderDestination(coderd_client(config, self.token, self.session, self.clock)))
-        urls = [name for name in names if name != "coder"]
-        if not urls:
-            return found
-        from agentd.snapshots.destinations.by_url import from_url  # noqa: PLC0415 - most use coderd only
-        from agentd.snapshots.destinations.url_template import DestinationContext  # noqa: PLC0415 - the same
-
-        context = DestinationContext(
-            session=self.session,
-            folder=config.state.dir / SPOOL_DIR,
-            environ=os.environ,
-            workspace_id=lambda: self.ledger.workspace_id or "",
-            method=config.snapshots.http_method,
-            headers_file=config.snapshots.http_headers_file,
-            ca_file=config.coder.ca_file,
-        )
-        return found + [from_url(url, context) for url in urls]
-
-    def _listener(self) -> ClaimListener | None:
-        config = self.config
-        if not config.claims.enabled or self.token is None:
+        if stream is None or self.token is None:
             return None
         policy = HookPolicy(
             hooks_dir=config.claims.hooks_dir,
@@ -204,7 +199,7 @@ class Components:
             pass_token=config.claims.pass_token,
         )
         return ClaimListener(
-            stream=claim_stream(config, self.clock),
+            stream=stream,
             tokens=self.token,
             ledger=self.ledger,
             hook_runner=HookRunner(
@@ -227,15 +222,13 @@ class Components:
             await read_manifest(self.session, url), self.ledger, self.config.workspace.id
         )
 
-    def _reporter(self) -> "AppStatusReporter | None":
-        slug = self.config.status.app_slug
-        if not slug or self.token is None or not self.config.coder.url:
+    def _reporter(self, client: Coderd | None) -> "AppStatusReporter | None":
+        if client is None:
             return None
         from agentd.stability.app_status import AppStatusReporter  # noqa: PLC0415 - off in most workspaces
 
-        client = coderd_client(self.config, self.token, self.session, self.clock)
         return AppStatusReporter(
-            send=partial(client.update_app_status, slug),
+            send=partial(client.update_app_status, self.config.status.app_slug),
             is_ready=self.task_view.is_workspace_ready,
             last=self.task_reports.accepted,
             working_max_s=self.config.status.working_max_s,
@@ -258,6 +251,73 @@ async def build(config: Config, clock: Clock) -> AsyncIterator[Components]:
         components = Components(config, clock, state, ledger, spool, session)
         stack.push_async_callback(components.agent.close)
         yield components
+
+
+async def check(config: Config, clock: Clock) -> None:
+    """Raise the `ConfigError` with which the daemon would refuse `config`. Changes nothing and contacts no peer.
+
+    Also for a headers file that is unusable now: the daemon reads it again before each delivery.
+    """
+    config.require_coder()
+    require_short(config.local_api.socket)
+    async with client_session() as session:
+        await connect(config, session, clock, workspace_id=str).agent.close()
+    if any(name.startswith("http") for name in config.snapshots.destinations):
+        from agentd.snapshots.destinations import http  # noqa: PLC0415 - most use coderd only
+
+        try:
+            http.read_headers(config.snapshots.http_headers_file)
+        except RetryableError as exc:
+            raise ConfigError(f"snapshots.http_headers_file: {exc.message}", hint=exc.hint) from exc
+
+
+def connect(
+    config: Config, session: aiohttp.ClientSession, clock: Clock, *, workspace_id: Callable[[], str]
+) -> Peers:
+    """Build the clients of all peers without contacting one. The caller closes the agent. Raises `ConfigError`."""
+    token = token_source(config, session)
+
+    def client() -> Coderd | None:
+        return (
+            coderd_client(config, token, session, clock) if token is not None and config.coder.url else None
+        )
+
+    return Peers(
+        token=token,
+        agent=agent_of(config, session=session, clock=clock),
+        stream=claim_stream(config, clock) if config.claims.enabled and token is not None else None,
+        status_client=client() if config.status.app_slug else None,
+        destinations=_destinations(config, client, session, workspace_id),
+        redact=_redactor(config),
+    )
+
+
+def _destinations(
+    config: Config,
+    client: Callable[[], Coderd | None],
+    session: aiohttp.ClientSession,
+    workspace_id: Callable[[], str],
+) -> list[Destination]:
+    """The configured destinations, coderd first."""
+    names = config.snapshots.destinations
+    coderd = client() if "coder" in names else None
+    found: list[Destination] = [] if coderd is None else [CoderDestination(coderd)]
+    urls = [name for name in names if name != "coder"]
+    if not urls:
+        return found
+    from agentd.snapshots.destinations.by_url import from_urls  # noqa: PLC0415 - most use coderd only
+    from agentd.snapshots.destinations.url_template import DestinationContext  # noqa: PLC0415 - the same
+
+    context = DestinationContext(
+        session=session,
+        folder=config.state.dir / SPOOL_DIR,
+        environ=os.environ,
+        workspace_id=workspace_id,
+        method=config.snapshots.http_method,
+        headers_file=config.snapshots.http_headers_file,
+        ca_file=config.coder.ca_file,
+    )
+    return found + from_urls(urls, context)
 
 
 def open_ledger(config: Config, clock: Clock) -> Ledger:

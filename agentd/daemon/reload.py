@@ -1,6 +1,6 @@
 """SIGHUP: read the token and the configuration again, and apply what can change in a running daemon."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agentd import log
@@ -18,19 +18,20 @@ async def reload_config(
     config: Config,
     *,
     read_config: Callable[[], Config],
+    check: Callable[[Config], Awaitable[None]],
     token: TokenSource | None,
     listener: ClaimListener | None,
     recorder: Recorder,
 ) -> Config:
     """Apply what `read_config` reads, and return the configuration in force: `config` is the one before.
 
-    An invalid configuration is logged and changes nothing. If a key changed that needs a restart, `config` stays in
+    A configuration that `check` refuses is logged and changes nothing. If a key changed that needs a restart, `config` stays in
     force for the next comparison.
     """
     daemon_log = log.get("daemon")
     try:
         fresh = read_config()
-        fresh.require_coder()
+        await check(fresh)
         if token is not None and listener is not None:
             await token.renew(await token.current())
             listener.reconnect()

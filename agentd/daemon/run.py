@@ -12,7 +12,7 @@ from typing import Any, Final
 from agentd import __version__, log
 from agentd.clock import SameMoment
 from agentd.config import Config
-from agentd.daemon.build import Components
+from agentd.daemon.build import Components, check
 from agentd.daemon.input import Input
 from agentd.daemon.orphans import Reaper
 from agentd.daemon.reload import reload_config
@@ -112,6 +112,7 @@ class Daemon:
         self._config = await reload_config(
             self._config,
             read_config=self._read_config,
+            check=lambda config: check(config, self._clock),
             token=parts.token,
             listener=parts.listener,
             recorder=parts.recorder,

@@ -22,11 +22,20 @@ CHECK_TIMEOUT_S: Final = 4.8
 # A token that coderd rejects. The response still shows whether coderd is reachable.
 _REJECTED: Final = "agentd-doctor-has-none"
 
+# The check that a refused key belongs to, "config" for the others.
+_CHECK_OF_KEY: Final = {
+    "coder.token": "token",
+    "coder.token_file": "token",
+    "coder.ca_file": "tls",
+    "local_api.socket": "daemon",
+}
+
 
 async def check_installation(
     config: Config,
     clock: Clock,
     *,
+    refusal: ConfigError | None,
     spool: Path,
     socket: Path,
     read_status: Callable[[], daemon.Status | None],
@@ -34,10 +43,10 @@ async def check_installation(
 ) -> list[Finding]:
     """Run every check. A check that does not end within `CHECK_TIMEOUT_S` fails.
 
-    Changes nothing on this machine or at a peer. `read_status` reads `/v1/status` of the daemon (blocking),
+    Changes nothing on this machine or at a peer. `refusal` is what the daemon would refuse. `read_status` reads `/v1/status` of the daemon (blocking),
     None without an answer. `last_end` is how the last run ended by the state directory, "" if unknown.
     """
-    known = [_check_complete(config)]
+    known = [_check_config(config, refusal)]
     async with client_session() as session:
         token = _token(config, session, known)
         agent = agent_of(config, session=session, clock=clock)
@@ -60,11 +69,10 @@ async def check_installation(
     return known + [finding for findings in results for finding in findings if finding.check not in names]
 
 
-def _check_complete(config: Config) -> Finding:
-    try:
-        config.require_coder()
-    except ConfigError as exc:
-        return fail("token" if exc.message.startswith("coder.token") else "config", exc.message, exc.hint)
+def _check_config(config: Config, refusal: ConfigError | None) -> Finding:
+    if refusal is not None:
+        key = refusal.message.partition(":")[0]
+        return fail(_CHECK_OF_KEY.get(key, "config"), refusal.message, refusal.hint)
     sources = {origin for origin in config.origins.values() if origin.startswith("file ")}
     return ok("config", "is complete" + "".join(f", with {source}" for source in sorted(sources)))
 
@@ -74,7 +82,8 @@ def _token(config: Config, session: aiohttp.ClientSession, known: list[Finding])
     try:
         return token_source(config, session) or StaticToken(_REJECTED)
     except ConfigError as exc:
-        known.append(fail("token", exc.message, exc.hint))
+        if known[0].check != "token":
+            known.append(fail("token", exc.message, exc.hint))
         return StaticToken(_REJECTED)
 
 

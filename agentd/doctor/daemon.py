@@ -12,7 +12,6 @@ from agentd.config import Config
 from agentd.config.formats import loopback_address
 from agentd.doctor import stop_time
 from agentd.doctor.finding import Finding, fail, ok, warn
-from agentd.local_api.unix_socket import SOCKET_PATH_MAX_BYTES
 from agentd.state_dir import holder_pid
 
 Status = Mapping[str, Any]
@@ -56,9 +55,6 @@ def _check_daemon(config: Config, socket_path: Path, status: Status | None, hold
             f" but no daemon answers on {socket_path}: it uses another socket, or it hangs",
             f"stop {holder_text}, or give this daemon its own AGENTD_STATE_DIR",
         )
-    if len(os.fsencode(socket_path)) > SOCKET_PATH_MAX_BYTES:
-        remedy = "set AGENTD_LOCAL_API_SOCKET to a shorter path"
-        return fail("daemon", f"local_api.socket is longer than {SOCKET_PATH_MAX_BYTES} bytes", remedy)
     if error := _bind_error(listen):
         remedy = "stop the program that listens there, or choose another port in AGENTD_LOCAL_API_LISTEN"
         return fail("daemon", f"local_api.listen: cannot listen on {listen}: {error}", remedy)

@@ -20,11 +20,7 @@ def bind(path: Path) -> socket.socket:
     Raises `ConfigError` if the path is too long for a socket, `StateError` if a process listens on it, if it
     is not a socket, or if it cannot be created.
     """
-    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
-        raise ConfigError(
-            f"local_api.socket: {path} is longer than {SOCKET_PATH_MAX_BYTES} bytes, the limit for a socket",
-            hint="set AGENTD_LOCAL_API_SOCKET to a shorter path",
-        )
+    require_short(path)
     with contextlib.ExitStack() as undo:
         bound = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
@@ -43,6 +39,15 @@ def bind(path: Path) -> socket.socket:
             ) from exc
         undo.pop_all()
         return bound
+
+
+def require_short(path: Path) -> None:
+    """Raise `ConfigError` if `path` is too long for a socket."""
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX_BYTES:
+        raise ConfigError(
+            f"local_api.socket: {path} is longer than {SOCKET_PATH_MAX_BYTES} bytes, the limit for a socket",
+            hint="set AGENTD_LOCAL_API_SOCKET to a shorter path",
+        )
 
 
 def _remove_stale(path: Path) -> None:

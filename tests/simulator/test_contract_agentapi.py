@@ -230,9 +230,7 @@ async def test_an_answer_has_the_cors_headers_of_its_request(ask, path, method, 
     if method == "OPTIONS":
         assert (answer.status, answer.body) == (200, b"")
     assert {
-        name: value
-        for name, value in answer.headers.items()
-        if name == "Vary" or name.startswith("Access-")
+        name: value for name, value in answer.headers.items() if name == "Vary" or name.startswith("Access-")
     } == expected
     assert (refused.status, refused.headers.get("Vary")) == (400, None)
 

@@ -10,14 +10,21 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
 
+from agentd.clock import Clock
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.errors import ConfigError
-from agentd.snapshots.destinations.by_url import from_url
+from agentd.metrics import Registry
+from agentd.snapshots.delivery import Delivery
+from agentd.snapshots.destinations.by_url import from_url, from_urls
 from agentd.snapshots.destinations.destination import RejectedError, RetryableError
 from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
+from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
+from agentd.snapshots.spool import Spool
 
 TASK = "11111111-1111-4111-8111-111111111111"
 WORKSPACE = "22222222-2222-4222-8222-222222222222"
@@ -63,6 +70,56 @@ def test_without_any_id_the_file_has_a_fixed_name():
 
 def test_the_name_of_a_destination_has_no_credentials_and_no_query():
     assert UrlTemplate("https://user:pw@h:8/x?sig=abc#y", str).name == "https://h:8/x"
+
+
+QUERIES = st.text("abcdefgh0123456789=&", min_size=8, max_size=12)
+URLS = st.lists(
+    st.builds(
+        "{}{}".format,
+        st.sampled_from(["https://h/x/", "https://h/y", "http://h/x/"]),
+        st.one_of(st.just(""), QUERIES.map("?{}".format)),
+    ),
+    unique=True,
+    max_size=5,
+)
+
+
+@given(urls=URLS, order=st.randoms(use_true_random=False))
+def test_every_destination_has_its_own_stable_name_without_its_query(urls, order):
+    context = DestinationContext(session=None, folder=Path(), environ={})
+    names = {url: destination.name for url, destination in zip(urls, from_urls(urls, context), strict=True)}
+    assert len(set(names.values())) == len(urls)
+    shuffled = list(urls)
+    order.shuffle(shuffled)
+    assert names == {
+        url: destination.name for url, destination in zip(shuffled, from_urls(shuffled, context), strict=True)
+    }
+    for url, name in names.items():
+        address, _, query = url.partition("?")
+        assert not query or query not in name
+        alone = [other for other in urls if other.partition("?")[0] == address] == [url]
+        assert alone == (name == address)
+
+
+async def test_urls_that_differ_only_in_the_query_get_every_snapshot_also_after_an_upgrade(
+    http, context, tmp_path
+):
+    """Before, they shared a name, and so the receipt of one was taken for the other's."""
+    urls = [f"{http.url}/x?sig=one", f"{http.url}/x?sig=two"]
+    spool = Spool(tmp_path / "spool")
+    spool.put(TASK, fit([Message(0, "agent", "hello", WHEN)], max_messages=10), captured_at=WHEN)
+    plain = DestinationReceipt(f"{http.url}/x", DestinationOutcome.DELIVERED)
+    spool.add_receipt(spool.get(TASK), plain)
+    delivery = Delivery(
+        spool=spool, destinations=from_urls(urls, context), upload="settle", clock=Clock(), metrics=Registry()
+    )
+    receipt = await delivery.flush(time.monotonic() + 8)
+    assert sorted(path for _, path, _, _ in http.requests) == ["/x?sig=one", "/x?sig=two"]
+    assert [one.outcome for one in receipt.destinations] == [DestinationOutcome.DELIVERED] * 2
+    assert "sig" not in json.dumps(receipt.as_json())
+    await delivery.flush(time.monotonic() + 8)
+    assert len(http.requests) == 2
+    spool.close()
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class CommandDestination:
 
     def __init__(self, template: UrlTemplate, context: DestinationContext) -> None:
         template.require_absolute_path()
-        self.name = template.url
+        self.name = template.name
         self._program = unquote(urlsplit(template.url).path)
         self._folder = context.folder
         self._thread = WorkerThread("agentd-exec")

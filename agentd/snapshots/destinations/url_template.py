@@ -18,19 +18,21 @@ class UrlTemplate(NamedTuple):
 
     url: str
     workspace_id: Callable[[], str]
+    name_suffix: str = ""
 
     @property
     def name(self) -> str:
         """The URL for receipts, logs and metrics, without user info, query and fragment (secrets)."""
         parts = urlsplit(self.url)
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        scheme = f"{parts.scheme}://" if parts.scheme else ""
+        return f"{scheme}{parts.netloc.rpartition('@')[2]}{parts.path}{self.name_suffix}"
 
     def require_absolute_path(self) -> None:
         """Raises `ConfigError` unless the URL has an absolute path and no host."""
         parts = urlsplit(self.url)
         if parts.netloc or len(parts.path) < 2:
             raise ConfigError(
-                f"snapshots.destinations: {self.url} has no absolute path",
+                f"snapshots.destinations: {self.name} has no absolute path",
                 hint=f"write {parts.scheme}:///path",
             )
 
