@@ -1,7 +1,8 @@
 """The picture of the packages: the layers of the import-linter contract, and the imports between the packages."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise, permutations, product
+from itertools import pairwise, permutations
 from typing import Final, NamedTuple
 
 from drawing.source import Source
@@ -78,7 +79,10 @@ def _arrows(source: Source, shown: set[str]) -> list[Arrow]:
 def _boxes_with_short_arrows(
     source: Source, layers: Sequence[Sequence[str]], arrows: Sequence[Arrow]
 ) -> dict[str, Rect]:
-    """The boxes, each row in the order that makes all arrows together shortest."""
+    """The boxes, each row in an order that makes the arrows short.
+
+    The orders of all rows together are too many to be compared, so one row is improved at a time, until none gets better.
+    """
 
     def length(boxes: Mapping[str, Rect]) -> float:
         return sum(abs(a[0] - b[0]) for points in _routes(boxes, arrows) for a, b in pairwise(points))
@@ -88,8 +92,14 @@ def _boxes_with_short_arrows(
         for layer in layers
         for name in layer
     }
-    orders = product(*(permutations(sorted(layer)) for layer in layers))
-    return min((_boxes(order, lines) for order in orders), key=length)
+    rows = [tuple(sorted(layer)) for layer in layers]
+    best = math.inf
+    while (shortest := length(_boxes(rows, lines))) < best:
+        best = shortest
+        for number, layer in enumerate(rows):
+            orders = ([*rows[:number], order, *rows[number + 1 :]] for order in permutations(sorted(layer)))
+            rows = min(orders, key=lambda order: length(_boxes(order, lines)))
+    return _boxes(rows, lines)
 
 
 def _boxes(layers: Iterable[Sequence[str]], lines: Mapping[str, int]) -> dict[str, Rect]:

@@ -62,9 +62,15 @@ def state_dir(tmp_path: Path) -> Path:
     return path
 
 
+UNSHORTENED_S = 3600.0
+
+
 async def short_sleep(seconds: float) -> None:
-    """Sleep for at most 10 ms, for tests that check the order of waits and not their length."""
-    await asyncio.sleep(min(seconds, 0.01))
+    """Sleep for at most 10 ms, for tests that check the order of waits and not their length.
+
+    A sleep of `UNSHORTENED_S` is not shortened: the test needs it to last.
+    """
+    await asyncio.sleep(seconds if seconds >= UNSHORTENED_S else min(seconds, 0.01))
 
 
 FAST_CLOCK = Clock(sleep=short_sleep)

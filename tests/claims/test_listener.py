@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from claims.conftest import UNSHORTENED_S
 from fakeclock import FakeClock
 
 from agentd import log
-from agentd.claims import ledger_file
+from agentd.claims import ledger_file, listener
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger import Ledger
 from agentd.claims.ledger_state import UnknownClaimError
@@ -224,7 +225,12 @@ async def test_an_unclaimed_workspace(era: str, make: Any, state: str, hooks: An
     assert hooks.runs() == []
 
 
-async def test_401_is_retried_while_the_claim_job_runs(hooks: Any, start_side: Any) -> None:
+async def test_401_is_retried_while_the_claim_job_runs(
+    hooks: Any, start_side: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The test's clock shortens every wait, but not the time that a refusal takes on a busy machine.
+    monkeypatch.setattr(listener, "LISTENING_AFTER_S", UNSHORTENED_S)
+    monkeypatch.setattr(listener, "LISTENING_AFTER_FAILURE_S", UNSHORTENED_S)
     hooks.add("10-a")
     async with coderd_of() as coderd:
         ws = coderd.add_prebuild()

@@ -17,10 +17,42 @@ WHOLE_BODIES = [
     b"<html>not what was asked for</html>", b'{"a":"\xc3\x28"}', DEEP.encode(), b'{"a":' * 20_000, b"9" * 100_000,
 ]  # fmt: skip
 
-STATUSES = [200, 201, 204, 301, 307, 400, 401, 403, 404, 409, 413, 418, 422, 429, 431, 500, 502, 503, 504, 599, 999]
+STATUSES = [
+    200,
+    201,
+    204,
+    301,
+    307,
+    400,
+    401,
+    403,
+    404,
+    409,
+    413,
+    418,
+    422,
+    429,
+    431,
+    500,
+    502,
+    503,
+    504,
+    599,
+    999,
+]
 
 CODERD_FIELDS = ["message", "detail", "validations", "agent_id", "session_token", "workspace_id", "reason"]
-AGENTAPI_FIELDS = ["status", "agent_type", "transport", "messages", "id", "content", "role", "time", "$schema"]
+AGENTAPI_FIELDS = [
+    "status",
+    "agent_type",
+    "transport",
+    "messages",
+    "id",
+    "content",
+    "role",
+    "time",
+    "$schema",
+]
 
 
 def http(status: int, body: bytes, *headers: str, content_type: str = "application/json") -> bytes:
@@ -47,7 +79,13 @@ def message_answers() -> Iterator[bytes]:
     """Lists of messages in which one is malformed."""
     good = '{"id":0,"content":"hello","role":"user","time":"2026-03-02T09:00:00Z"}'
     for field, value in itertools.product(["id", "content", "role", "time"], WRONG_VALUES):
-        fields = {"id": "1", "content": '"x"', "role": '"agent"', "time": '"2026-03-02T09:00:01Z"', field: value}
+        fields = {
+            "id": "1",
+            "content": '"x"',
+            "role": '"agent"',
+            "time": '"2026-03-02T09:00:01Z"',
+            field: value,
+        }
         bad = "{" + ",".join(f'"{name}":{text}' for name, text in fields.items()) + "}"
         yield http(200, f'{{"messages":[{good},{bad}]}}'.encode())
     for value in WRONG_VALUES:
@@ -58,7 +96,14 @@ def broken_http() -> list[bytes]:
     """Answers that are hardly HTTP, and headers that no server should send."""
     ok = b"HTTP/1.1 200 OK\r\n"
     retry = ["-1", "1e9", "99999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT", "soon", "\xe9", "0x10", ""]
-    locations = ["/same", "//evil.example/", "http://[::1", "javascript:1", "http://u:p@127.0.0.1:1/x?token=1", ""]
+    locations = [
+        "/same",
+        "//evil.example/",
+        "http://[::1",
+        "javascript:1",
+        "http://u:p@127.0.0.1:1/x?token=1",
+        "",
+    ]
     return [
         b"",
         b"\x15\x03\x01\x00\x02\x02\x28",
@@ -90,7 +135,7 @@ def broken_http() -> list[bytes]:
         ok + b"X: " + b"y" * 200_000 + b"\r\n\r\n{}",
         ok + b"".join(b"X-%d: y\r\n" % n for n in range(5_000)) + b"\r\n{}",
         ok + b"Set-Cookie: " + b"a=b; " * 1_000 + b"\r\nContent-Length: 2\r\n\r\n{}",
-        ok + b"Content-Type: application/json\r\n\r\n" + b"{\"message\":\"" + b"z" * 5_000 + b"...",
+        ok + b"Content-Type: application/json\r\n\r\n" + b'{"message":"' + b"z" * 5_000 + b"...",
         ok + b"Content-Type: text/event-stream\r\n\r\ndata: " + b"z" * 5_000 + b"...",
         ok + b"Content-Type: text/event-stream\r\n\r\n" + b":\n" * 3_000 + b"...",
         b"HTTP/1.1 200 " + b"R" * 100_000 + b"\r\n\r\n{}",
@@ -102,8 +147,24 @@ def broken_http() -> list[bytes]:
 def claim_streams(workspace_id: str) -> list[bytes]:
     """Event streams that hold no claim of this workspace."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
-    other = json.dumps({"workspace_id": "00000000-0000-0000-0000-000000000001", "reason": "prebuild_claimed"}).encode()
-    ids = [b"7 ", b" 7", b"7\t", b"\t", b"7\x0b", b"7\x0c", b"   ", b"\xff\xfe", b"\x00", b"x" * 20_000, b"\r", "é".encode(), b"7\x7f"]
+    other = json.dumps(
+        {"workspace_id": "00000000-0000-0000-0000-000000000001", "reason": "prebuild_claimed"}
+    ).encode()
+    ids = [
+        b"7 ",
+        b" 7",
+        b"7\t",
+        b"\t",
+        b"7\x0b",
+        b"7\x0c",
+        b"   ",
+        b"\xff\xfe",
+        b"\x00",
+        b"x" * 20_000,
+        b"\r",
+        "é".encode(),
+        b"7\x7f",
+    ]
     datas = [
         *[value.encode("utf-8", "surrogatepass") for value in WRONG_VALUES],
         *[body for body in WHOLE_BODIES if b"\n" not in body],

@@ -79,7 +79,9 @@ class Gate:
             if part in path and attacks:
                 self.answered += 1
                 answer = attacks.popleft()
-                reading = asyncio.ensure_future(reader.read(-1))  # a request body must not reset the connection
+                reading = asyncio.ensure_future(
+                    reader.read(-1)
+                )  # a request body must not reset the connection
                 try:
                     await _send(writer, answer)
                     writer.write_eof()
