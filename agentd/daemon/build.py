@@ -146,6 +146,7 @@ class Components:
             timeout_s=config.stability.hook_timeout_s,
             grace_s=hook_grace_s,
             stop_grace_s=hook_grace_s,
+            redact_env=config.snapshots.redact_env,
         )
         self.hooks = EventHooks(
             policy=policy, workspace_id=lambda: ledger.workspace_id, clock=clock, metrics=self.metrics
@@ -197,6 +198,7 @@ class Components:
             timeout_s=config.claims.hook_timeout_s,
             stop_grace_s=min(CLAIM_HOOK_STOP_MAX_S, config.shutdown.budget_s * HOOK_STOP_SHARE),
             pass_token=config.claims.pass_token,
+            redact_env=config.snapshots.redact_env,
         )
         return ClaimListener(
             stream=stream,
@@ -316,6 +318,7 @@ def _destinations(
         method=config.snapshots.http_method,
         headers_file=config.snapshots.http_headers_file,
         ca_file=config.coder.ca_file,
+        redact_env=config.snapshots.redact_env,
     )
     return found + from_urls(urls, context)
 

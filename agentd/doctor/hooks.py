@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from agentd.doctor.finding import Finding, Level, fail, ok, warn
-from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, list_hooks, untrusted_reason
+from agentd.hooks.directory import ON_CLAIM, HookDirectoryError, list_hooks
 from agentd.hooks.event_hooks import HookEvent
+from agentd.programs import untrusted_reason
 
 
 def check(hooks_dir: Path, *, enabled: bool) -> list[Finding]:

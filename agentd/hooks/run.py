@@ -1,4 +1,4 @@
-"""Runs one hook once, in its own session, without input, with bounded output.
+"""Runs one hook or other program once, in its own session, without input, with bounded output.
 
 agentd ends the hook's whole session (SIGTERM, grace, SIGKILL) if the hook fails, times out or is interrupted,
 so that the next attempt never runs beside processes of this one. A hook that *succeeds* may leave a process,
@@ -12,7 +12,7 @@ import enum
 import os
 import signal
 from asyncio.subprocess import DEVNULL
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,20 +21,14 @@ from structlog.typing import FilteringBoundLogger
 from agentd import log
 from agentd.clock import Clock
 from agentd.errors import AgentdError
-from agentd.hooks.directory import untrusted_reason
-from agentd.hooks.processes import RUN_ID, end_run, kill_now
+from agentd.hooks.processes import RUN_ID, RunMarks, end_run, kill_now
 from agentd.proc import ProcessIdentity, identify
+from agentd.programs import program_environment, untrusted_reason
 
 TAIL_BYTES: Final = 8 * 1024
 LOGGED_LINES: Final = 200
 LOGGED_CHARS: Final = 500
 DRAIN_S: Final = 2.0
-
-# A hook gets the agent token only with claims.pass_token.
-_TOKENS: Final = ("CODER_AGENT_TOKEN", "AGENTD_CODER_TOKEN")
-_SYSTEMD_ONLY: Final = (
-    "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES",
-)  # fmt: skip
 
 
 class HookSurvivedError(AgentdError):
@@ -78,7 +72,7 @@ class HookResult(NamedTuple):
 
 
 class HookPolicy(NamedTuple):
-    """How hooks run; times in seconds. `environ` is the daemon's own environment.
+    """How hooks run; times in seconds. `environ` is the daemon's own environment, `redact_env` names secrets in it.
 
     `grace_s` is the time between SIGTERM and SIGKILL after a failure, `stop_grace_s` after a cancellation.
     """
@@ -90,16 +84,12 @@ class HookPolicy(NamedTuple):
     grace_s: float = 5.0
     stop_grace_s: float = 1.5
     pass_token: bool = False
+    redact_env: Sequence[str] = ()
 
     def environment(self, *, hook: str, reason: str, workspace_id: str | None, run_id: str) -> dict[str, str]:
-        """A hook's environment: the daemon's without tokens and systemd variables, and `AGENTD_*`."""
-        kept = {
-            name: value
-            for name, value in self.environ.items()
-            if name not in _SYSTEMD_ONLY and (self.pass_token or not name.startswith(_TOKENS))
-        }
+        """A hook's environment: the daemon's as `program_environment` leaves it, and `AGENTD_*`."""
         return {
-            **kept,
+            **program_environment(self.environ, redact=self.redact_env, pass_token=self.pass_token),
             "AGENTD_HOOK": hook,
             "AGENTD_REASON": reason,
             "AGENTD_WORKSPACE_ID": workspace_id or "",
@@ -109,14 +99,28 @@ class HookPolicy(NamedTuple):
 
 
 class HookRun:
-    """One run of the executable `path` with environment `env`, which contains the id of the run."""
+    """One run of the executable `path` with environment `env`, which contains the id of the run.
 
-    def __init__(self, path: Path, *, policy: HookPolicy, env: Mapping[str, str], clock: Clock) -> None:
+    With `leaves_processes` a run that succeeds may leave processes. `logs_output`: the output's first lines are logged.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *arguments: str,
+        policy: HookPolicy,
+        env: Mapping[str, str],
+        clock: Clock,
+        leaves_processes: bool = True,
+        logs_output: bool = True,
+    ) -> None:
         self._path = path
+        self._arguments = arguments
         self._policy = policy
         self._env = env
         self._clock = clock
-        self._output = _Output(path.name)
+        self._leaves_processes = leaves_processes
+        self._output = _Output(path.name, is_logged=logs_output)
 
     @property
     def tail(self) -> str:
@@ -133,11 +137,19 @@ class HookRun:
         """
         if reason := await asyncio.to_thread(untrusted_reason, self._path):
             return HookResult(HookOutcome.REFUSED, None, f"refused: {reason}")
+        marks = await asyncio.to_thread(RunMarks.create, self._env[RUN_ID])
         with contextlib.closing(self._output):
             out = self._output.open()
             try:
                 child = await asyncio.create_subprocess_exec(
-                    self._path, stdin=DEVNULL, stdout=out, stderr=out, env=self._env, start_new_session=True
+                    self._path,
+                    *self._arguments,
+                    stdin=DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    env=self._env,
+                    start_new_session=True,
+                    preexec_fn=marks.apply,
                 )
             except OSError as exc:
                 # Text file busy, no such interpreter, no permission, no memory: the hook has failed.
@@ -149,9 +161,10 @@ class HookRun:
                 if on_spawn is not None and leader is not None:
                     await on_spawn(leader)
                 exit_code = await self._exit_code(child, self._policy.timeout_s)
-                if exit_code != 0:
+                if exit_code != 0 or not self._leaves_processes:
                     await self._end(child, leader, self._policy.grace_s)
                 await self._clock.wait_event(self._output.ended, DRAIN_S)
+                await asyncio.to_thread(marks.remove_group)
             except asyncio.CancelledError:
                 await self._end_for_stop(child, leader)
                 raise
@@ -206,12 +219,12 @@ def _signal_name(number: int) -> str:
 class _Output:
     """Reads a pipe without blocking: keeps the tail, logs the first lines, drops the rest."""
 
-    def __init__(self, hook: str) -> None:
+    def __init__(self, hook: str, *, is_logged: bool) -> None:
         self._hook = hook
         self._fd: int | None = None
         self._tail = bytearray()
         self._line = bytearray()
-        self._lines = 0
+        self._lines = 0 if is_logged else LOGGED_LINES + 1
         self._log = log.get("hooks")
         self.ended = asyncio.Event()
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from fakeclock import FakeClock
 
-from agentd import log
+from agentd import log, programs
 from agentd.clock import Clock
-from agentd.hooks import directory
-from agentd.hooks.directory import HookDirectoryError, list_hooks, untrusted_reason
+from agentd.hooks.directory import HookDirectoryError, list_hooks
 from agentd.hooks.processes import end_run, living
 from agentd.hooks.run import LOGGED_LINES, TAIL_BYTES, HookOutcome, HookPolicy, HookResult, HookRun
 from agentd.proc import ProcessIdentity, identify, read_stat
+from agentd.programs import untrusted_reason
 
 W = "11111111-1111-4111-8111-111111111111"
 # Unique, because the processes of a run are searched on the whole machine, where the tests may run twice at once.
@@ -382,6 +382,6 @@ def test_a_hook_of_another_user_is_not_trusted(tmp_path: Path, monkeypatch: pyte
     if os.geteuid() == 0:
         os.chown(hook, 65534, 65534)
     else:
-        monkeypatch.setattr(directory.os, "geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr(programs.os, "geteuid", lambda: os.getuid() + 1)
     assert "belongs to uid" in untrusted_reason(hook)
     assert stat.S_ISREG(hook.stat().st_mode)

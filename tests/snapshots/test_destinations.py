@@ -13,13 +13,14 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd import log
 from agentd.clock import Clock
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.errors import ConfigError
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
-from agentd.snapshots.destinations.by_url import from_url, from_urls
+from agentd.snapshots.destinations.by_url import SCHEMES, from_url, from_urls
 from agentd.snapshots.destinations.destination import RejectedError, RetryableError
 from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
@@ -120,6 +121,33 @@ async def test_urls_that_differ_only_in_the_query_get_every_snapshot_also_after_
     await delivery.flush(time.monotonic() + 8)
     assert len(http.requests) == 2
     spool.close()
+
+
+@given(
+    scheme=st.sampled_from([*SCHEMES, "ftp", "x-y.z"]),
+    user=st.sampled_from(["", "user:pw@", "tok@en@"]),
+    host=st.sampled_from(["", "h", "h:8", "[::1]:8"]),
+    path=st.sampled_from(["", "/", "/x", "/a//b/"]),
+    rest=st.sampled_from(["", "?sig=s3cr3t", "#s3cr3t", "?a=1&k=s3cr3t#s3cr3t"]),
+)
+def test_a_name_is_the_url_without_its_secrets_for_every_scheme(scheme, user, host, path, rest):
+    assert UrlTemplate(f"{scheme}://{user}{host}{path}{rest}", str).name == f"{scheme}://{host}{path}"
+
+
+def test_the_name_of_a_path_is_the_path():
+    assert UrlTemplate("/tmp/kept/it.json", str).name == "/tmp/kept/it.json"
+
+
+@pytest.mark.parametrize("scheme", ["https://h", "http://h", "file://", "exec://"])
+def test_the_query_of_a_url_is_in_no_name_of_a_destination(scheme, context):
+    assert from_url(f"{scheme}/path/to?sig=s3cr3t", context).name == f"{scheme}/path/to"
+
+
+def test_an_error_about_a_url_does_not_contain_its_query(context):
+    for url in ("exec://tool?sig=s3cr3t", "ftp://h/x?sig=s3cr3t"):
+        with pytest.raises(ConfigError) as caught:
+            from_url(url, context)
+        assert "s3cr3t" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -303,15 +331,55 @@ async def test_a_program_gets_the_payload_in_a_file_and_the_facts_in_its_environ
     assert (environ["AGENTD_CAPTURED_AT"], environ["AGENTD_MESSAGES"]) == (WHEN, "1")
 
 
-async def test_a_program_is_not_given_the_agents_token(session, tmp_path):
+async def test_a_program_gets_the_environment_of_a_hook_without_the_token(session, tmp_path):
     path = tmp_path / "upload"
     path.write_text("#!/bin/sh\nenv\n")
     path.chmod(0o755)
-    environ = {"CODER_AGENT_TOKEN": "topsecret", "CODER_AGENT_TOKEN_FILE": "/f", "PATH": "/usr/bin:/bin"}
-    context = DestinationContext(session=session, folder=tmp_path, environ=environ)
+    environ = {
+        "CODER_AGENT_TOKEN": "topsecret", "CODER_AGENT_TOKEN_FILE": "/f", "AGENTD_CODER_TOKEN": "topsecret",
+        "COPY": "topsecret", "CODER_AGENT_HEADER": "A=b", "NOTIFY_SOCKET": "/n", "API_KEY": "k", "PATH": "/usr/bin:/bin",
+    }  # fmt: skip
+    context = DestinationContext(session=session, folder=tmp_path, environ=environ, redact_env=("API_KEY",))
     accepted = await from_url(f"exec://{path}", context).deliver(entry_of())
-    assert "CODER_AGENT_TOKEN" not in accepted.detail
-    assert "AGENTD_TASK_ID" in accepted.detail
+    got = {variable.partition("=")[0] for variable in accepted.detail.split()} - {
+        "PWD",
+        "SHLVL",
+        "_",
+        "OLDPWD",
+    }
+    assert got == {
+        "PATH", "AGENTD_TASK_ID", "AGENTD_CAPTURED_AT", "AGENTD_MESSAGES", "AGENTD_SHA256", "AGENTD_RUN_ID"
+    }  # fmt: skip
+
+
+async def test_a_program_that_another_user_can_write_is_not_run(program, tmp_path):
+    destination = program(f"open('{tmp_path}/ran', 'w')")
+    (tmp_path / "upload").chmod(0o777)
+    with pytest.raises(RetryableError, match="may be written by other users"):
+        await destination.deliver(entry_of())
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_a_program_that_exits_0_is_done_although_a_child_holds_its_output_open(program, tmp_path):
+    code = (
+        f"print('stored', flush=True)\nif os.fork() == 0:\n    os.setsid()\n"
+        f"    open('{tmp_path}/pid', 'w').write(f'{{os.getpid()}} ')\n    time.sleep(600)\n"
+        f"while not os.path.exists('{tmp_path}/pid'): time.sleep(0.01)"
+    )
+    async with asyncio.timeout(10):
+        accepted = await program(code).deliver(entry_of())
+    assert (accepted.status, accepted.detail) == (0, "stored")
+    deadline = time.monotonic() + 5
+    while _alive(int((tmp_path / "pid").read_text())):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_a_registered_secret_in_the_output_of_a_program_is_masked_before_the_output_is_cut(program):
+    log.register_secret("a-secret-of-the-daemon")
+    accepted = await program("print('a-secret-of-the-daemon' + ' x' * 1020)").deliver(entry_of())
+    assert "daemon" not in accepted.detail
+    assert len(accepted.detail) <= 2048
 
 
 @pytest.mark.parametrize(

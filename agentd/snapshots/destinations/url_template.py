@@ -1,9 +1,9 @@
 """What a destination with a URL is made from: the URL of each task's snapshot, and the rest of the configuration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 from agentd.errors import ConfigError
 from agentd.tls import aiohttp
@@ -24,8 +24,7 @@ class UrlTemplate(NamedTuple):
     def name(self) -> str:
         """The URL for receipts, logs and metrics, without user info, query and fragment (secrets)."""
         parts = urlsplit(self.url)
-        scheme = f"{parts.scheme}://" if parts.scheme else ""
-        return f"{scheme}{parts.netloc.rpartition('@')[2]}{parts.path}{self.name_suffix}"
+        return _joined(parts.scheme, parts.netloc.rpartition("@")[2], parts.path) + self.name_suffix
 
     def require_absolute_path(self) -> None:
         """Raises `ConfigError` unless the URL has an absolute path and no host."""
@@ -46,14 +45,15 @@ class UrlTemplate(NamedTuple):
         path = path.replace("{task_id}", task or "no-task").replace(
             "{workspace_id}", workspace or "no-workspace"
         )
-        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+        return _joined(parts.scheme, parts.netloc, path, parts.query)
 
 
 class DestinationContext(NamedTuple):
     """What destinations need in addition to their URL.
 
     `folder` is for temporary files. `workspace_id` is called at each delivery, because agentd may learn the id late.
-    `method`, `headers_file` and `ca_file` are for https destinations.
+    `method`, `headers_file` and `ca_file` are for https destinations, `environ` and `redact_env` (the names of secrets
+    in it) for programs.
     """
 
     session: aiohttp.ClientSession
@@ -63,7 +63,13 @@ class DestinationContext(NamedTuple):
     method: Literal["PUT", "POST"] = "PUT"
     headers_file: Path | None = None
     ca_file: Path | None = None
+    redact_env: Sequence[str] = ()
 
 
 def _segment(text: str) -> str:
     return quote(text, safe="").replace(".", "%2E")
+
+
+def _joined(scheme: str, host: str, path: str, query: str = "") -> str:
+    # urlunsplit would remove the "//" of a URL without a host, unless it knows the scheme. A plain path has no scheme.
+    return f"{scheme}://{host}{path}"[0 if scheme else 3 :] + (f"?{query}" if query else "")
