@@ -19,7 +19,7 @@ from agentd.hooks.directory import HookDirectoryError, list_hooks
 from agentd.hooks.run import HookOutcome, HookPolicy, HookRun
 from agentd.programs import program_environment, untrusted_part, untrusted_reason
 
-NOBODY = 65534
+STRANGER = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to act as another user")
 
 
@@ -35,21 +35,21 @@ def place() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def as_nobody(act: Callable[[], bool]) -> int:
+def as_stranger(act: Callable[[], bool]) -> int:
     """Start `act` as another user in a child process; its exit code is 1 if `act` returns True."""
     pid = os.fork()
     if pid == 0:
         code = 2
         with contextlib.suppress(BaseException):
             os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
+            os.setgid(STRANGER)
+            os.setuid(STRANGER)
             code = int(act())
         os._exit(code)
     return pid
 
 
-def changed_by_nobody(parts: list[Path]) -> bool:
+def changed_by_stranger(parts: list[Path]) -> bool:
     """True if the other user could replace, rewrite or take over one of `parts`."""
 
     def act() -> bool:
@@ -73,12 +73,12 @@ def changed_by_nobody(parts: list[Path]) -> bool:
                     changed = changed or not part.stat().st_mode & 0o1000
         return changed
 
-    status = os.waitpid(as_nobody(act), 0)[1]
+    status = os.waitpid(as_stranger(act), 0)[1]
     assert os.waitstatus_to_exitcode(status) in (0, 1)
     return os.waitstatus_to_exitcode(status) == 1
 
 
-OWNER = st.sampled_from([0, 0, 0, NOBODY])
+OWNER = st.sampled_from([0, 0, 0, STRANGER])
 DIRECTORY = st.tuples(
     st.just("directory"), OWNER, st.sampled_from([0o755, 0o755, 0o777, 0o1777, 0o775, 0o700])
 )
@@ -129,7 +129,7 @@ def test_what_another_user_can_change_is_never_trusted(
     root.mkdir(mode=0o755)
     asked, parts = build(root, [*steps, last])
     reason = untrusted_reason(asked)
-    assert reason or not changed_by_nobody(parts)
+    assert reason or not changed_by_stranger(parts)
     # A file of root below directories and links of root that only root may write is trusted.
     if all(owner == 0 and mode in (0, 0o755, 0o700, 0o1777) for _, owner, mode in [*steps, last]):
         assert reason == ""
@@ -145,17 +145,17 @@ async def test_no_program_of_another_user_runs_while_that_user_swaps_links(place
         program = place / name / "program"
         program.write_text(f"#!/bin/sh\necho {text} >> {place}/runs\n")
         program.chmod(0o755)
-    os.chown(place / "his", NOBODY, NOBODY)
-    os.chown(place / "his" / "program", NOBODY, NOBODY)
+    os.chown(place / "his", STRANGER, STRANGER)
+    os.chown(place / "his" / "program", STRANGER, STRANGER)
     shared = place / "shared"
     shared.mkdir()
     shared.chmod(0o1777)
     link = shared / "current"
     link.symlink_to(place / "mine")
     if layout == "his directory":
-        os.chown(shared, NOBODY, NOBODY)
+        os.chown(shared, STRANGER, STRANGER)
     if layout != "my link in a sticky directory":
-        os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
+        os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
     hooks = place / "hooks"
     hooks.mkdir()
     (hooks / "10-hook").symlink_to(link / "program")
@@ -168,7 +168,7 @@ async def test_no_program_of_another_user_runs_while_that_user_swaps_links(place
                     (shared / "new").symlink_to(place / name)
                     (shared / "new").rename(link)
 
-    swapping = as_nobody(swap)
+    swapping = as_stranger(swap)
     try:
         policy = HookPolicy(hooks, place, {})
         outcomes = set()
@@ -193,8 +193,8 @@ def test_a_hooks_directory_behind_the_link_of_another_user_is_refused_also_if_th
 ) -> None:
     link = place / "link"
     link.symlink_to(place / "absent")
-    os.chown(link, NOBODY, NOBODY, follow_symlinks=False)
-    with pytest.raises(HookDirectoryError, match=f"{link} belongs to uid {NOBODY}"):
+    os.chown(link, STRANGER, STRANGER, follow_symlinks=False)
+    with pytest.raises(HookDirectoryError, match=f"{link} belongs to uid {STRANGER}"):
         list_hooks(link / "on-claim.d")
 
 

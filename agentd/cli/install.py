@@ -6,7 +6,7 @@ It checks every file before it writes the first one.
 import argparse
 import pwd
 import re
-import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
             hint="move your change to a drop-in (systemctl edit agentd), or use --force (keeps FILE.old)",
         )
     with installation.file_errors("write"):
-        places.on_disk(places.hooks).mkdir(parents=True, exist_ok=True)
+        _make_directory(places.on_disk(places.hooks))
     for piece in pieces:
         if found[piece.path] == "same":
             print(f"unchanged  {piece.path}")
@@ -134,14 +134,26 @@ def _put(piece: Piece, *, keep_old: bool) -> str:
     """Replace the file atomically. Returns a remark about the old file for the output, or ""."""
     remark = ""
     with installation.file_errors("write", piece.path):
-        piece.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_directory(piece.path.parent)
         if keep_old:
             old = piece.path.with_name(piece.path.name + ".old")
-            shutil.copy2(piece.path, old)
+            _write(old, piece.path.read_bytes(), mode=stat.S_IMODE(piece.path.stat().st_mode))
             remark = f" (the old file is now {old})"
-        replace_file(piece.path, piece.text.encode(), mode=piece.mode)
-        piece.path.chmod(piece.mode)  # the umask may have removed bits
+        _write(piece.path, piece.text.encode(), mode=piece.mode)
     return remark
+
+
+def _write(path: Path, data: bytes, *, mode: int) -> None:
+    replace_file(path, data, mode=mode)
+    path.chmod(mode)  # the umask may have removed bits
+
+
+def _make_directory(path: Path) -> None:
+    """Create `path` and its missing parents with mode 0755, whatever the umask. Change no existing directory."""
+    for directory in reversed([path, *path.parents]):
+        if not directory.exists():
+            directory.mkdir(mode=0o755)
+            directory.chmod(0o755)
 
 
 def _print_next_steps(places: Places) -> None:

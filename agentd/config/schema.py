@@ -86,7 +86,7 @@ class ClaimsSection(Section):
         "Directory that contains on-claim.d/ and the directories of the other events.",
     )
     hook_timeout_s: float = key(
-        300.0, "Seconds that a hook may run before its process group is terminated.", low=0.1, high=86_400
+        300.0, "Seconds that a hook may run before its processes are terminated.", low=0.1, high=86_400
     )
     max_attempts: int = key(3, "Attempts of a failing hook.", low=1, high=100)
     on_interrupted: Literal["retry", "hold"] = key(

@@ -53,6 +53,42 @@ def test_install_writes_units_settings_and_the_hooks_directory(root: Path) -> No
     assert (root / UNIT).stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("user", [False, True])
+def test_the_modes_of_an_installation_do_not_depend_on_the_umask(
+    root: Path, monkeypatch: pytest.MonkeyPatch, user: bool, umask: int
+) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    before = os.umask(umask)
+    try:
+        assert install(root, *(["--user"] if user else ["--run-as", "ada"])) == ExitCode.OK
+    finally:
+        os.umask(before)
+    pieces = installation.pieces(
+        Places.choose(user=user, root=root), program="", run_as="" if user else "ada"
+    )
+    modes = {piece.path: piece.mode for piece in pieces}
+    found = {path: path.stat().st_mode & 0o7777 for path in root.rglob("*")}
+    assert found == {path: 0o755 if path.is_dir() else modes[path] for path in found}
+    assert found.keys() >= modes.keys()
+
+
+def test_install_keeps_the_mode_of_an_existing_directory_and_of_a_replaced_file(root: Path) -> None:
+    (root / "etc/agentd").mkdir(parents=True)
+    (root / "etc/agentd").chmod(0o700)
+    (root / ENV).write_text("TOKEN=x\n")
+    (root / ENV).chmod(0o640)
+    before = os.umask(0)
+    try:
+        assert install(root, "--force") == ExitCode.OK
+    finally:
+        os.umask(before)
+    assert (root / "etc/agentd").stat().st_mode & 0o777 == 0o700
+    assert (root / f"{ENV}.old").stat().st_mode & 0o777 == 0o640
+
+
 def test_install_again_changes_nothing(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     install(root)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
