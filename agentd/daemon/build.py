@@ -157,6 +157,7 @@ class Components:
         wiring.connect(
             watcher=self.watcher,
             recorder=self.recorder,
+            delivery=self.delivery,
             snapshot_due=self.snapshot_due,
             task_reports=self.task_reports,
             reporter=self.reporter,

@@ -37,14 +37,23 @@ class SnapshotDue:
         while True:
             await self._due.wait()
             self._due.clear()
-            await self._recorder.flush_to_disk()
-            self._delivery.request_upload()
+            await self.upload()
+
+    async def upload(self) -> None:
+        """Store the conversation and request its upload."""
+        entry = await self._recorder.capture()
+        if entry is not None:
+            # Before the wait for the disk: the agent may begin another conversation meanwhile.
+            self._delivery.keep_settled(entry)
+        await self._recorder.flush_to_disk()
+        self._delivery.request_upload()
 
 
 def connect(
     *,
     watcher: Watcher,
     recorder: Recorder,
+    delivery: Delivery,
     snapshot_due: SnapshotDue,
     task_reports: TaskReports,
     reporter: "AppStatusReporter | None",
@@ -59,6 +68,7 @@ def connect(
     watcher.messages_read.add(recorder.record_messages)
     watcher.messages_read.add(task_reports.on_messages)
     watcher.saved_messages_read.add(recorder.merge_saved)
+    recorder.captured.add(delivery.on_captured)
     watcher.status_changed.add(snapshot_due.on_agent_change)
     watcher.status_changed.add(trigger_hooks)
     watcher.status_changed.add(task_reports.on_agent_change)

@@ -12,6 +12,7 @@ from agentd.clock import Clock
 from agentd.metrics import Registry
 from agentd.restarting import keep_running
 from agentd.snapshots.destinations.destination import Destination
+from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.receipts import Receipt, SnapshotOutcome, combined_outcome
 from agentd.snapshots.spool import Spool
 from agentd.snapshots.uploader import DestinationUploader
@@ -67,6 +68,17 @@ class Delivery:
         if self._upload == "settle":
             for uploader in self._uploaders:
                 uploader.wake()
+
+    def keep_settled(self, entry: SpoolEntry) -> None:
+        """`entry` is the conversation of a settled agent: deliver it also if another conversation replaces it."""
+        if self._upload == "settle":
+            for uploader in self._uploaders:
+                uploader.keep(entry)
+
+    def on_captured(self, _entry: SpoolEntry) -> None:
+        """The spool has a newer snapshot."""
+        for uploader in self._uploaders:
+            uploader.on_captured()
 
     async def run(self) -> None:
         """Deliver the snapshots of an earlier run, then those requested. Runs until cancelled."""

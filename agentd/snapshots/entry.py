@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
+from agentd.conversation.fit import messages_of
+from agentd.conversation.message import CUT_MARK, Message
 from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 
 SCHEMA: Final = 1
@@ -73,6 +75,22 @@ class SpoolEntry:
             "receipts": [receipt._asdict() for receipt in self.receipts.values()],
         }
 
+    def continues(self, earlier: "SpoolEntry") -> bool:
+        """Return True if this is a later state of the same conversation, as far as the payloads show it.
+
+        AgentAPI rewrites only the agent's newest message; the others keep id, role, time and text. So the newest other
+        message of `earlier` must be here. A start screen, the agent's only message, is recognised by id and role. False
+        if the window has moved on so far that the payloads have no message in common.
+        """
+        before, now = messages_of(earlier.payload), messages_of(self.payload)
+        if not before or before[-1].role == "user":
+            fixed = before[-1:]
+        else:
+            fixed = before[-2:-1]
+            if not fixed:
+                return any((message.id, message.role) == (before[0].id, before[0].role) for message in now)
+        return all(any(_is_same(message, one) for message in now) for one in fixed)
+
     def delivered_to(self, destination: str) -> bool:
         """Return True if `destination` has accepted exactly this snapshot."""
         receipt = self.receipts.get(destination)
@@ -118,6 +136,14 @@ def decode(data: bytes) -> SpoolEntry:
     if entry.sha256 != expected_sha256:
         raise DamagedError("payload checksum does not match")
     return entry
+
+
+def _is_same(one: Message, other: Message) -> bool:
+    """Whether these are one message. The oldest message of a payload may be truncated at its start."""
+    if (one.id, one.role, one.time) != (other.id, other.role, other.time):
+        return False
+    short, long = sorted((one.content, other.content), key=len)
+    return short == long or (short.startswith(CUT_MARK) and long.endswith(short.removeprefix(CUT_MARK)))
 
 
 def _crc(schema: int, header: bytes) -> int:

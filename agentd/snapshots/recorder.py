@@ -16,6 +16,7 @@ from agentd.conversation.window import Window
 from agentd.metrics import Registry
 from agentd.snapshots.entry import SpoolEntry
 from agentd.snapshots.spool import Spool
+from agentd.subscribers import Subscribers
 
 DISK_TIMEOUT_S: Final = 5.0
 """A write without an answer for so long counts as failed, and the recorder goes on without it."""
@@ -27,7 +28,7 @@ class Recorder:
     """The snapshot of one task while its agent runs. With `task_id` "" it is stored all the same, to be read back.
 
     `checkpoint_s` limits the age of the spool while messages change. `redact` removes secrets from the messages before
-    they are fitted, so nothing that it removes reaches the disk.
+    they are fitted, so nothing that it removes reaches the disk. `captured` gets each new snapshot of the spool.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Recorder:
         metrics: Registry,
         redact: Callable[[Iterable[Message]], Iterable[Message]] | None = None,
     ) -> None:
+        self.captured = Subscribers[SpoolEntry]()
         self._spool = spool
         self._task_id = task_id
         self._max_messages = max_messages
@@ -134,7 +136,8 @@ class Recorder:
             if window and fitting != self._fitted:
                 self._tried_at = self._clock.monotonic()
                 fitted = await asyncio.to_thread(self._fit, window)
-                self._spool.put(task_id, fitted, captured_at=rfc3339(self._clock.wall()))
+                entry = self._spool.put(task_id, fitted, captured_at=rfc3339(self._clock.wall()))
+                self.captured.notify(entry)
             self._fitted = fitting
             if fitting == (self._task_id, self._window.messages):
                 self._changed.clear()

@@ -7,6 +7,7 @@ deadline. They never send at the same time: a flush cancels a running attempt.
 """
 
 import asyncio
+import contextlib
 from concurrent.futures import Future
 from typing import Final
 
@@ -29,12 +30,15 @@ from agentd.snapshots.spool import Spool
 ATTEMPT_TIMEOUT_S: Final = 15.0
 """Limit of one attempt in the background. A loaded coderd was seen to need 12 s for a 204."""
 SPACING_S: Final = 30.0
-"""Least time between two snapshots to the same destination, except in a flush."""
+"""Least time between two snapshots of a conversation to the same destination, except in a flush."""
+SETTLED_MAX: Final = 8
+"""Settled snapshots of earlier conversations that wait in memory, 64 KB each, while a destination does not answer."""
 UNSUPPORTED_PAUSE_S: Final = 3600.0
 """Time after which a server without the feature is asked again: it may have been upgraded."""
 
 # Share of the time left to a deadline that one attempt may use: after a request that hangs there is time for another.
 _ATTEMPT_SHARE: Final = 2 / 3
+_REPLACED_SHARE: Final = 1 / 4
 # If `Retry-After` ends behind the deadline, the last attempt starts so long before the deadline.
 _LAST_ATTEMPT_S: Final = 1.0
 _DETAIL_MAX_CHARS: Final = 400
@@ -43,7 +47,9 @@ _DETAIL_MAX_CHARS: Final = 400
 class DestinationUploader:
     """Sends snapshots from the spool to one destination. `deliveries` counts attempts by destination and outcome.
 
-    `run` sends snapshots with a serial of at most `background_serial_max`; a flush sends all.
+    `run` sends snapshots with a serial of at most `background_serial_max`; a flush sends all. The spool has one snapshot
+    of each task. A settled snapshot that another conversation replaces there before it is delivered, because AgentAPI was
+    restarted, stays here in memory. It is sent at once, before the newer one, which then waits for `SPACING_S`.
     """
 
     def __init__(
@@ -63,6 +69,9 @@ class DestinationUploader:
         self._background_serial_max = background_serial_max
         self._log = log.get("snapshots").bind(destination=self.name)
         self._due = asyncio.Event()
+        self._settled: list[SpoolEntry] = []
+        """Settled snapshots that are not delivered, oldest first; none continues another."""
+        self._is_replaced = asyncio.Event()
         self._sending = asyncio.Lock()
         self._backoff = Backoff(first_s=1.0, cap_s=60.0, floor_s=0.2)
         self._not_before = float("-inf")
@@ -76,6 +85,21 @@ class DestinationUploader:
     def wake(self) -> None:
         """Make `run` check for pending snapshots."""
         self._due.set()
+
+    def keep(self, settled: SpoolEntry) -> None:
+        """Keep a settled snapshot until it, or a continuation of it, is delivered or refused."""
+        if self.supports(settled) and self.receipt(settled).outcome is DestinationOutcome.PENDING:
+            self._drop_settled(settled)
+            self._settled.append(settled)
+        for dropped in self._settled[:-SETTLED_MAX]:
+            self._settled.remove(dropped)
+            self._log.warning("snapshot.dropped", task_id=dropped.task_id, captured_at=dropped.captured_at)
+
+    def on_captured(self) -> None:
+        """The spool has a newer snapshot."""
+        if self._settled and self._replaced():
+            self._is_replaced.set()
+            self._due.set()
 
     def pending(self) -> list[SpoolEntry]:
         """Return the snapshots that this destination supports and has not accepted, newest first.
@@ -111,14 +135,22 @@ class DestinationUploader:
 
         What an earlier run left is delivered at once.
         """
+        for entry in reversed(self.pending()):
+            if entry.serial <= self._background_serial_max:
+                self.keep(entry)
         self.wake()
         while True:
             await self._due.wait()
-            await self._clock.sleep(max(0.0, self._not_before - self._clock.monotonic()))
+            await self._wait_for_spacing()
             self._due.clear()
+            self._is_replaced.clear()
             try:
                 async with self._sending:
-                    await self._deliver_pending(ATTEMPT_TIMEOUT_S, self._background_serial_max)
+                    if replaced := self._replaced():
+                        self._due.set()
+                        await self._deliver_all(replaced, ATTEMPT_TIMEOUT_S)
+                    else:
+                        await self._deliver_pending(ATTEMPT_TIMEOUT_S, self._background_serial_max)
             except RetryableError as exc:
                 self._not_before = self._clock.monotonic() + max(
                     self._backoff.next(), exc.retry_after_s or 0.0
@@ -145,6 +177,10 @@ class DestinationUploader:
         policy = retry.until(
             deadline, clock=self._clock, on=RetryableError, first_s=0.2, cap_s=2.0, last_try_s=_LAST_ATTEMPT_S
         )
+        for entry in self._replaced():
+            # One attempt, in a part of the time: the newest snapshot is more important.
+            with contextlib.suppress(RetryableError):
+                await self._deliver(entry, max(0.0, deadline - self._clock.monotonic()) * _REPLACED_SHARE)
         async for attempt in policy:
             with attempt:
                 while self.pending():  # a newer snapshot may arrive during an attempt
@@ -155,7 +191,10 @@ class DestinationUploader:
 
     async def _deliver_pending(self, timeout_s: float, serial_max: float = float("inf")) -> None:
         """Try every pending snapshot up to `serial_max` once, newest first. Raises the first `RetryableError`."""
-        for entry in [entry for entry in self.pending() if entry.serial <= serial_max]:
+        await self._deliver_all([entry for entry in self.pending() if entry.serial <= serial_max], timeout_s)
+
+    async def _deliver_all(self, entries: list[SpoolEntry], timeout_s: float) -> None:
+        for entry in entries:
             await self._deliver(entry, timeout_s)
             self._backoff.reset()
             self._not_before = self._clock.monotonic() + SPACING_S
@@ -170,11 +209,43 @@ class DestinationUploader:
             raise
         except UnsupportedError as exc:
             self._unsupported_until = self._clock.monotonic() + UNSUPPORTED_PAUSE_S
+            self._settled.clear()
             self._record(entry, DestinationOutcome.UNSUPPORTED, exc.status, exc)
         except RejectedError as exc:
             self._record(entry, DestinationOutcome.REFUSED, exc.status, exc)
         else:
             self._record(entry, DestinationOutcome.DELIVERED, accepted.status, accepted.detail)
+
+        self._drop_settled(entry)
+
+    def _replaced(self) -> list[SpoolEntry]:
+        """Return the settled snapshots that the spool has no more, nor a continuation of them, oldest first."""
+        found = [(settled, self._spool.get(settled.task_id)) for settled in self._settled]
+        return [
+            settled
+            for settled, newest in found
+            if newest is None or (newest.serial != settled.serial and not newest.continues(settled))
+        ]
+
+    def _drop_settled(self, entry: SpoolEntry) -> None:
+        """Forget the settled snapshots that `entry` contains."""
+        self._settled = [
+            settled
+            for settled in self._settled
+            if settled.task_id != entry.task_id
+            or (
+                settled.serial != entry.serial
+                and not (settled.serial < entry.serial and entry.continues(settled))
+            )
+        ]
+
+    async def _wait_for_spacing(self) -> None:
+        """Wait for the time of the next delivery. A replaced snapshot does not wait for the spacing, but for a backoff."""
+        pause_s = max(0.0, self._not_before - self._clock.monotonic())
+        if pause_s and not self._backoff.failures:
+            await self._clock.wait_event(self._is_replaced, pause_s)
+        else:
+            await self._clock.sleep(pause_s)
 
     async def _try(self, entry: SpoolEntry, timeout_s: float) -> Accepted:
         """Return the destination's answer. Raises `RetryableError` after `timeout_s` or when a flush cuts it short."""
@@ -201,7 +272,8 @@ class DestinationUploader:
         detail = log.masked(str(why))[:_DETAIL_MAX_CHARS]
         at = rfc3339(self._clock.wall())
         receipt = DestinationReceipt(self.name, outcome, status, detail, before.attempts + 1, at)
-        self._receipts[entry.task_id] = (entry.serial, receipt)
+        if entry.serial >= self._receipts.get(entry.task_id, (0, receipt))[0]:
+            self._receipts[entry.task_id] = (entry.serial, receipt)
         self._deliveries.inc(destination=self.name, outcome=str(outcome))
         self._log_change(entry, receipt)
         if outcome is not DestinationOutcome.PENDING and self._spool.add_receipt(entry, receipt) is not None:
