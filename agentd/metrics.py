@@ -53,11 +53,6 @@ class Metric:
             raise ValueError(f"{self.name} must be a gauge without labels")
         self._read = read
 
-    def value(self, **labels: str) -> float:
-        if self._read is not None:
-            return self._read()
-        return self._values.get(self._key(labels), 0.0)
-
     def render(self) -> list[str]:
         if self._read is not None:
             self.set(self._read())

@@ -68,6 +68,7 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "agentapi.poll_interval_s": (("2", 2.0), ("0.5", 0.5), ("3", 3.0)),
     "agentapi.state_file": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "agentapi.pid_file": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
+    "agent.poll_interval_s": (("2", 2.0), ("0.5", 0.5), ("3", 3.0)),
     "claims.enabled": (("false", False), ("yes", True), ("OFF", False)),
     "claims.hooks_dir": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "claims.hook_timeout_s": (("1.5", 1.5), ("2", 2.0), ("2.5", 2.5)),
@@ -612,3 +613,17 @@ def test_any_environment_is_accepted_or_refused_with_the_key(env):
 @pytest.mark.parametrize("name", ["workspace.id", "snapshots.task_id", "local_api.listen", "status.app_slug"])
 def test_an_empty_text_in_a_file_counts_as_unset(name, toml):
     assert load(file=toml(f"{name} = ' '")).value(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("older", "name", "expected"),
+    [
+        ("", "", 1.0),
+        ("2", "", 2.0),
+        ("", "3", 3.0),
+        ("2", "3", 3.0),
+    ],
+)
+def test_an_older_name_of_a_key_holds_unless_the_key_is_set(older, name, expected):
+    environ = {"AGENTD_AGENTAPI_POLL_INTERVAL_S": older, "AGENTD_AGENT_POLL_INTERVAL_S": name}
+    assert load(environ).agent.poll_interval_s == expected

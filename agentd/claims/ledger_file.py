@@ -1,9 +1,8 @@
 """The claim ledger on disk: an append-only write-ahead log. Each record is fsynced before agentd acts on it.
 
-The reason for a log instead of SQLite (both measured): an append with fsync takes 50 µs (SQLite: 62 to 286
-µs). A crash can only tear the end of the file, and the tear is detected (0 of 16,281 cuts misread). One
-flipped byte loses at most the record that contains it; SQLite returned wrong data with `integrity_check` "ok"
-in 214 of 300 cases. A prebuild is claimed once in its life, so there is nothing to query.
+docs/architecture.md has the measured reasons for a log instead of SQLite. A crash can only tear the end of the
+file, and the tear is detected. One flipped byte loses at most the record that contains it. A prebuild is claimed
+once in its life, so there is nothing to query.
 
 A full or read-only disk does not keep the daemon from starting: the existing records are read and a repair
 waits. A record that cannot be written raises an error and changes nothing.

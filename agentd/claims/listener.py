@@ -183,9 +183,12 @@ class ClaimListener:
         self._status.connecting()
         sent = asyncio.Event()
         acceptance = asyncio.create_task(self._listening_after_delay(sent), name="claim stream acceptance")
-        items = self._stream.events(
-            token, on_sent=sent.set, on_open=lambda: self._status.listening("connected")
-        )
+
+        def opened() -> None:
+            acceptance.cancel()  # it is known now
+            self._status.listening("connected")
+
+        items = self._stream.events(token, on_sent=sent.set, on_open=opened)
         try:
             async with contextlib.aclosing(items):
                 async for item in items:

@@ -24,6 +24,8 @@ _OUTCOMES: Final = {
     "pending": "not delivered everywhere; kept in the spool",
     "nothing": "nothing to deliver",
 }
+UNSUPPORTED: Final = "no destination supports snapshots"
+"""Also of an outcome `nothing`, if there are receipts: the snapshot stays in the spool."""
 
 
 class Progress:
@@ -59,7 +61,10 @@ class Progress:
         self.captured(
             {**receipt, "destinations": [{**one, "attempts": 0} for one in receipt["destinations"]]}
         )
-        self._print_once(_OUTCOMES[receipt["outcome"]], "finished")
+        kept = receipt["outcome"] == "nothing" and receipt["destinations"]
+        self._print_once(
+            f"kept in the spool; {UNSUPPORTED}" if kept else _OUTCOMES[receipt["outcome"]], "finished"
+        )
 
     @contextlib.contextmanager
     def polling(self, socket: Path) -> Iterator[None]:

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--foreground",
         action="store_true",
-        help="for debugging: readable log on stderr, debug level, no talk with systemd",
+        help="for debugging: no talk with systemd; readable log on stderr with debug level, unless configured otherwise",
     )
 
 
@@ -37,14 +37,13 @@ def run(args: argparse.Namespace) -> int:
 
     def read_config() -> Config:
         loaded = config.load(file=args.config, flags=args.flags)
+        if args.foreground:
+            loaded = in_foreground(loaded)
         return stop_timeout.fit_budget(loaded, stop_timeout.configured_or(loaded, unit))
 
     settings = read_config()
     settings.require_coder()
-    if args.foreground:
-        log.configure(level="debug", fmt="console")
-    else:
-        log.configure(level=settings.log.level, fmt=settings.log.format)
+    log.configure(level=settings.log.level, fmt=settings.log.format)
     timeout = stop_timeout.configured_or(settings, unit)
     if timeout.is_enough_for(settings.shutdown.budget_s) is False:
         log.get("daemon").warning(
@@ -55,6 +54,14 @@ def run(args: argparse.Namespace) -> int:
             hint="a stop may be cut off: raise the grace or lower shutdown.budget_s",
         )
     return asyncio.run(_serve(settings, read_config, Notifier({} if args.foreground else os.environ)))
+
+
+def in_foreground(settings: Config) -> Config:
+    """`settings` with a readable debug log where neither the level nor the format is configured."""
+    wanted = {"level": "debug", "format": "console"}
+    changed = {key: value for key, value in wanted.items() if settings.origins[f"log.{key}"] == "default"}
+    origins = {**settings.origins, **{f"log.{key}": "flag --foreground" for key in changed}}
+    return settings._replace(log=settings.log.with_values(**changed), origins=origins)
 
 
 async def _serve(settings: Config, read_config: Callable[[], Config], notifier: Notifier) -> ExitCode:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agentd import config
 from agentd.cli.local_client import call, daemon_socket
-from agentd.cli.progress import Progress
+from agentd.cli.progress import UNSUPPORTED, Progress
 from agentd.errors import ExitCode, UnavailableError
 
 ANSWER_MARGIN_S: Final = 5.0
@@ -64,11 +64,14 @@ def print_receipt(receipt: Mapping[str, Any], *, as_json: bool) -> int:
 
 def _summary(receipt: Mapping[str, Any]) -> str:
     """`delivered: 10 messages, 12,345 bytes, sha256 0123456789ab…`."""
-    if receipt["outcome"] == "nothing":
+    if receipt["outcome"] == "nothing" and not receipt["destinations"]:
         return "nothing to deliver"
     count = receipt["messages"]
     size = f"{count} message{'s' * (count != 1)}, {receipt['bytes']:,} bytes"
-    summary = f"{receipt['outcome']}: {size}, sha256 {receipt['sha256'][:12]}…"
+    snapshot = f"{size}, sha256 {receipt['sha256'][:12]}…"
+    if receipt["outcome"] == "nothing":
+        return f"kept in the spool: {snapshot}; {UNSUPPORTED}"
+    summary = f"{receipt['outcome']}: {snapshot}"
     return f"{summary}; {_next_tries(receipt)}" if receipt["outcome"] == "pending" else summary
 
 

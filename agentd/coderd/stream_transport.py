@@ -101,6 +101,7 @@ class _Connection(httpx.AsyncByteStream):
         self._http = http
         self._reader = reader
         self._writer = writer
+        self._has_answered = False
 
     async def send(self, head: bytes | None) -> None:
         self._writer.write(head or b"")
@@ -133,7 +134,8 @@ class _Connection(httpx.AsyncByteStream):
                 if exc.error_status_hint == 431:
                     raise HeadersTooLargeError("the response headers are too large") from exc
                 if data == b"":
-                    raise _cut(exc) from exc
+                    place = "inside" if self._has_answered else "before the first byte of"
+                    raise StreamCutError(f"the server closed the connection {place} its answer") from exc
                 raise ProtocolError(f"the answer is not HTTP: {failure(exc)}") from exc
             if isinstance(event, h11.Event):
                 return event
@@ -141,6 +143,7 @@ class _Connection(httpx.AsyncByteStream):
                 data = await self._reader.read(READ_BYTES)
             except OSError as exc:
                 raise _cut(exc) from exc
+            self._has_answered = self._has_answered or data != b""
             self._http.receive_data(data)
 
 
@@ -160,5 +163,5 @@ def _not_connected(exc: OSError) -> UnreachableError:
             return ConnectError(f"no connection: {failure(exc)}")
 
 
-def _cut(exc: Exception) -> StreamCutError:
+def _cut(exc: OSError) -> StreamCutError:
     return StreamCutError(f"the connection broke: {failure(exc)}")

@@ -61,6 +61,7 @@ def load(
             values[name] = parse(known[name], raw, origin)
             origins[name] = origin
     _keep_one_token(values, origins)
+    _use_older_name(values, origins, "agentapi.poll_interval_s", "agent.poll_interval_s")
     _add_machine_defaults(values, origins, env)
     tables: dict[str, Any] = {
         section: kind(
@@ -175,6 +176,12 @@ def _keep_one_token(values: dict[str, Any], origins: dict[str, str]) -> None:
     token, token_file = (_SOURCES.index(origins[name].split(" ")[0]) for name in names)
     dropped = "coder.token" if token < token_file else "coder.token_file"
     del values[dropped], origins[dropped]
+
+
+def _use_older_name(values: dict[str, Any], origins: dict[str, str], older: str, name: str) -> None:
+    """Give the key `name` the value of its older name, unless it has one."""
+    if older in values and name not in values:
+        values[name], origins[name] = values[older], origins[older]
 
 
 def _add_machine_defaults(values: dict[str, Any], origins: dict[str, str], env: Mapping[str, str]) -> None:

@@ -66,9 +66,7 @@ class WorkspaceSection(Section):
 
 class AgentApiSection(Section):
     url: str = key("http://localhost:3284", "URL of AgentAPI.", format=formats.url)
-    poll_interval_s: float = key(
-        1.0, "Seconds between two polls of the agent while its status can change.", low=0.05, high=60
-    )
+    poll_interval_s: float = key(1.0, "Older name of agent.poll_interval_s.", low=0.05, high=60)
     state_file: Path | None = key(
         None,
         "State file of AgentAPI; the conversation is read from it if AgentAPI does not run.",
@@ -76,6 +74,12 @@ class AgentApiSection(Section):
     )
     pid_file: Path | None = key(
         None, "Pid file of AgentAPI, for shutdown.stop_agent.", env=("AGENTAPI_PID_FILE",)
+    )
+
+
+class AgentSection(Section):
+    poll_interval_s: float = key(
+        1.0, "Seconds between two polls of the agent while its status can change.", low=0.05, high=60
     )
 
 
@@ -205,6 +209,7 @@ class Config(NamedTuple):
     coder: CoderSection = CoderSection()
     workspace: WorkspaceSection = WorkspaceSection()
     agentapi: AgentApiSection = AgentApiSection()
+    agent: AgentSection = AgentSection()
     claims: ClaimsSection = ClaimsSection()
     stability: StabilitySection = StabilitySection()
     status: StatusSection = StatusSection()

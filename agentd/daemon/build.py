@@ -103,7 +103,7 @@ class Components:
             agent=self.agent,
             tracker=self.tracker,
             clock=clock,
-            poll_interval_s=config.agentapi.poll_interval_s,
+            poll_interval_s=config.agent.poll_interval_s,
             checkpoint_s=config.snapshots.checkpoint_s,
             keep_messages=config.snapshots.max_messages,
         )

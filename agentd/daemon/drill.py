@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from agentd.clock import Clock
 from agentd.coderd.access import coderd_client
-from agentd.coderd.errors import NotFoundError
+from agentd.coderd.errors import NotFoundError, RouteNotFoundError
 from agentd.coderd.token import TokenSource
 from agentd.config import Config
 from agentd.conversation.fit import Fitted, fit
@@ -160,6 +160,8 @@ class Drill:
                 await coderd.rehearse_log_snapshot(
                     task_id, size_bytes=len(self._payload), timeout_s=self._left_s()
                 )
+            except RouteNotFoundError:
+                return "coder: this release has no log snapshots; a stop would keep the snapshot in the spool"
             except NotFoundError:
                 if task_id:
                     raise

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from metric_values import value_of
 
 from agentd.claims import ledger_file
 from agentd.claims.claim import Claim
@@ -59,7 +60,7 @@ class RunnerWithClaim:
         return await self.hook_runner.run_claim(self.claim_id)
 
     def runs(self, outcome: str) -> float:
-        return self.metrics.counter("agentd_hook_runs_total", "", "outcome").value(outcome=outcome)
+        return value_of(self.metrics, "agentd_hook_runs_total", outcome=outcome)
 
 
 @pytest.fixture

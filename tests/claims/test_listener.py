@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from claims.conftest import UNSHORTENED_S
 from fakeclock import FakeClock
+from metric_values import value_of
 
 from agentd import log
 from agentd.claims import ledger_file, listener
@@ -42,6 +43,21 @@ async def soon(predicate: Callable[[], bool]) -> None:
 
 def descriptors_open() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+async def test_a_connected_stream_does_not_say_later_that_it_waits_for_the_first_byte(
+    hooks: Any, start_side: Any
+) -> None:
+    hooks.add("10-a")
+    async with coderd_of("E3", ping_s=3600) as coderd:
+        ws = coderd.add_prebuild()
+        await claimed(coderd, ws)
+        async with start_side(coderd.url, ws.token) as side:
+            await side.until("settled")
+            # Each sleep of this clock is short, so the time to wait for a refusal is over.
+            for _ in range(20):
+                await asyncio.sleep(0.005)
+                assert side.listener.view().reason.endswith("; connected")
 
 
 # A claim, its replays and its resumption.
@@ -127,10 +143,7 @@ async def test_ten_thousand_replays_run_hooks_once_with_constant_memory_and_desc
             assert len(gc.get_objects()) - before < 500
             assert descriptors_open() == descriptors
             assert sum(path.stat().st_size for path in (tmp_path / "state").iterdir()) == size
-            assert (
-                side.metrics.counter("agentd_claim_events_total", "", "outcome").value(outcome="replayed")
-                >= 10_000
-            )
+            assert value_of(side.metrics, "agentd_claim_events_total", outcome="replayed") >= 10_000
     assert hooks.runs() == ["10-a 1"]
     assert capsys.readouterr().err.count("claim.replayed") <= 2, "logged once per connection"
 

@@ -341,6 +341,16 @@ def test_a_receipt_is_printed_with_its_exit_code(changes, code, first, capsys):
     assert json.loads(capsys.readouterr().out) == receipt
 
 
+def test_a_snapshot_that_no_destination_supports_is_not_called_nothing(capsys):
+    destinations = [{"name": "coder", "outcome": "unsupported", "detail": "404 Route not found."}]
+    receipt = {**RECEIPT, "outcome": "nothing", "destinations": destinations}
+    assert print_receipt(receipt, as_json=False) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "kept in the spool: 10 messages, 12,345 bytes, sha256 0123456789ab…; no destination supports snapshots",
+        "  coder: unsupported (404 Route not found.)",
+    ]
+
+
 LATER = "agentd tries again, at the latest at the next start"
 
 

@@ -71,12 +71,21 @@ def test_a_failed_try_is_printed_again_only_if_the_reason_changes(progress, out)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "text"),
-    [("pending", "not delivered everywhere; kept in the spool"), ("nothing", "nothing to deliver")],
+    ("outcome", "destinations", "text"),
+    [
+        ("pending", [], "not delivered everywhere; kept in the spool"),
+        ("nothing", [], "nothing to deliver"),
+        (
+            "nothing",
+            [{**CODER, "outcome": "unsupported"}],
+            "kept in the spool; no destination supports snapshots",
+        ),
+    ],
 )
-def test_the_outcome_is_printed(progress, out, outcome, text):
-    progress.finished({"outcome": outcome, "messages": 0, "bytes": 0, "destinations": []})
-    assert [line[6:] for line in lines(out)] == ["stopping", text]
+def test_the_outcome_is_printed(progress, out, outcome, destinations, text):
+    progress.finished({"outcome": outcome, "messages": 0, "bytes": 0, "destinations": destinations})
+    assert lines(out)[-1][6:] == text
+    assert lines(out)[0][6:] == "stopping"
 
 
 def test_a_closed_terminal_raises_no_error(out, progress):

@@ -74,6 +74,21 @@ async def test_a_wrong_task_id_fails_the_rehearsal(environ):
     assert "Resource not found" in parts["upload"]["detail"]
 
 
+@pytest.mark.parametrize(
+    "server",
+    [{"era": "E1", "build_version": "v2.29.0"}, {"era": "E4", "enable_tasks": False}, {"era": "E5"}],
+    ids=str,
+)
+async def test_a_release_without_log_snapshots_is_no_failure_as_for_the_doctor(environ, server):
+    async with SimulatedCoderd(**server) as coderd:
+        workspace = coderd.add_workspace()
+        report, parts = await rehearsed(
+            environ | {"CODER_AGENT_URL": coderd.url, "CODER_AGENT_TOKEN": workspace.token}
+        )
+    assert (report["fits"], parts["upload"]["outcome"]) == (True, "done")
+    assert "this release has no log snapshots" in parts["upload"]["detail"]
+
+
 async def test_without_a_task_only_the_connection_to_coderd_is_tried(environ):
     del environ["AGENTD_SNAPSHOTS_TASK_ID"]
     report, parts = await rehearsed(environ)

@@ -5,6 +5,7 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
+from metric_values import value_of
 
 from agentd.clock import Clock
 from agentd.hooks.event_hooks import EventHooks, HookEvent
@@ -47,8 +48,9 @@ class Hooks:
         return self.trace.read_text().splitlines() if self.trace.exists() else []
 
     def count(self, event, outcome):
-        counter = self.metrics.counter("agentd_occasion_hook_runs_total", "", "occasion", "outcome")
-        return counter.value(occasion=event.value, outcome=outcome)
+        return value_of(
+            self.metrics, "agentd_occasion_hook_runs_total", occasion=event.value, outcome=outcome
+        )
 
     async def until(self, satisfied):
         async with asyncio.timeout(20):

@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from metric_values import value_of
 from structlog.testing import capture_logs
 
 from agentd.conversation.message import Message
@@ -45,7 +46,7 @@ class Watched:
         return self._writes("failed")
 
     def _writes(self, outcome):
-        return self.metrics.counter("agentd_snapshot_writes_total", "", "outcome").value(outcome=outcome)
+        return value_of(self.metrics, "agentd_snapshot_writes_total", outcome=outcome)
 
     def at_rest(self):
         return not self.recorder._fitting.locked() and all(entry.durable for entry in self.spool.entries())
