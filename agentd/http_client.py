@@ -14,15 +14,15 @@ RETRY_AFTER_MAX_S: Final = 300.0
 _FAILURE_MAX_CHARS: Final = 300
 
 
-def client_session(*, trust_env: bool = False) -> aiohttp.ClientSession:
-    """A session without cookies, which the caller closes. Each call sets its own deadline and TLS context.
+def client_session() -> aiohttp.ClientSession:
+    """A session without cookies, which the caller closes. Each call sets its own deadline, TLS context and proxy.
 
-    Without `trust_env` the environment's proxy variables cannot send loopback requests to a corporate proxy.
+    aiohttp does not read the proxy variables: `proxy.proxy_of` does, by Go's rules.
     """
     return aiohttp.ClientSession(
         headers={"User-Agent": USER_AGENT},
         cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=trust_env,
+        trust_env=False,
         timeout=aiohttp.ClientTimeout(total=None),
     )
 

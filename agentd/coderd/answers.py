@@ -5,6 +5,7 @@ Sources: coderd `coderd/aitasks.go` (postWorkspaceAgentTaskLogSnapshot), `coderd
 
     answer                                      of a call               of the claim stream
     401                                         UnauthorizedError       UnauthorizedError
+    407                                         ProxyAuthError          ProxyAuthError
     429                                         RateLimitedError        RateLimitedError
     5xx                                         ServerFaultError        ServerFaultError
     3xx                                         RedirectError           RedirectError
@@ -30,6 +31,7 @@ from agentd import log
 from agentd.coderd import errors
 from agentd.coderd.errors import CoderdError
 from agentd.http_client import json_object, one_line, retry_after_s
+from agentd.proxy import Proxy
 
 ERROR_BODY_MAX_BYTES: Final = 4096
 """Limit of the part of an error body that is read. coderd's error bodies are far smaller."""
@@ -39,6 +41,7 @@ _DETAIL_MAX_CHARS: Final = 1000
 
 _OF_ANY_REQUEST: Final[Mapping[int, type[CoderdError]]] = {
     401: errors.UnauthorizedError,
+    407: errors.ProxyAuthError,
     429: errors.RateLimitedError,
 }
 _OF_CALL: Final[Mapping[int, type[CoderdError]]] = {
@@ -51,6 +54,11 @@ _OF_STREAM: Final[Mapping[int, type[CoderdError]]] = {
     404: errors.NotFoundError,
     409: errors.ConflictError,
 }
+_PROXY_LOGIN_HINT: Final = (
+    "write the proxy's user and password into HTTPS_PROXY (for http:// URLs HTTP_PROXY):"
+    " http://USER:PASSWORD@HOST:PORT, with special characters percent-encoded"
+)
+_REASON_MAX_CHARS: Final = 100
 _NOT_CODERD_HINT: Final = "check coder.url and any proxy in front of coderd"
 
 
@@ -108,11 +116,24 @@ def stream_error(answer: Answer, *, now_unix_s: float) -> CoderdError | None:
     if kind is None:
         return None
     words = f"{answer.message} {answer.detail}".strip()
-    return _error(kind, f"{message}: {words}" if words else message, answer, now_unix_s=now_unix_s)
+    hint = _PROXY_LOGIN_HINT if kind is errors.ProxyAuthError else ""
+    return _error(kind, f"{message}: {words}" if words else message, answer, hint=hint, now_unix_s=now_unix_s)
+
+
+def tunnel_error(proxy: Proxy, status: int, reason: str) -> CoderdError:
+    """The error for a proxy's answer to CONNECT that is not 2xx."""
+    if status == 407:
+        message = f"the proxy {proxy} requires {'other ' if proxy.authorization else ''}credentials (407)"
+        return errors.ProxyAuthError(message, status=status, hint=proxy.login_hint)
+    answer = f"{status} {one_line(log.masked(reason), _REASON_MAX_CHARS)}".rstrip()
+    message = f"the proxy {proxy} refuses to connect to coderd: {answer}"
+    return errors.ProxyError(message, status=status, hint=proxy.hint)
 
 
 def identity_error(answer: Answer) -> CoderdError:
     """The error for coderd's refusal of an identity proof. Its 409 lists the agent names to choose from."""
+    if answer.status == 407:
+        return _error(errors.ProxyAuthError, f"coderd: 407 {answer.excerpt}", answer, hint=_PROXY_LOGIN_HINT)
     hints = {
         400: "normal while a build runs; otherwise the instance belongs to an older build",
         401: "coder.auth must name this cloud, and the Coder deployment must trust its signatures",
@@ -143,7 +164,7 @@ def _error(
 def _kind_of_call(answer: Answer) -> tuple[type[CoderdError], str]:
     status = answer.status
     if kind := _OF_ANY_REQUEST.get(status) or _OF_CALL.get(status):
-        return kind, ""
+        return kind, _PROXY_LOGIN_HINT if status == 407 else ""
     if status >= 500:
         return errors.ServerFaultError, ""
     if 300 <= status < 400:

@@ -8,17 +8,18 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote
 
 from yarl import URL
 
 from agentd.clock import Clock
-from agentd.coderd.answers import ERROR_BODY_MAX_BYTES, Answer, call_error
-from agentd.coderd.errors import InvalidRequestError, UnreachableError
+from agentd.coderd.answers import ERROR_BODY_MAX_BYTES, Answer, call_error, tunnel_error
+from agentd.coderd.errors import CoderdError, InvalidRequestError, ProxyError, UnreachableError
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.coderd.token import TokenSource
 from agentd.http_client import failure, one_line, read_start
+from agentd.proxy import Proxy, request_options
 from agentd.tls import aiohttp
 
 _NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
@@ -27,7 +28,10 @@ _LACKS_MESSAGES: Final = "Invalid agentapi payload structure."
 
 
 class Coderd:
-    """coderd's API for one workspace agent. `headers` are for proxies, `tls` is the context for https.
+    """coderd's API for one workspace agent.
+
+    `headers` are the extra headers of each request, `proxy` is the proxy of `url`. `tls` is the context for https, of
+    coderd or of the proxy.
 
     `timeout_s` of a call limits all of it, including a second attempt with a renewed token after a 401. Each
     call raises a `CoderdError`, or `ConfigError` if there is no token.
@@ -39,15 +43,17 @@ class Coderd:
         *,
         token: TokenSource,
         session: aiohttp.ClientSession,
-        headers: Mapping[str, str] | None = None,
+        headers: ExtraHeaders | None = None,
         tls: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._base = url.rstrip("/") + "/api/v2/workspaceagents/me/"
         self._token = token
         self._session = session
-        self._headers = dict(headers or {})
+        self._headers = headers or ExtraHeaders()
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
+        self._proxy = proxy
         self._clock = clock or Clock()
         self.build_version = ""
         """`X-Coder-Build-Version` of the last answer, "" before the first."""
@@ -97,6 +103,8 @@ class Coderd:
         except TimeoutError as exc:
             raise UnreachableError(f"{call}: no answer within {timeout_s:.1f}s") from exc
         except (aiohttp.ClientError, OSError) as exc:
+            if self._proxy is not None and (error := proxy_failure(exc, self._proxy)) is not None:
+                raise error from exc
             is_tls = isinstance(exc, aiohttp.ClientSSLError)
             hint = "set coder.ca_file to your deployment's CA" if is_tls else ""
             raise UnreachableError(f"{call}: {failure(exc)}", hint=hint) from exc
@@ -105,16 +113,17 @@ class Coderd:
 
     async def _send(self, method: str, path: str, body: bytes, token: str, expect: int) -> Answer | None:
         """Send one request. Returns None on success."""
-        headers = {"Content-Type": "application/json", **self._headers, "Coder-Session-Token": token}
+        extra = await self._headers.current()
+        headers = {"Content-Type": "application/json", **extra, "Coder-Session-Token": token}
         async with self._session.request(
             method,
             URL(self._base + path, encoded=True),
             data=body,
-            headers=headers,
             allow_redirects=False,
             ssl=self._tls,
             # The timeout of `_call` covers everything. aiohttp rounds its own timeouts up to whole seconds.
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+            **request_options(self._proxy, headers),
         ) as response:
             version = response.headers.get("X-Coder-Build-Version", self.build_version)
             self.build_version = one_line(version, 100)
@@ -126,6 +135,24 @@ class Coderd:
             with contextlib.suppress(aiohttp.ClientPayloadError):
                 await read_start(response.content.iter_any(), ERROR_BODY_MAX_BYTES, into=error_body)
             return Answer.of(response.status, response.headers, bytes(error_body))
+
+
+def proxy_failure(exc: Exception, proxy: Proxy) -> CoderdError | None:
+    """The error for an exception of aiohttp that the proxy caused; None if another peer caused it."""
+    if isinstance(exc, aiohttp.ClientHttpProxyError):
+        return tunnel_error(proxy, exc.status, exc.message)
+    # The host of an error is the one that aiohttp connected to, or coderd's for TLS inside the tunnel.
+    if not isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError):
+        return None
+    address = URL(proxy.url)
+    if (exc.host, exc.port) != (address.host, address.port):
+        return None
+    match exc:
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
+            cause = f"TLS failed: {failure(exc)}"
+        case _:
+            cause = failure(exc.os_error)
+    return ProxyError(f"no connection to the proxy {proxy}: {cause}", hint=proxy.hint)
 
 
 def _log_snapshot(task_id: str) -> str:

@@ -47,6 +47,10 @@ class UnauthorizedError(CoderdError, label="Unauthorized"):
     """401: coderd does not accept the token now. Normal while a claim's job runs (seconds to minutes)."""
 
 
+class ProxyAuthError(CoderdError, label="ProxyAuthRequired"):
+    """407: the proxy between agentd and coderd requires other credentials."""
+
+
 class RateLimitedError(CoderdError, label="RateLimited"):
     """429. coderd counts per client address and path, so all workspaces behind one NAT share the limit."""
 
@@ -120,7 +124,11 @@ class TlsError(UnreachableError, label="TlsFailed"):
 
 
 class ConnectError(UnreachableError, label="ConnectFailed"):
-    """No connection for another reason: unreachable network, connect timeout, unusable proxy."""
+    """No connection for another reason: unreachable network, connect timeout."""
+
+
+class ProxyError(UnreachableError, label="ProxyFailed"):
+    """The proxy is unreachable, or refuses to connect to coderd."""
 
 
 class HeadersTimeoutError(UnreachableError, label="HeadersLate"):
@@ -149,6 +157,10 @@ class StreamEndedError(UnreachableError, label="StreamEnded"):
 
 class ProtocolError(UnreachableError, label="ProtocolBroken"):
     """The exchange is not valid HTTP/1.1."""
+
+
+class HeaderCommandError(CoderdError, label="HeaderCommandFailed"):
+    """`coder.header_command` failed, so no request was sent."""
 
 
 class IdentityError(CoderdError):

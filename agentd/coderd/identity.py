@@ -18,8 +18,11 @@ from yarl import URL
 
 from agentd import log
 from agentd.coderd.answers import Answer, identity_error
-from agentd.coderd.errors import IdentityError, MetadataError
+from agentd.coderd.client import proxy_failure
+from agentd.coderd.errors import CoderdError, IdentityError, MetadataError
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.http_client import failure, json_object, read_start
+from agentd.proxy import Proxy, request_options
 from agentd.tls import aiohttp
 
 Kind = Literal["aws-instance-identity", "azure-instance-identity", "google-instance-identity"]
@@ -35,7 +38,9 @@ _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 class InstanceIdentityToken:
     """A `TokenSource` that gets the token at its first use and again after each 401.
 
-    `agent_name` chooses one of several agents on this instance. `headers` and `tls` are for coderd.
+    `agent_name` chooses one of several agents on this instance. `headers`, `tls` and `proxy` are for coderd.
+    `metadata_proxy` is the proxy for the metadata server: like the Coder agent, agentd treats it as any other
+    server, so NO_PROXY should name it.
     """
 
     def __init__(
@@ -45,17 +50,21 @@ class InstanceIdentityToken:
         coder_url: str,
         session: aiohttp.ClientSession,
         agent_name: str = "",
-        headers: Mapping[str, str] | None = None,
+        headers: ExtraHeaders | None = None,
         tls: ssl.SSLContext | None = None,
+        proxy: Proxy | None = None,
         metadata_url: str = METADATA_URL,
+        metadata_proxy: Proxy | None = None,
     ) -> None:
         self._kind = kind
         self._exchange_url = f"{coder_url.rstrip('/')}/api/v2/workspaceagents/{kind}"
         self._session = session
         self._agent_name = agent_name
-        self._headers = dict(headers or {})
+        self._headers = headers or ExtraHeaders()
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
+        self._proxy = proxy
         self._metadata_url = metadata_url.rstrip("/")
+        self._metadata_proxy = metadata_proxy
         self._token = ""
         self._failure = ""
         # One exchange at a time: the stream and an upload can receive the same 401 within a second.
@@ -73,7 +82,7 @@ class InstanceIdentityToken:
             if self._token in ("", rejected):
                 try:
                     self._token = await self._fetch()
-                except IdentityError as exc:
+                except CoderdError as exc:
                     # Keep the old token: after a claim coderd accepts it again.
                     if str(exc) != self._failure:
                         self._log.warning("identity.not_renewed", error=str(exc))
@@ -81,11 +90,14 @@ class InstanceIdentityToken:
             return self._token not in ("", rejected)
 
     async def _fetch(self) -> str:
-        async with _step("metadata server", MetadataError, "is agentd on an instance of that cloud?"):
+        hint = "is agentd on an instance of that cloud?"
+        if self._metadata_proxy is not None:
+            hint = "add 169.254.169.254 to NO_PROXY"
+        async with _step("metadata server", MetadataError, hint, self._metadata_proxy):
             proof = await self._proof()
         if self._agent_name:
             proof["agent_name"] = self._agent_name
-        async with _step("coderd", IdentityError, "check coder.url"):
+        async with _step("coderd", IdentityError, "check coder.url", self._proxy):
             token = await self._exchange(proof)
         log.register_secret(token)
         self._failure = ""
@@ -124,7 +136,8 @@ class InstanceIdentityToken:
     async def _get_metadata(self, method: str, path: str, headers: Mapping[str, str]) -> str:
         """The text of the metadata server's 200."""
         url = URL(self._metadata_url + path, encoded=True)
-        async with self._session.request(method, url, headers=headers, allow_redirects=False) as response:
+        options = request_options(self._metadata_proxy, headers)
+        async with self._session.request(method, url, allow_redirects=False, **options) as response:
             if response.status != 200:
                 raise MetadataError(
                     f"metadata server: {response.status} to {method} {url.path}",
@@ -136,12 +149,13 @@ class InstanceIdentityToken:
             return body.decode("utf-8", "replace")
 
     async def _exchange(self, proof: Mapping[str, str]) -> str:
+        headers = {**await self._headers.current(), "Content-Type": "application/json"}
         async with self._session.post(
             URL(self._exchange_url, encoded=True),
             data=json.dumps(proof).encode(),
-            headers={**self._headers, "Content-Type": "application/json"},
             allow_redirects=False,
             ssl=self._tls,
+            **request_options(self._proxy, headers),
         ) as response:
             body = await read_start(response.content.iter_any(), _ANSWER_MAX_BYTES)
             if response.status != 200:
@@ -153,12 +167,14 @@ class InstanceIdentityToken:
 
 
 @contextlib.asynccontextmanager
-async def _step(peer: str, kind: type[IdentityError], hint: str) -> AsyncIterator[None]:
-    """Raise `kind` if `peer` does not answer the block within `STEP_TIMEOUT_S`."""
+async def _step(peer: str, kind: type[IdentityError], hint: str, proxy: Proxy | None) -> AsyncIterator[None]:
+    """Raise `kind` if `peer` does not answer the block within `STEP_TIMEOUT_S`, or the error of the proxy."""
     try:
         async with asyncio.timeout(STEP_TIMEOUT_S):
             yield
     except TimeoutError as exc:
         raise kind(f"{peer}: no answer within {STEP_TIMEOUT_S:g}s", hint=hint) from exc
     except (aiohttp.ClientError, OSError) as exc:
+        if proxy is not None and (error := proxy_failure(exc, proxy)) is not None:
+            raise error from exc
         raise kind(f"{peer}: {failure(exc)}", hint=hint) from exc

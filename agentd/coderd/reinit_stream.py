@@ -16,11 +16,14 @@ from agentd.coderd.answers import ERROR_BODY_MAX_BYTES, Answer, stream_error
 from agentd.coderd.errors import (
     EventTimeoutError,
     HeadersTimeoutError,
+    ProtocolError,
     StreamEndedError,
     StreamIdleError,
     UnreachableError,
 )
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.http_client import USER_AGENT, read_start
+from agentd.proxy import Proxy
 from agentd.sse import EventDecoder, StreamItem
 
 if TYPE_CHECKING:
@@ -30,12 +33,17 @@ PATH: Final = "/api/v2/workspaceagents/me/reinit"
 SILENCE_S: Final = 45.0
 """Limit of the wait for headers, for the next byte and for the end of an event: three of coderd's pings."""
 
+LAST_EVENT_ID_MAX_BYTES: Final = 1024
+"""A proxy limits all headers together, often to 8 KB."""
+_REFUSED_HEADERS: Final = frozenset({400, 431})
+"""Statuses by which a server or a proxy refuses a header. The event id is the only one that came from the server."""
+
 
 class ReinitStream:
     """The claim stream of one workspace. `last_event_id` and `retry_s` are kept for the next connection.
 
-    `url` is coderd's access URL, `context` its TLS context (None for plain http), `headers` are extra headers
-    for proxies.
+    `url` is coderd's access URL, `proxy` its proxy, `context` the TLS context for https of either, `headers` are
+    extra headers.
     """
 
     def __init__(
@@ -44,12 +52,14 @@ class ReinitStream:
         *,
         context: ssl.SSLContext | None,
         clock: Clock,
-        headers: Mapping[str, str] | None = None,
+        headers: ExtraHeaders | None = None,
+        proxy: Proxy | None = None,
     ) -> None:
         self._url = url.rstrip("/") + PATH
         self._context = context
         self._clock = clock
-        self._headers = dict(headers or {})
+        self._headers = headers or ExtraHeaders()
+        self._proxy = proxy
         self.last_event_id = ""
         self.retry_s: float | None = None
 
@@ -71,16 +81,21 @@ class ReinitStream:
         from agentd.coderd.stream_transport import StreamTransport  # noqa: PLC0415 - as above
 
         # Without httpx's client, which also parses redirects and raises its own errors for invalid ones.
-        transport = StreamTransport(context=self._context, on_sent=on_sent)
+        transport = StreamTransport(context=self._context, on_sent=on_sent, proxy=self._proxy)
+        extra = await self._headers.current()
         request = httpx.Request(
             "GET",
             self._url,
             params={"wait": "true"},
             # As UTF-8, the encoding of event ids: httpx would refuse other characters than ASCII.
-            headers=httpx.Headers(self._request_headers(token), encoding="utf-8"),
+            headers=httpx.Headers(self._request_headers(token, extra), encoding="utf-8"),
         )
-        async with self._deadline(HeadersTimeoutError, "no response headers"):
-            response = await transport.handle_async_request(request)
+        try:
+            async with self._deadline(HeadersTimeoutError, "no response headers"):
+                response = await transport.handle_async_request(request)
+        except ProtocolError:
+            self.last_event_id = ""  # it may be the header that cannot be sent
+            raise
         try:
             await self._check(response)
             on_open()
@@ -111,6 +126,8 @@ class ReinitStream:
             with contextlib.suppress(UnreachableError):
                 async with self._deadline(HeadersTimeoutError, "no end of the error body"):
                     await read_start(response.aiter_raw(), ERROR_BODY_MAX_BYTES, into=body)
+        if response.status_code in _REFUSED_HEADERS:
+            self.last_event_id = ""
         answer = Answer.of(response.status_code, response.headers, bytes(body))
         error = stream_error(answer, now_unix_s=self._clock.wall())
         if error is not None:
@@ -140,18 +157,28 @@ class ReinitStream:
                     yield item
                 self.last_event_id, self.retry_s = decoder.last_event_id, decoder.retry_s
 
-    def _request_headers(self, token: str) -> list[tuple[str, str]]:
+    def _request_headers(self, token: str, extra: Mapping[str, str]) -> list[tuple[str, str]]:
         wanted = [
             ("User-Agent", USER_AGENT),
-            *self._headers.items(),
+            *extra.items(),
             ("Coder-Session-Token", token),
             ("Accept", "text/event-stream"),
             ("Accept-Encoding", "identity"),
             ("Cache-Control", "no-store"),
         ]
-        last_id = self.last_event_id
-        # An id that cannot be sent in a header must not prevent all later connections.
-        if last_id and last_id.isprintable() and last_id == last_id.strip():
-            wanted.append(("Last-Event-ID", last_id))
+        if is_sendable(self.last_event_id):
+            wanted.append(("Last-Event-ID", self.last_event_id))
         # The last one of a name wins, in any spelling: a configured header replaces the default user agent.
         return list({name.lower(): (name, value) for name, value in wanted}.values())
+
+
+def is_sendable(event_id: str) -> bool:
+    """Whether an event id is a legal header value of at most `LAST_EVENT_ID_MAX_BYTES`.
+
+    Another id would prevent all later connections, so it is not sent.
+    """
+    return (
+        event_id.isprintable()
+        and event_id == event_id.strip()
+        and 0 < len(event_id.encode()) <= LAST_EVENT_ID_MAX_BYTES
+    )

@@ -4,6 +4,8 @@ httpx's own transport loads a connection pool and support for other event loops 
 connection for one request does not need. They cost 2 MB of private memory in every workspace and a tenth of
 the startup time. The bytes on the wire are the same, and httpcore also uses h11. Each failure is raised as a
 class of `errors`.
+
+A proxy gets a request to an http URL in absolute form. To an https URL it opens a tunnel (CONNECT).
 """
 
 import asyncio
@@ -17,20 +19,23 @@ import aiohappyeyeballs
 import h11
 import httpx
 
+from agentd.coderd.answers import tunnel_error
 from agentd.coderd.errors import (
     ConnectError,
     ConnectRefusedError,
     DnsError,
     HeadersTooLargeError,
     ProtocolError,
+    ProxyError,
     StreamCutError,
     TlsError,
     UnreachableError,
 )
-from agentd.http_client import failure
+from agentd.http_client import USER_AGENT, failure
+from agentd.proxy import Proxy
 
 CONNECT_S: Final = 10.0
-"""Limit of name resolution, connection and handshake together."""
+"""Limit of name resolution, connection, tunnel and handshake together."""
 HEADERS_MAX_BYTES: Final = 100 * 1024
 READ_BYTES: Final = 64 * 1024
 NEXT_ADDRESS_AFTER_S: Final = 0.25
@@ -46,22 +51,28 @@ _KEEPALIVE: Final = (
 
 
 class StreamTransport(httpx.AsyncBaseTransport):
-    """Opens a connection for each request and closes it with the response. No proxy, no redirect, no retry.
+    """Opens a connection for each request and closes it with the response. No redirect, no retry.
 
-    `context` is the TLS context (None for plain http). `on_sent` is called after the request was sent.
+    `context` is the TLS context for an https URL and for an https proxy. `on_sent` is called after the request was
+    sent. `proxy` is the proxy of the requests' URL.
     """
 
-    def __init__(self, *, context: ssl.SSLContext | None, on_sent: Callable[[], None]) -> None:
+    def __init__(
+        self, *, context: ssl.SSLContext | None, on_sent: Callable[[], None], proxy: Proxy | None = None
+    ) -> None:
         self._context = context
         self._on_sent = on_sent
+        self._proxy = proxy
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send `request` without a body and wait for the response's headers. Raises an `UnreachableError`."""
+        """Send `request` without a body and wait for the response's headers. Raises a `CoderdError`."""
+        target, headers = request.url.raw_path, request.headers.raw
+        if self._proxy is not None and not self._proxy.tunnels:
+            target = b"http://%b%b" % (request.url.netloc, target)
+            headers += [(name.encode(), value.encode()) for name, value in self._proxy.headers.items()]
         http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_MAX_BYTES)
         try:
-            head = http.send(
-                h11.Request(method=request.method, target=request.url.raw_path, headers=request.headers.raw)
-            )
+            head = http.send(h11.Request(method=request.method, target=target, headers=headers))
         except h11.LocalProtocolError as exc:
             # h11's text quotes the rejected header, which may be the token.
             raise ProtocolError("the request has a header with a character that is not allowed") from exc
@@ -77,19 +88,72 @@ class StreamTransport(httpx.AsyncBaseTransport):
         return httpx.Response(response.status_code, headers=response.headers.raw_items(), stream=connection)
 
     async def _connect(self, url: httpx.URL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        host, port = url.raw_host.decode(), url.port or (443 if self._context else 80)
+        tls = self._context if url.scheme == "https" else None
+        host, port = url.raw_host.decode(), url.port or (443 if url.scheme == "https" else 80)
+        proxy = self._proxy
         try:
             async with asyncio.timeout(CONNECT_S):
-                addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-                sock = await aiohappyeyeballs.start_connection(
-                    addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, interleave=1
-                )
-                for level, option, value in _KEEPALIVE:
-                    sock.setsockopt(level, option, value)
-                name = host if self._context else None
-                return await asyncio.open_connection(sock=sock, ssl=self._context, server_hostname=name)
+                if proxy is None:
+                    return await _open(host, port, tls)
+                connected = await self._open_proxy(proxy)
+                if proxy.tunnels and tls is not None:
+                    await _tunnel(connected, proxy, host, port, tls)
+                return connected
         except OSError as exc:
-            raise _not_connected(exc) from exc
+            raise _not_connected(exc, proxy) from exc
+
+    async def _open_proxy(self, proxy: Proxy) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        url = httpx.URL(proxy.url)
+        tls = self._context if proxy.is_tls else None
+        try:
+            return await _open(url.raw_host.decode(), url.port or (443 if proxy.is_tls else 80), tls)
+        except OSError as exc:
+            if isinstance(exc, TimeoutError):
+                raise
+            cause = _not_connected(exc).message
+            raise ProxyError(f"no connection to the proxy {proxy}: {cause}", hint=proxy.hint) from exc
+
+
+async def _open(
+    host: str, port: int, context: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a host, with TLS if there is a context. Raises `OSError`."""
+    addresses = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    sock = await aiohappyeyeballs.start_connection(
+        addresses, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, interleave=1
+    )
+    for level, option, value in _KEEPALIVE:
+        sock.setsockopt(level, option, value)
+    return await asyncio.open_connection(sock=sock, ssl=context, server_hostname=host if context else None)
+
+
+async def _tunnel(
+    connected: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+    proxy: Proxy,
+    host: str,
+    port: int,
+    context: ssl.SSLContext,
+) -> None:
+    """Let the proxy connect to `host`, and start TLS with it. Raises `OSError` or a `CoderdError`."""
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    headers = {"Host": address, "User-Agent": USER_AGENT, **proxy.headers}
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_MAX_BYTES)
+    head = http.send(h11.Request(method="CONNECT", target=address, headers=list(headers.items())))
+    http.send(h11.EndOfMessage())
+    reader, writer = connected
+    connection = _Connection(http, reader, writer)
+    try:
+        try:
+            await connection.send(head)
+            response = await connection.response()
+        except UnreachableError as exc:
+            raise ProxyError(f"the proxy {proxy} does not answer CONNECT {address}: {exc.message}") from exc
+        if not 200 <= response.status_code < 300:
+            raise tunnel_error(proxy, response.status_code, response.reason.decode("latin-1"))
+        await writer.start_tls(context, server_hostname=host)
+    except BaseException:
+        await connection.aclose()
+        raise
 
 
 class _Connection(httpx.AsyncByteStream):
@@ -147,8 +211,10 @@ class _Connection(httpx.AsyncByteStream):
             self._http.receive_data(data)
 
 
-def _not_connected(exc: OSError) -> UnreachableError:
+def _not_connected(exc: OSError, proxy: Proxy | None = None) -> UnreachableError:
     match exc:
+        case TimeoutError() if proxy is not None:
+            return ProxyError(f"no connection by the proxy {proxy} within the connect timeout")
         case TimeoutError():
             return ConnectError("no connection within the connect timeout")
         case socket.gaierror():

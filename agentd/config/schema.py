@@ -45,12 +45,22 @@ class CoderSection(Section):
     ca_file: Path | None = key(
         None, "PEM file of CA certificates to trust in addition to those of the system."
     )
+    client_cert_file: Path | None = key(
+        None, "PEM file with the client certificate for coderd, and its chain."
+    )
+    client_key_file: Path | None = key(None, "PEM file with the key of the client certificate.")
     headers: tuple[str, ...] = key(
         (),
         "Extra headers `Name=value`, comma-separated; quote a value that contains a comma, as in CSV.",
         env=("CODER_AGENT_HEADER",),
         format=formats.header,
         csv=True,
+        secret=True,
+    )
+    header_command: str = key(
+        "",
+        "Shell command that prints further extra headers, one Name=value per line.",
+        env=("CODER_AGENT_HEADER_COMMAND",),
         secret=True,
     )
 
@@ -233,6 +243,10 @@ class Config(NamedTuple):
         """Raise `ConfigError` unless there is a Coder URL and a source of a token."""
         if not self.coder.url:
             raise ConfigError("coder.url: missing", hint="set CODER_AGENT_URL or [coder] url")
+        if self.coder.client_key_file is not None and self.coder.client_cert_file is None:
+            raise ConfigError(
+                "coder.client_cert_file: missing", hint="coder.client_key_file is the key of its certificate"
+            )
         if self.coder.auth == "token" and not self.coder.token and self.coder.token_file is None:
             raise ConfigError(
                 "coder.token: missing",

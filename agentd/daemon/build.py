@@ -18,9 +18,10 @@ from agentd.claims.ledger import Ledger
 from agentd.claims.listener import ClaimListener
 from agentd.claims.missed_claim import missed_claim
 from agentd.clock import Clock
-from agentd.coderd.access import claim_stream, coderd_client, token_source
+from agentd.coderd.access import claim_stream, coderd_client, extra_headers, token_source
 from agentd.coderd.client import Coderd
 from agentd.coderd.debug_manifest import read_manifest
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import TokenSource
 from agentd.config import Config
@@ -61,6 +62,7 @@ EVENT_HOOK_STOP_MAX_S: Final = 1.0
 class Peers(NamedTuple):
     """Everything that only the configuration can keep from being built. `connect` builds it."""
 
+    headers: ExtraHeaders
     token: TokenSource | None
     agent: Agent
     stream: ReinitStream | None
@@ -96,6 +98,7 @@ class Components:
         info = self.metrics.gauge("agentd_info", "Always 1; the version is a label.", "version")
         info.set(1, version=__version__)
         peers = connect(config, session, clock, workspace_id=lambda: ledger.workspace_id or "")
+        self.headers = peers.headers
         self.token = peers.token
         self.agent = peers.agent
         self.tracker = Tracker(config.stability.settle_s)
@@ -182,6 +185,7 @@ class Components:
             config=self.config,
             clock=self.clock,
             token=self.token,
+            headers=self.headers,
             watcher=self.watcher,
             recorder=self.recorder,
             spool=self.spool,
@@ -278,17 +282,19 @@ def connect(
     config: Config, session: aiohttp.ClientSession, clock: Clock, *, workspace_id: Callable[[], str]
 ) -> Peers:
     """Build the clients of all peers without contacting one. The caller closes the agent. Raises `ConfigError`."""
-    token = token_source(config, session)
+    headers = extra_headers(config)
+    token = token_source(config, session, headers)
 
     def client() -> Coderd | None:
-        return (
-            coderd_client(config, token, session, clock) if token is not None and config.coder.url else None
-        )
+        if token is None or not config.coder.url:
+            return None
+        return coderd_client(config, token, session, headers, clock)
 
     return Peers(
+        headers=headers,
         token=token,
         agent=agent_of(config, session=session, clock=clock),
-        stream=claim_stream(config, clock) if config.claims.enabled and token is not None else None,
+        stream=claim_stream(config, headers, clock) if config.claims.enabled and token is not None else None,
         status_client=client() if config.status.app_slug else None,
         destinations=_destinations(config, client, session, workspace_id),
         redact=_redactor(config),

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from agentd.clock import Clock
 from agentd.coderd.access import coderd_client
 from agentd.coderd.errors import NotFoundError, RouteNotFoundError
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.coderd.token import TokenSource
 from agentd.config import Config
 from agentd.conversation.fit import Fitted, fit
@@ -55,6 +56,7 @@ class Drill:
         config: Config,
         clock: Clock,
         token: TokenSource | None,
+        headers: ExtraHeaders,
         watcher: Watcher,
         recorder: Recorder,
         spool: Spool,
@@ -63,6 +65,7 @@ class Drill:
         self._config = config
         self._monotonic = clock.monotonic
         self._token = token
+        self._headers = headers
         self._watcher = watcher
         self._recorder = recorder
         self._spool = spool
@@ -155,7 +158,7 @@ class Drill:
             raise _NotDoneError("coder: there is no URL or no token", hint="see `agentd config check`")
         task_id = config.snapshots.task_id
         async with client_session() as session:
-            coderd = coderd_client(config, token, session)
+            coderd = coderd_client(config, token, session, self._headers)
             try:
                 await coderd.rehearse_log_snapshot(
                     task_id, size_bytes=len(self._payload), timeout_s=self._left_s()

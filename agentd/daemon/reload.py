@@ -1,10 +1,11 @@
-"""SIGHUP: read the token and the configuration again, and apply what can change in a running daemon."""
+"""SIGHUP: read the token, the extra headers and the configuration again, and apply what can change in a running daemon."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from agentd import log
 from agentd.claims.listener import ClaimListener
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.coderd.token import TokenSource
 from agentd.config import Config
 from agentd.errors import ConfigError, PeerError
@@ -20,6 +21,7 @@ async def reload_config(
     read_config: Callable[[], Config],
     check: Callable[[Config], Awaitable[None]],
     token: TokenSource | None,
+    headers: ExtraHeaders,
     listener: ClaimListener | None,
     recorder: Recorder,
 ) -> Config:
@@ -33,6 +35,7 @@ async def reload_config(
         fresh = read_config()
         await check(fresh)
         if token is not None and listener is not None:
+            await headers.renew()
             await token.renew(await token.current())
             listener.reconnect()
     except (ConfigError, PeerError) as exc:

@@ -114,6 +114,7 @@ class Daemon:
             read_config=self._read_config,
             check=lambda config: check(config, self._clock),
             token=parts.token,
+            headers=parts.headers,
             listener=parts.listener,
             recorder=parts.recorder,
         )

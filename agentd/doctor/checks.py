@@ -8,7 +8,8 @@ from typing import Final
 from agentd.agents.agent import Agent
 from agentd.agents.discovery import agent_of
 from agentd.clock import Clock
-from agentd.coderd.access import token_source
+from agentd.coderd.access import extra_headers, token_source
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.coderd.token import StaticToken, TokenSource
 from agentd.config import Config
 from agentd.doctor import control_plane, daemon, hooks, state
@@ -48,14 +49,15 @@ async def check_installation(
     """
     known = [_check_config(config, refusal)]
     async with client_session() as session:
-        token = _token(config, session, known)
+        headers = extra_headers(config)
+        token = _token(config, session, headers, known)
         agent = agent_of(config, session=session, clock=clock)
         checks: dict[str, Awaitable[list[Finding]]] = {
             "state": asyncio.to_thread(state.check, config.state.dir, spool),
             "daemon": asyncio.to_thread(daemon.check, config, socket, read_status, last_end),
         }
         if config.coder.url:
-            checks["coderd"] = control_plane.check(config, token, session, clock)
+            checks["coderd"] = control_plane.check(config, token, session, headers, clock)
         checks[agent.kind] = _check_agent(agent)
         checks["hooks"] = asyncio.to_thread(
             hooks.check, config.claims.hooks_dir, enabled=config.claims.enabled
@@ -77,10 +79,12 @@ def _check_config(config: Config, refusal: ConfigError | None) -> Finding:
     return ok("config", "is complete" + "".join(f", with {source}" for source in sorted(sources)))
 
 
-def _token(config: Config, session: aiohttp.ClientSession, known: list[Finding]) -> TokenSource:
+def _token(
+    config: Config, session: aiohttp.ClientSession, headers: ExtraHeaders, known: list[Finding]
+) -> TokenSource:
     """The configured token source, or an invalid token, so that coderd is checked anyway."""
     try:
-        return token_source(config, session) or StaticToken(_REJECTED)
+        return token_source(config, session, headers) or StaticToken(_REJECTED)
     except ConfigError as exc:
         if known[0].check != "token":
             known.append(fail("token", exc.message, exc.hint))

@@ -8,7 +8,10 @@ from typing import Final
 
 from agentd.coderd.errors import (
     CoderdError,
+    HeaderCommandError,
     NotCoderdError,
+    ProxyAuthError,
+    ProxyError,
     RateLimitedError,
     RedirectError,
     ServerFaultError,
@@ -55,6 +58,10 @@ def connection_finding(answer: AgentdError | None, version: str) -> Finding:
     `ok` if coderd itself answered, so that the answer also shows the state of token and routes.
     """
     match answer:
+        case ProxyAuthError() | ProxyError():
+            return fail("proxy", answer.message, answer.hint)
+        case HeaderCommandError():
+            return fail("coderd", answer.message, answer.hint)
         case UnreachableError():
             return _unreachable(answer)
         case RedirectError():

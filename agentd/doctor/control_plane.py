@@ -13,6 +13,7 @@ from agentd.clock import Clock
 from agentd.coderd import errors
 from agentd.coderd.access import claim_stream, coderd_client
 from agentd.coderd.client import Coderd
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.coderd.reinit_stream import ReinitStream
 from agentd.coderd.token import TokenSource
 from agentd.config import Config
@@ -20,6 +21,7 @@ from agentd.doctor import coderd_answers
 from agentd.doctor.finding import Finding, Level, fail, ok, warn
 from agentd.errors import AgentdError, ConfigError
 from agentd.http_client import http_date_unix_s
+from agentd.proxy import Proxy, proxy_of
 from agentd.tls import aiohttp
 
 ANSWER_TIMEOUT_S: Final = 4.0
@@ -39,12 +41,16 @@ _TASK_OFF: Final = "snapshots.destinations does not name coder: agentd uploads n
 
 
 async def check(
-    config: Config, token: TokenSource, session: aiohttp.ClientSession, clock: Clock
+    config: Config, token: TokenSource, session: aiohttp.ClientSession, headers: ExtraHeaders, clock: Clock
 ) -> list[Finding]:
     """The findings about coderd. Takes at most `ANSWER_TIMEOUT_S`."""
     try:
-        coderd = coderd_client(config, token, session, clock)
-        stream = claim_stream(config, clock)
+        proxy = proxy_of(config.coder.url)
+    except ConfigError as exc:
+        return [fail("proxy", exc.message, exc.hint)]
+    try:
+        coderd = coderd_client(config, token, session, headers, clock)
+        stream = claim_stream(config, headers, clock)
     except ConfigError as exc:
         return [fail("tls", exc.message, exc.hint)]
     task_id, claims = config.snapshots.task_id, config.claims.enabled
@@ -52,7 +58,7 @@ async def check(
         _rehearse(coderd, task_id), _connect(stream, token) if claims else asyncio.sleep(0, None)
     )
     connection = coderd_answers.connection_finding(log_error, coderd.build_version)
-    findings = [connection]
+    findings = [connection] if connection.check == "proxy" else [_proxy_finding(proxy), connection]
     if coderd.date:
         findings.append(_check_clock(coderd.date, clock.wall()))
     if connection.level is not Level.OK:
@@ -63,6 +69,12 @@ async def check(
         findings.append(_reinit_finding(stream_error) if claims else ok("reinit", _CLAIMS_OFF))
         findings.append(_task_finding(log_error, task_id) if uses_task else ok("task", _TASK_OFF))
     return findings
+
+
+def _proxy_finding(proxy: Proxy | None) -> Finding:
+    if proxy is not None:
+        return ok("proxy", f"coderd is reached by {proxy} ({proxy.variable})")
+    return ok("proxy", "none: coderd is reached directly")
 
 
 async def _rehearse(coderd: Coderd, task_id: str) -> AgentdError | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from agentd import log
+from agentd import log, proxy
 from agentd.config import Config, keys
 
 FILE_MAX_BYTES: Final = 64 * 1024
@@ -86,6 +86,8 @@ def secrets_of(settings: Config, environ: Mapping[str, str]) -> set[str]:
 def _secret_values(settings: Config, environ: Mapping[str, str]) -> Iterator[str]:
     yield settings.coder.token
     yield from (header.partition("=")[2] for header in settings.coder.headers)
+    yield settings.coder.header_command
+    yield from proxy.secrets_of(environ)
     yield from (environ.get(name, "") for name in settings.snapshots.redact_env)
     # For the variables of agentd the key decides, not the name: CODER_AGENT_TOKEN_FILE is a path, not a
     # secret.

@@ -11,6 +11,7 @@ from yarl import URL
 
 from agentd.errors import AgentdError
 from agentd.http_client import client_session, failure, read_start
+from agentd.proxy import proxy_of, request_options, tls_url
 from agentd.snapshots.destinations import object_store
 from agentd.snapshots.destinations.destination import RetryableError
 from agentd.snapshots.destinations.directory import path_of
@@ -71,21 +72,25 @@ async def _get(url: str, name: str, headers_file: Path | None, ca_file: Path | N
         headers = read_headers(headers_file)
     except RetryableError as exc:
         raise NotFetchedError(exc.message, hint=exc.hint) from exc
-    tls = client_context(url, ca_file)
+    proxy = proxy_of(url)
+    tls = client_context(tls_url(url, proxy), ca_file)
     try:
         async with (
-            client_session(trust_env=True) as session,
+            client_session() as session,
             session.get(
                 URL(url, encoded=True),
-                headers=headers,
                 # The headers are for that address only.
                 allow_redirects=False,
                 ssl=True if tls is None else tls,
+                **request_options(proxy, headers),
             ) as response,
         ):
             if response.status != 200:
                 raise NotFetchedError(f"{name}: {_reason(response.status)}")
             return await read_start(response.content.iter_any(), _FETCH_MAX_BYTES)
+    except aiohttp.ClientHttpProxyError as exc:
+        hint = proxy.login_hint if proxy is not None and exc.status == 407 else ""
+        raise NotFetchedError(f"{name}: the proxy {proxy} answered {exc.status}", hint=hint) from exc
     except aiohttp.ClientError as exc:
         raise NotFetchedError(f"{name}: {failure(exc, mask=partial(without_secrets, headers))}") from exc
 

@@ -7,6 +7,7 @@ import pytest
 
 from agentd.coderd import errors
 from agentd.coderd.client import Coderd
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.coderd.token import FileToken, StaticToken
 from agentd.http_client import USER_AGENT, client_session
 from agentd.simulator.coderd import SimulatedCoderd
@@ -40,7 +41,10 @@ def task_id(server, workspace):
 @pytest.fixture
 def coderd(server, workspace, session):
     return Coderd(
-        server.url, token=StaticToken(workspace.token), session=session, headers={"X-Proxy-Auth": "letmein"}
+        server.url,
+        token=StaticToken(workspace.token),
+        session=session,
+        headers=ExtraHeaders({"X-Proxy-Auth": "letmein"}),
     )
 
 

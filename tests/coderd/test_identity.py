@@ -9,6 +9,7 @@ from agentd import log
 from agentd.coderd import identity
 from agentd.coderd.client import Coderd
 from agentd.coderd.errors import CoderdError, IdentityError, MetadataError
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.coderd.identity import InstanceIdentityToken
 from agentd.simulator.coderd import SimulatedCoderd
 from agentd.simulator.metadata import SimulatedMetadata
@@ -82,7 +83,7 @@ async def test_concurrent_callers_share_one_exchange(server, workspace, source):
 
 
 async def test_the_exchange_has_the_proxy_headers_and_the_agent_name(server, workspace, source):
-    await source(agent_name=workspace.agent.name, headers={"X-Proxy-Auth": "letmein"}).current()
+    await source(agent_name=workspace.agent.name, headers=ExtraHeaders({"X-Proxy-Auth": "letmein"})).current()
     [request] = server.calls("identity")
     assert request.headers["X-Proxy-Auth"] == "letmein"
     assert json.loads(request.body)["agent_name"] == workspace.agent.name

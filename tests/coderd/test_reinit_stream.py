@@ -12,15 +12,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import h11
 import pytest
 from fakeclock import FakeClock
 from httpx_sse import ServerSentEvent
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from agentd import __version__
 from agentd.clock import Clock
-from agentd.coderd import errors
+from agentd.coderd import errors, reinit_stream
 from agentd.coderd.answers import Answer, stream_error
-from agentd.coderd.reinit_stream import ReinitStream
+from agentd.coderd.extra_headers import ExtraHeaders
+from agentd.coderd.reinit_stream import ReinitStream, is_sendable
 from agentd.coderd.token import StaticToken
 from agentd.http_client import retry_after_s
 from agentd.sse import EventTooLargeError, Heartbeat, LineTooLongError
@@ -164,7 +168,7 @@ async def test_the_request_has_the_path_and_the_headers_of_the_protocol() -> Non
     async with server(sends(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
         headers = {"X-Proxy": "1"}
         with pytest.raises(errors.StreamEndedError):
-            await collect(stream_to(url, headers=headers))
+            await collect(stream_to(url, headers=ExtraHeaders(headers)))
     lines = heads[0].decode().lower().split("\r\n")
     assert lines[0] == "get /api/v2/workspaceagents/me/reinit?wait=true http/1.1"
     assert f"coder-session-token: {TOKEN}" in lines
@@ -177,7 +181,9 @@ async def test_the_request_has_the_path_and_the_headers_of_the_protocol() -> Non
 async def test_a_configured_header_replaces_the_default() -> None:
     async with server(sends(STREAM_HEAD + b"0\r\n\r\n")) as (url, heads):
         with pytest.raises(errors.StreamEndedError):
-            await collect(stream_to(url, headers={"user-agent": "a name that the proxy allows"}))
+            await collect(
+                stream_to(url, headers=ExtraHeaders({"user-agent": "a name that the proxy allows"}))
+            )
     names = [line.partition(b":")[0] for line in heads[0].lower().split(b"\r\n")]
     assert names.count(b"user-agent") == 1
     assert b"a name that the proxy allows" in heads[0]
@@ -203,6 +209,64 @@ async def test_an_event_id_that_is_not_valid_in_a_header_is_not_sent(last_id: st
             with pytest.raises(errors.StreamEndedError):
                 await collect(stream)
     assert b"last-event-id" not in heads[1].lower()
+
+
+@pytest.mark.parametrize("status", [400, 431])
+async def test_an_event_id_is_forgotten_after_an_answer_that_refuses_headers(status: int) -> None:
+    replies = [
+        STREAM_HEAD + chunked(b"id: 7\ndata: a\n\n") + b"0\r\n\r\n",
+        answer(status, b""),
+        answer(status, b""),
+    ]
+
+    async def reply(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(replies[len(heads) - 1])
+
+    async with server(reply) as (url, heads):
+        stream = stream_to(url)
+        for _ in range(3):
+            with pytest.raises(errors.CoderdError):
+                await collect(stream)
+    assert [b"last-event-id: 7\r\n" in head.lower() for head in heads] == [False, True, False]
+
+
+async def test_an_event_id_is_forgotten_after_a_request_that_h11_refuses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reinit_stream, "is_sendable", bool)
+    async with server(sends(STREAM_HEAD + chunked(b"data: a\n\n") + b"0\r\n\r\n")) as (url, heads):
+        stream = stream_to(url)
+        stream.last_event_id = "7\n"
+        with pytest.raises(errors.ProtocolError, match="not allowed"):
+            await collect(stream)
+        with pytest.raises(errors.StreamEndedError):
+            await collect(stream)
+    assert len(heads) == 1
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+    | st.builds(lambda char, size: char * size, st.sampled_from("a…\u0301"), st.integers(1020, 1030))
+    | st.builds(
+        "".join, st.permutations(["7", "a b", "\t", " ", "\x0b", "\x0c", "\xa0", "é", "\x7f", "\u2028"])
+    )
+)
+@example("7 ").via("the trailing space of the issue")
+@example("x" * 1024)
+@example("x" * 1025)
+def test_a_sent_event_id_is_a_header_value_that_arrives_unchanged_and_is_at_most_1_kb(event_id: str) -> None:
+    wanted = is_sendable(event_id)
+    raw = event_id.encode()
+    client, peer = h11.Connection(h11.CLIENT), h11.Connection(h11.SERVER)
+    request = {"method": "GET", "target": "/", "headers": [("Host", "x"), ("Last-Event-ID", raw)]}
+    if wanted:
+        assert 0 < len(raw) <= 1024
+        peer.receive_data(client.send(h11.Request(**request)) or b"")
+        received = peer.next_event()
+        assert isinstance(received, h11.Request)
+        assert dict(received.headers)[b"last-event-id"] == raw
+    elif event_id.isascii() and event_id.isprintable() and event_id.strip() == event_id:
+        assert not 0 < len(raw) <= 1024, "an ordinary id is sent"
 
 
 async def test_the_error_does_not_contain_a_token_that_the_server_returns() -> None:

@@ -9,13 +9,14 @@ from typing import Final
 from yarl import URL
 
 from agentd.http_client import failure, one_line, read_start
+from agentd.proxy import proxy_of, request_options, tls_url
 from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
 from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
 from agentd.snapshots.entry import SpoolEntry
 from agentd.tls import aiohttp, client_context
 
 # Credentials can be renewed in the headers file; the other statuses are temporary.
-_RETRYABLE_STATUS: Final = frozenset({401, 403, 407, 408, 423, 425, 429})
+_RETRYABLE_STATUS: Final = frozenset({401, 403, 408, 423, 425, 429})
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)")
 _HEADERS_MAX_BYTES: Final = 64 * 1024
 _EXCERPT_MAX_BYTES: Final = 512
@@ -36,7 +37,8 @@ class HttpDestination:
         self._template = template
         self.name = template.name
         self._context = context
-        self._tls = client_context(template.url, context.ca_file)
+        self._proxy = proxy_of(template.url)
+        self._tls = client_context(tls_url(template.url, self._proxy), context.ca_file)
 
     async def deliver(self, entry: SpoolEntry) -> Accepted:
         headers = {"Content-Type": "application/json", **read_headers(self._context.headers_file)}
@@ -46,9 +48,9 @@ class HttpDestination:
                 self._context.method,
                 URL(self._template.expand(entry.task_id), encoded=True),
                 data=entry.payload,
-                headers=headers,
                 allow_redirects=False,
                 ssl=self._tls or True,
+                **request_options(self._proxy, headers),
             ) as response:
                 status = response.status
                 if 200 <= status < 300:
@@ -56,10 +58,14 @@ class HttpDestination:
                 # A body that breaks off must not hide the status.
                 with contextlib.suppress(aiohttp.ClientPayloadError):
                     await read_start(response.content.iter_any(), _EXCERPT_MAX_BYTES, into=excerpt)
+        except aiohttp.ClientHttpProxyError as exc:
+            raise self._refused_by_proxy(exc.status) from exc
         except (aiohttp.ClientError, OSError) as exc:
             raise RetryableError(failure(exc, mask=partial(without_secrets, headers))) from exc
         text = without_secrets(headers, excerpt.decode("utf-8", "replace"))
         answer = f"{status} {one_line(text, _EXCERPT_MAX_BYTES)}".rstrip()
+        if status == 407:
+            raise self._refused_by_proxy(status)
         if status in _RETRYABLE_STATUS or status >= 500:
             raise RetryableError(answer, status=status)
         if 300 <= status < 400:
@@ -69,6 +75,14 @@ class HttpDestination:
                 hint="configure the final address; redirects are not followed",
             )
         raise RejectedError(answer, status=status, hint="check the address in snapshots.destinations")
+
+    def _refused_by_proxy(self, status: int) -> RetryableError:
+        if self._proxy is None:
+            return RetryableError(f"{status}: a proxy refuses the request", status=status)
+        hint = self._proxy.login_hint if status == 407 else self._proxy.hint
+        return RetryableError(
+            f"{status}: the proxy {self._proxy} refuses the request", status=status, hint=hint
+        )
 
 
 def read_headers(path: Path | None) -> dict[str, str]:
