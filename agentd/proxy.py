@@ -95,7 +95,7 @@ def proxy_of(url: str, environ: Mapping[str, str] | None = None) -> Proxy | None
         return None
     if target.scheme == "http" and env.get("REQUEST_METHOD"):
         raise ConfigError(
-            f"{variable} is not used, because REQUEST_METHOD is set: a web client could have set {variable}",
+            f"{variable}: not used, because REQUEST_METHOD is set: a web client could have set {variable}",
             hint="unset REQUEST_METHOD or HTTP_PROXY in agentd's environment (golang.org/s/cgihttpproxy)",
         )
     for secret in secrets_of(env):
@@ -105,7 +105,7 @@ def proxy_of(url: str, environ: Mapping[str, str] | None = None) -> Proxy | None
     parts = _proxy_url(env[variable])
     if parts is None:
         raise ConfigError(
-            f"{variable} is not the URL of a proxy",
+            f"{variable}: is not the URL of a proxy",
             hint="write http://USER:PASSWORD@HOST:PORT, with special characters percent-encoded",
         )
     if parts.scheme not in _PORTS:
@@ -239,9 +239,10 @@ def _ascii(host: str) -> str:
     """The ASCII form of an internationalized name."""
     if host.isascii():
         return host
-    import idna  # noqa: PLC0415 - rare; yarl and httpx depend on it
+    from yarl import URL  # noqa: PLC0415 - rare, and loaded anyway with the first request
 
+    dot, name = ("." if host.startswith(".") else ""), host.removeprefix(".")
     try:
-        return ".".join(label and idna.encode(label, uts46=True).decode() for label in host.split("."))
-    except idna.IDNAError:
+        return dot + (URL.build(scheme="http", host=name).raw_host or name)
+    except ValueError:
         return host

@@ -62,7 +62,18 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "coder.debug_address": (('"h:1"', "h:1"), ("h:2", "h:2"), ("h:3", "h:3")),
     "coder.metadata_url": (('"http://f"', "http://f"), ("http://e", "http://e"), ("http://g", "http://g")),
     "coder.ca_file": (('"/f.pem"', Path("/f.pem")), ("/e.pem", Path("/e.pem")), ("/g.pem", Path("/g.pem"))),
+    "coder.client_cert_file": (
+        ('"/f.pem"', Path("/f.pem")),
+        ("/e.pem", Path("/e.pem")),
+        ("/g.pem", Path("/g.pem")),
+    ),
+    "coder.client_key_file": (
+        ('"/f.key"', Path("/f.key")),
+        ("/e.key", Path("/e.key")),
+        ("/g.key", Path("/g.key")),
+    ),
     "coder.headers": ((('["A=f"]'), ("A=f",)), ("A=e,B=2", ("A=e", "B=2")), ("", None)),
+    "coder.header_command": (('"echo A=f"', "echo A=f"), ("echo A=e", "echo A=e"), ("", None)),
     "workspace.id": ((f'"{ID}"', ID), (ID.replace("1", "2"), ID.replace("1", "2")), (f"{{{ID}}}", ID)),
     "agentapi.url": (('"http://f"', "http://f"), ("http://e", "http://e"), ("http://g", "http://g")),
     "agentapi.poll_interval_s": (("2", 2.0), ("0.5", 0.5), ("3", 3.0)),

@@ -118,7 +118,7 @@ def test_each_form_of_no_proxy(no_proxy, url, proxied):
 
 
 def test_http_proxy_is_an_error_in_a_cgi_environment():
-    with pytest.raises(ConfigError, match=r"HTTP_PROXY is not used, because REQUEST_METHOD is set.*unset"):
+    with pytest.raises(ConfigError, match=r"HTTP_PROXY: not used, because REQUEST_METHOD is set.*unset"):
         proxy_of("http://example.com", {"HTTP_PROXY": "http://10.1.2.3:8080", "REQUEST_METHOD": "GET"})
 
 
@@ -156,7 +156,7 @@ def test_credentials_go_to_the_proxy_only():
 )
 def test_a_value_that_is_not_a_url_is_an_error_without_the_value(value):
     with pytest.raises(
-        ConfigError, match=r"^HTTPS_PROXY is not the URL of a proxy; write http://USER"
+        ConfigError, match=r"^HTTPS_PROXY: is not the URL of a proxy; write http://USER"
     ) as caught:
         proxy_of("https://coder.example", {"HTTPS_PROXY": value})
     assert "hunter2" not in str(caught.value)

@@ -16,6 +16,7 @@ from agentd.doctor import control_plane, daemon, hooks, state
 from agentd.doctor.finding import Finding, Level, fail, ok
 from agentd.errors import ConfigError
 from agentd.http_client import client_session
+from agentd.proxy import NAMES as PROXY_VARIABLES
 from agentd.tls import aiohttp
 
 CHECK_TIMEOUT_S: Final = 4.8
@@ -28,7 +29,9 @@ _CHECK_OF_KEY: Final = {
     "coder.token": "token",
     "coder.token_file": "token",
     "coder.ca_file": "tls",
+    "coder.client_cert_file": "tls",
     "local_api.socket": "daemon",
+    **{name: "proxy" for names in PROXY_VARIABLES.values() for name in names},
 }
 
 
@@ -86,7 +89,7 @@ def _token(
     try:
         return token_source(config, session, headers) or StaticToken(_REJECTED)
     except ConfigError as exc:
-        if known[0].check != "token":
+        if known[0].check not in ("token", "proxy", "tls"):
             known.append(fail("token", exc.message, exc.hint))
         return StaticToken(_REJECTED)
 

@@ -26,6 +26,28 @@ REFUSED = {
     "snapshots.destinations.url_template.require_absolute_path": {
         "AGENTD_SNAPSHOTS_DESTINATIONS": f"file://relative?{SECRET}"
     },
+    "proxy.proxy_of": {
+        "CODER_AGENT_URL": "https://coder.invalid",
+        "HTTPS_PROXY": f"socks5://u:{SECRET}@p:1080",
+    },
+    "proxy.proxy_of (value)": {
+        "CODER_AGENT_URL": "http://coder.invalid",
+        "http_proxy": f"http://u:{SECRET}#@p",
+    },
+    "proxy.proxy_of (CGI)": {
+        "CODER_AGENT_URL": "http://coder.invalid",
+        "HTTP_PROXY": "p",
+        "REQUEST_METHOD": "GET",
+    },
+    "proxy.proxy_of (destination)": {
+        "AGENTD_SNAPSHOTS_DESTINATIONS": "https://h.invalid/",
+        "HTTPS_PROXY": "ftp://p",
+    },
+    "tls._load_client_certificate": {
+        "AGENTD_CODER_CLIENT_CERT_FILE": "{home}/empty",
+        "CODER_AGENT_URL": "https://127.0.0.1:9",
+    },
+    "config, a client key alone": {"AGENTD_CODER_CLIENT_KEY_FILE": "{home}/empty"},
     "tls.client_context": {"AGENTD_CODER_CA_FILE": "{home}/empty", "CODER_AGENT_URL": "https://127.0.0.1:9"},
     # Refused when the configuration is read.
     "config, a destination twice": {"AGENTD_SNAPSHOTS_DESTINATIONS": "coder,file:///x/,coder"},
@@ -102,7 +124,7 @@ def test_config_check_and_doctor_refuse_what_the_daemon_refuses(ended, case):
     [finding] = [
         one
         for one in json.loads(findings)["checks"]
-        if one["check"] in ("config", "token", "tls", "daemon") and one["level"] == "fail"
+        if one["check"] in ("config", "token", "tls", "proxy", "daemon") and one["level"] == "fail"
     ]
     assert failed == 1
     assert text.startswith(f"agentd: {finding['cause']}")

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import trustme
@@ -31,6 +31,8 @@ USER_INFO = "d%C3%B6:p%40ss%2Fw%3Ard%20long@"
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\nevent: ping\n\n"
 NO_CONTENT = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
 NAME = "coder.invalid"
+
+Through = Callable[[Proxy, str, ssl.SSLContext | None], Awaitable[object]]
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +130,12 @@ async def test_the_stream_and_a_call_go_through_the_proxy(
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("through", [stream_through, put_through], ids=["stream", "call"])
 async def test_407_is_its_own_error_and_its_text_says_what_to_do(
-    trusting: ssl.SSLContext, scheme: str, user_info: str, through: object
+    trusting: ssl.SSLContext, scheme: str, user_info: str, through: Through
 ) -> None:
     async with ForwardProxy({}, login=LOGIN) as proxy:
         via = proxy_for(scheme, proxy, user_info)
         with pytest.raises(errors.ProxyAuthError, match=r"407.*HTTPS?_PROXY") as caught:
-            await through(via, scheme, trusting if scheme == "https" else None)  # type: ignore[operator]
+            await through(via, scheme, trusting if scheme == "https" else None)
     assert type(caught.value) is errors.ProxyAuthError
     assert caught.value.status == 407
     assert caught.value.retryable
@@ -143,11 +145,11 @@ async def test_407_is_its_own_error_and_its_text_says_what_to_do(
 @pytest.mark.parametrize("through", [stream_through, put_through], ids=["stream", "call"])
 @pytest.mark.parametrize("refusal", ["403 Forbidden", "502 Bad Gateway", "503 Service \x1b[31mUnavailable"])
 async def test_a_refused_tunnel_is_an_error_of_the_proxy(
-    trusting: ssl.SSLContext, refusal: str, through: object
+    trusting: ssl.SSLContext, refusal: str, through: Through
 ) -> None:
     async with ForwardProxy({}, refusal=refusal) as proxy:
         with pytest.raises(PeerError) as caught:
-            await through(proxy_for("https", proxy), "https", trusting)  # type: ignore[operator]
+            await through(proxy_for("https", proxy), "https", trusting)
     assert isinstance(caught.value, errors.UnreachableError)
     if "\x1b" not in refusal:  # h11 rejects the control character, aiohttp accepts it
         assert type(caught.value) is errors.ProxyError
@@ -159,34 +161,34 @@ async def test_a_refused_tunnel_is_an_error_of_the_proxy(
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "proxy.invalid:3128"], ids=["closed", "unknown"])
 @pytest.mark.parametrize("through", [stream_through, put_through], ids=["stream", "call"])
 async def test_an_unreachable_proxy_is_named_without_its_password(
-    trusting: ssl.SSLContext, scheme: str, address: str, through: object
+    trusting: ssl.SSLContext, scheme: str, address: str, through: Through
 ) -> None:
     via = proxy_of(f"{scheme}://{NAME}", {f"{scheme}_proxy": f"http://me:hunter2hunter2@{address}"})
     assert via is not None
     with pytest.raises(
         errors.ProxyError, match=rf"no connection to the proxy http://me:\[hidden\]@{address}"
     ) as caught:
-        await through(via, scheme, trusting)  # type: ignore[operator]
+        await through(via, scheme, trusting)
     assert f"check {scheme}_proxy" in caught.value.hint
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("through", [stream_through, put_through], ids=["stream", "call"])
-async def test_the_certificate_of_a_proxy_is_checked(ca: trustme.CA, through: object) -> None:
+async def test_the_certificate_of_a_proxy_is_checked(ca: trustme.CA, through: Through) -> None:
     async with ForwardProxy({}, context=identity(ca, "localhost")) as proxy:
         with pytest.raises(
             errors.ProxyError, match=r"no connection to the proxy https://localhost:\d+: TLS failed"
         ):
-            await through(proxy_for("https", proxy), "https", ssl.create_default_context())  # type: ignore[operator]
+            await through(proxy_for("https", proxy), "https", ssl.create_default_context())
 
 
 @pytest.mark.parametrize("through", [stream_through, put_through], ids=["stream", "call"])
 async def test_the_certificate_of_coderd_is_checked_inside_the_tunnel(
-    ca: trustme.CA, through: object
+    ca: trustme.CA, through: Through
 ) -> None:
     async with coderd(identity(ca, NAME)) as (port, _), ForwardProxy({NAME: port}) as proxy:
         with pytest.raises(errors.UnreachableError, match="certificate verify failed") as caught:
-            await through(proxy_for("https", proxy), "https", ssl.create_default_context())  # type: ignore[operator]
+            await through(proxy_for("https", proxy), "https", ssl.create_default_context())
     assert not isinstance(caught.value, errors.ProxyError)
 
 

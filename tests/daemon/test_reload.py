@@ -5,6 +5,7 @@ from structlog.testing import capture_logs
 
 from agentd import config
 from agentd.clock import Clock
+from agentd.coderd.extra_headers import ExtraHeaders
 from agentd.daemon.build import check
 from agentd.daemon.reload import reload_config
 
@@ -46,6 +47,7 @@ async def test_what_the_daemon_would_refuse_at_a_start_is_refused_at_a_reload(re
             read_config=lambda: load(**changed),
             check=lambda fresh: check(fresh, Clock()),
             token=None,
+            headers=ExtraHeaders(),
             listener=None,
             recorder=recorder,
         )

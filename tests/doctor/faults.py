@@ -9,10 +9,12 @@ import uuid
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from unittest import mock
 
 import pytest
 from aiohttp import web
 from doctor import certificates
+from httpproxy import ForwardProxy
 
 from agentd.clock import Clock
 from agentd.daemon.last_stop import LastStop
@@ -128,6 +130,32 @@ async def a_proxy_that_requires_a_login(installation):
 @fault("coderd", "307", "redirects are not followed")
 async def a_redirect(installation):
     installation.coderd.fault("*", "redirect", times=2, location="https://login.example/?secret=hunter2")
+
+
+def _behind_proxy(installation, proxy_url):
+    installation.environ["CODER_AGENT_URL"] = "http://coder.invalid"
+    installation.stack.enter_context(mock.patch.dict(os.environ, HTTP_PROXY=proxy_url))
+
+
+@fault("proxy", "407", "http://USER:PASSWORD@HOST:PORT")
+async def a_proxy_that_requires_credentials(installation):
+    proxy = await installation.stack.enter_async_context(ForwardProxy({}, login=("me", "hunter2hunter2")))
+    _behind_proxy(installation, proxy.url)
+
+
+@fault("proxy", "no connection to the proxy http://127.0.0.1:1", "NO_PROXY")
+async def a_proxy_that_does_not_listen(installation):
+    _behind_proxy(installation, "http://127.0.0.1:1")
+
+
+@fault("proxy", "socks5", "to an http:// or https:// proxy")
+async def a_socks_proxy(installation):
+    _behind_proxy(installation, "socks5://127.0.0.1:1080")
+
+
+@fault("coderd", "coder.header_command: exit 3", "sh -c")
+async def a_header_command_that_fails(installation):
+    installation.environ["CODER_AGENT_HEADER_COMMAND"] = "exit 3"
 
 
 @fault("coderd", "DNS", "resolver")

@@ -7,6 +7,7 @@ import pytest
 from agents.kinds import KINDS
 from doctor import certificates
 from doctor.faults import FAULTS
+from httpproxy import ForwardProxy
 
 from agentd.doctor import checks
 from agentd.doctor.finding import Finding, Level, fail
@@ -30,7 +31,7 @@ async def test_an_installation_without_faults_has_only_the_warning_about_the_dae
     assert [one.check for one in findings if one.level is not Level.OK] == ["daemon"]
     assert [one.check for one in findings] == [
         "config", "state", "ledger", "spool", "daemon", "grace",
-        "coderd", "clock", "token", "reinit", "task", "agentapi", "hooks",
+        "proxy", "coderd", "clock", "token", "reinit", "task", "agentapi", "hooks",
     ]  # fmt: skip
 
 
@@ -54,6 +55,17 @@ async def test_a_fault_has_one_finding_with_its_cause_and_remedy(installation, f
         {one.check for one in findings if one.level is Level.WARN} - EXPECTED_WARNINGS - {fault.check}
     )
     assert unexpected == set()
+
+
+async def test_the_proxy_in_use_is_shown_without_its_password(installation, monkeypatch):
+    async with ForwardProxy(
+        {"coder.invalid": installation.coderd.port}, login=("me", "hunter2hunter2")
+    ) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://me:hunter2hunter2@{proxy.address}")
+        installation.environ["CODER_AGENT_URL"] = "http://coder.invalid"
+        findings = {one.check: one for one in await installation.findings()}
+    assert findings["proxy"].cause == f"coderd is reached by http://me:[hidden]@{proxy.address} (HTTP_PROXY)"
+    assert {findings[name].level for name in ("proxy", "coderd", "token", "reinit", "task")} == {Level.OK}
 
 
 async def test_a_finding_that_quotes_a_peer_is_one_line_without_secrets(installation):
