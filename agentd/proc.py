@@ -39,6 +39,14 @@ def read_stat(pid: int, *, proc: Path = PROC) -> ProcessStat | None:
         return None
 
 
+def read_name(pid: int, *, proc: Path = PROC) -> str:
+    """The command name of a process, at most 15 characters; "" if it cannot be read."""
+    try:
+        return (proc / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    except OSError:
+        return ""
+
+
 def all_stats(*, proc: Path = PROC) -> list[ProcessStat]:
     """Every process that this user can read. Takes some milliseconds on a machine with many processes."""
     pids = [int(entry.name) for entry in proc.iterdir() if entry.name.isdigit()]

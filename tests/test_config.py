@@ -75,11 +75,14 @@ SAMPLES: dict[str, tuple[tuple[str, Any], tuple[str, Any], tuple[str, Any]]] = {
     "coder.headers": ((('["A=f"]'), ("A=f",)), ("A=e,B=2", ("A=e", "B=2")), ("", None)),
     "coder.header_command": (('"echo A=f"', "echo A=f"), ("echo A=e", "echo A=e"), ("", None)),
     "workspace.id": ((f'"{ID}"', ID), (ID.replace("1", "2"), ID.replace("1", "2")), (f"{{{ID}}}", ID)),
+    "agent.sources": (('["agentapi"]', ("agentapi",)), ("none", ("none",)), ("auto", ("auto",))),
+    "agent.home": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
+    "agent.directory": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
+    "agent.poll_interval_s": (("2", 2.0), ("0.5", 0.5), ("3", 3.0)),
     "agentapi.url": (('"http://f"', "http://f"), ("http://e", "http://e"), ("http://g", "http://g")),
     "agentapi.poll_interval_s": (("2", 2.0), ("0.5", 0.5), ("3", 3.0)),
     "agentapi.state_file": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "agentapi.pid_file": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
-    "agent.poll_interval_s": (("2", 2.0), ("0.5", 0.5), ("3", 3.0)),
     "claims.enabled": (("false", False), ("yes", True), ("OFF", False)),
     "claims.hooks_dir": (('"/f"', Path("/f")), ("/e", Path("/e")), ("/g", Path("/g"))),
     "claims.hook_timeout_s": (("1.5", 1.5), ("2", 2.0), ("2.5", 2.5)),
@@ -151,7 +154,7 @@ def test_the_precedence_is_flag_environment_file_default(name, toml):
             assert (found.value(name), found.origins[name]) == (from_flag, "flag --set")
 
 
-@pytest.mark.parametrize("name", sorted(set(config.keys()) - {"state.dir", "local_api.socket"}))
+@pytest.mark.parametrize("name", sorted(set(config.keys()) - {"state.dir", "local_api.socket", "agent.home"}))
 def test_a_key_without_a_value_has_its_default(name):
     found = load()
     assert (found.value(name), found.origins[name]) == (config.keys()[name].default, "default")

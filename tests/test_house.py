@@ -138,7 +138,14 @@ def test_every_variable_in_a_document_exists():
 
 
 # Keys whose default depends on the machine; the document describes it in prose.
-MACHINE_DEFAULTS = {"coder.url", "coder.token", "coder.token_file", "state.dir", "local_api.socket"}
+MACHINE_DEFAULTS = {
+    "coder.url",
+    "coder.token",
+    "coder.token_file",
+    "agent.home",
+    "state.dir",
+    "local_api.socket",
+}
 
 
 def default_of(key: config.Key) -> str:

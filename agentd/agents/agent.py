@@ -28,6 +28,10 @@ class AgentBrokenError(AgentError):
     """The answer is not one that this kind of agent gives."""
 
 
+class CannotSendError(AgentError):
+    """This kind of agent takes no input from agentd."""
+
+
 class CannotEndError(AgentError):
     """The agent's process was not signalled: it is not known, or it is not provably the agent."""
 
@@ -98,13 +102,19 @@ class Change(NamedTuple):
 
 
 class Session(NamedTuple):
-    """One conversation of an agent. Texts are "" where the agent does not tell them; `started_at` is RFC 3339."""
+    """One conversation of an agent. Texts are "" and numbers 0 where the agent does not tell them.
+
+    `started_at` is RFC 3339. `prompted_at` is the time of the latest prompt of the user, in Unix seconds: it decides
+    which session is the current one. `pid` is the process that runs the session.
+    """
 
     id: str = ""
     directory: str = ""
     started_at: str = ""
     agent_version: str = ""
     is_live: bool = False
+    prompted_at: float = 0.0
+    pid: int = 0
 
 
 class Capabilities(NamedTuple):
@@ -123,20 +133,27 @@ class Diagnosis(NamedTuple):
 
 
 class Agent(Protocol):
-    """One running or finished agent of one kind.
+    """The agent of one kind in this workspace, running or finished. A kind inherits from this class.
 
+    A kind that only reads needs `kind`, `sessions`, `observe`, `messages` and `diagnose`; the rest has defaults.
     Polling `observe` must be enough; `changes` only shortens the delay. `tests/agents/contract.py` states what holds
     for every kind.
     """
 
-    kind: str
-    """The name of the kind in logs, the local API and `agentd doctor`: "agentapi", "claude-code", …"""
-    can: Capabilities
+    @property
+    def kind(self) -> str:
+        """The name of the kind in logs, the local API and `agentd doctor`: "agentapi", "claude-code", …"""
+        ...
+
+    @property
+    def can(self) -> Capabilities:
+        """Nothing, unless a kind says more."""
+        return Capabilities()
 
     @property
     def is_announcing(self) -> bool:
         """Whether `changes` has a working source at the moment, so that polling may slow down."""
-        ...
+        return False
 
     async def sessions(self) -> Sequence[Session]:
         """The conversations of this agent, the current one first. Cheap. Never raises."""
@@ -156,33 +173,34 @@ class Agent(Protocol):
         """
         ...
 
-    async def saved_messages(self, *, keep: int) -> Sequence[Message]:
+    async def saved_messages(self, *, keep: int) -> Sequence[Message]:  # noqa: ARG002 - used by kinds that save
         """What an agent that is gone left on disk: at most `keep` messages, oldest first. Never raises."""
-        ...
+        return ()
 
-    def changes(self) -> AsyncGenerator[Change, None]:
+    async def changes(self) -> AsyncGenerator[Change, None]:
         """The agent's announcements, until cancelled. Reconnects by itself; ends only if there are none."""
-        ...
+        nothing: tuple[Change, ...] = ()
+        for change in nothing:
+            yield change
 
-    async def send(self, content: str) -> None:
+    async def send(self, content: str) -> None:  # noqa: ARG002 - used by kinds that take input
         """Give the agent a message of the user. Only where `can.send_input`.
 
         Raises `AgentBusyError` when the agent is inside a turn, another `AgentError` when it did not take the message.
         The call is never repeated: an agent cannot recognise a repetition.
         """
-        ...
+        raise CannotSendError(f"{self.kind} agents take no input")
 
-    async def end(self, *, timeout_s: float) -> None:
+    async def end(self, *, timeout_s: float) -> None:  # noqa: ARG002 - used by kinds that can be ended
         """End the agent's process within `timeout_s`, and log the outcome. Only where `can.end_process`.
 
         Raises `CannotEndError`.
         """
-        ...
+        raise CannotEndError(f"{self.kind} agents cannot be ended")
 
     async def diagnose(self) -> Diagnosis:
         """Why the agent can or cannot be observed, for `agentd doctor`. Takes 4 s at most."""
         ...
 
     async def close(self) -> None:
-        """Cancel requests that have not ended."""
-        ...
+        """Cancel requests that have not ended. May be called twice."""

@@ -1,4 +1,10 @@
-"""Chooses the agent of this workspace and builds it. The only module that knows every kind of agent."""
+"""Finds the agents of this workspace and builds them. The only module that knows every kind of agent."""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from agentd.agents.agent import Agent
 from agentd.agents.agentapi.agent import AgentApiAgent
@@ -6,10 +12,74 @@ from agentd.agents.agentapi.client import AgentApiClient
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.tls import aiohttp, client_context
+from agentd.worker_thread import WorkerThread
+
+AUTO: Final = "auto"
+NONE: Final = "none"
+
+
+class Surroundings(NamedTuple):
+    """What a kind that reads files gets. `folder` is the agent's own; files of another user than `owner` are not read.
+
+    `directory`: the current session is one below it, if there is one. `keep`: messages to keep. Files are read in the thread `disk`.
+    """
+
+    folder: Path
+    owner: int
+    directory: Path | None
+    keep: int
+    clock: Clock
+    disk: WorkerThread
+
+
+class FileKind(NamedTuple):
+    """A kind that is observed by its files. It is there as soon as its folder exists.
+
+    The folder is the one that the environment variable `variable` names, joined with `below`; else `default`, relative
+    to `agent.home`. `build` imports the kind: most workspaces have one agent.
+    """
+
+    variable: str
+    below: str
+    default: str
+    build: Callable[[Surroundings], Agent]
+
+    def folder(self, home: Path, environ: Mapping[str, str]) -> Path:
+        named = environ.get(self.variable, "")
+        return Path(named) / self.below if named.startswith("/") else home / self.default
+
+
+FILE_KINDS: Final[dict[str, FileKind]] = {}
+"""By the name of the kind, in the order in which they are looked for."""
 
 
 def agent_of(config: Config, *, session: aiohttp.ClientSession, clock: Clock) -> Agent:
-    """The agent that `config` describes. Raises `ConfigError` for an unreadable CA file."""
+    """The agents that `agent.sources` names, as one. Raises `ConfigError` for an unreadable CA file."""
+    sources = config.agent.sources
+    has_agentapi = AUTO in sources or "agentapi" in sources
+    kinds = [kind for kind in FILE_KINDS if AUTO in sources or kind in sources]
+    if has_agentapi and not kinds:
+        return _agentapi(config, session=session, clock=clock)
+    from agentd.agents.combined import Candidate, CombinedAgent  # noqa: PLC0415 - not for AgentAPI alone
+
+    disk = WorkerThread("agent files")
+    candidates = []
+    for kind in kinds:
+        folder = FILE_KINDS[kind].folder(config.agent.home, os.environ)
+        surroundings = Surroundings(
+            folder=folder,
+            owner=os.getuid(),
+            directory=config.agent.directory,
+            keep=config.snapshots.max_messages,
+            clock=clock,
+            disk=disk,
+        )
+        candidates.append(Candidate(kind, folder, partial(FILE_KINDS[kind].build, surroundings)))
+    members = [_agentapi(config, session=session, clock=clock)] if has_agentapi else []
+    return CombinedAgent(members, candidates, clock=clock, disk=disk, directory=config.agent.directory)
+
+
+def _agentapi(config: Config, *, session: aiohttp.ClientSession, clock: Clock) -> Agent:
     client = AgentApiClient(config.agentapi.url, session=session, tls=client_context(config.agentapi.url))
     return AgentApiAgent(
         client,

@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
+AGENT_SOURCES: Final = ("auto", "none", "agentapi")
+
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # httpx encodes header values as ASCII. Without this check another character fails at the first request.
 _HEADER_VALUE: Final = re.compile(r"[\t\x20-\x7e]*")
@@ -44,6 +46,13 @@ def uuid(text: str) -> str:
         return str(uuid.UUID(text if text.isascii() and "_" not in text else ""))
     except ValueError:
         raise FormatError("is not a UUID") from None
+
+
+def agent_source(text: str) -> str:
+    """A kind of agent, `auto` or `none`."""
+    if text not in AGENT_SOURCES:
+        raise FormatError(f"is not one of {', '.join(AGENT_SOURCES)}")
+    return text
 
 
 def url(text: str) -> str:

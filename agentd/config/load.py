@@ -185,7 +185,7 @@ def _use_older_name(values: dict[str, Any], origins: dict[str, str], older: str,
 
 
 def _add_machine_defaults(values: dict[str, Any], origins: dict[str, str], env: Mapping[str, str]) -> None:
-    """Add the defaults that depend on the machine: token file, state directory and socket."""
+    """Add the defaults that depend on the machine: token file, home, state directory and socket."""
     credentials = env.get("CREDENTIALS_DIRECTORY")
     if credentials and not values.get("coder.token") and not values.get("coder.token_file"):
         credential = Path(credentials, "coder-agent-token")
@@ -194,6 +194,8 @@ def _add_machine_defaults(values: dict[str, Any], origins: dict[str, str], env: 
         if os.path.lexists(credential) and not _is_blank(credential):
             values["coder.token_file"] = credential
             origins["coder.token_file"] = "environment CREDENTIALS_DIRECTORY"
+    if "agent.home" not in values:
+        values["agent.home"], origins["agent.home"] = Path(env.get("HOME") or "/"), "default"
     if "state.dir" not in values:
         values["state.dir"], origins["state.dir"] = _default_state_dir(env)
     if "local_api.socket" not in values:

@@ -74,6 +74,24 @@ class WorkspaceSection(Section):
     )
 
 
+class AgentSection(Section):
+    sources: tuple[str, ...] = key(
+        ("auto",),
+        "Agents to observe: `auto` (AgentAPI where it answers, and every agent found in agent.home), `none`,"
+        " or a list of agentapi.",
+        format=formats.agent_source,
+    )
+    home: Path = key(
+        Path(), "Home directory of the user who runs the agent. Default: $HOME of agentd's user."
+    )
+    directory: Path | None = key(
+        None, "The current session is one in or below this directory, if there is one."
+    )
+    poll_interval_s: float = key(
+        1.0, "Seconds between two polls of the agent while its status can change.", low=0.05, high=60
+    )
+
+
 class AgentApiSection(Section):
     url: str = key("http://localhost:3284", "URL of AgentAPI.", format=formats.url)
     poll_interval_s: float = key(1.0, "Older name of agent.poll_interval_s.", low=0.05, high=60)
@@ -84,12 +102,6 @@ class AgentApiSection(Section):
     )
     pid_file: Path | None = key(
         None, "Pid file of AgentAPI, for shutdown.stop_agent.", env=("AGENTAPI_PID_FILE",)
-    )
-
-
-class AgentSection(Section):
-    poll_interval_s: float = key(
-        1.0, "Seconds between two polls of the agent while its status can change.", low=0.05, high=60
     )
 
 
@@ -218,8 +230,8 @@ class Config(NamedTuple):
 
     coder: CoderSection = CoderSection()
     workspace: WorkspaceSection = WorkspaceSection()
-    agentapi: AgentApiSection = AgentApiSection()
     agent: AgentSection = AgentSection()
+    agentapi: AgentApiSection = AgentApiSection()
     claims: ClaimsSection = ClaimsSection()
     stability: StabilitySection = StabilitySection()
     status: StatusSection = StatusSection()

@@ -5,10 +5,10 @@ from collections.abc import AsyncGenerator, Sequence
 
 from agentd.agents.agent import (
     Activity,
+    Agent,
     AgentBrokenError,
     AgentBusyError,
     AgentGoneError,
-    CannotEndError,
     Capabilities,
     Change,
     Diagnosis,
@@ -20,12 +20,12 @@ from agentd.agents.agent import (
 from agentd.conversation.message import Message
 
 
-class ScriptedAgent:
+class ScriptedAgent(Agent):
     kind = "scripted"
     can = Capabilities(send_input=True)
 
     def __init__(self) -> None:
-        self.is_announcing = False
+        self._is_announcing = False
         self.activity = Activity.IDLE
         self.question = ""
         self.inputs: list[str] = []
@@ -45,9 +45,13 @@ class ScriptedAgent:
         for queue in self._listeners:
             queue.put_nowait(Change(None if lost else self._observation(), messages=True, lost=lost))
         if lost:
-            self.is_announcing = False
+            self._is_announcing = False
 
     # The agent.
+
+    @property
+    def is_announcing(self) -> bool:
+        return self._is_announcing
 
     async def sessions(self) -> Sequence[Session]:
         return [
@@ -66,13 +70,10 @@ class ScriptedAgent:
             raise AgentBrokenError("the script makes no sense")
         return self.history[-keep:]
 
-    async def saved_messages(self, *, keep: int) -> Sequence[Message]:
-        return ()
-
     async def changes(self) -> AsyncGenerator[Change, None]:
         queue: asyncio.Queue[Change] = asyncio.Queue()
         self._listeners.append(queue)
-        self.is_announcing = True
+        self._is_announcing = True
         try:
             while True:
                 yield await queue.get()
@@ -86,9 +87,6 @@ class ScriptedAgent:
             raise AgentBusyError("in a turn")
         self.inputs.append(content)
 
-    async def end(self, *, timeout_s: float) -> None:
-        raise CannotEndError("a script has no process")
-
     async def diagnose(self) -> Diagnosis:
         match self.activity:
             case Activity.GONE:
@@ -96,9 +94,6 @@ class ScriptedAgent:
             case Activity.BROKEN:
                 return Diagnosis("fail", "the script makes no sense", "correct it")
         return Diagnosis("ok", f"the script is {self.activity.value}")
-
-    async def close(self) -> None:
-        """Nothing to close."""
 
     def _observation(self) -> Observation:
         is_there = self.activity not in (Activity.GONE, Activity.BROKEN)

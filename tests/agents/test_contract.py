@@ -11,36 +11,38 @@ from agentd.agents.agent import Activity
 from agentd.agents.agentapi import client as client_module
 from agentd.agents.agentapi.agent import AgentApiAgent
 from agentd.agents.agentapi.client import AgentApiClient
+from agentd.agents.combined import Candidate, CombinedAgent
 from agentd.simulator.agentapi import SimulatedAgentApi
+from agentd.worker_thread import WorkerThread
 
 
 class ScriptedStage:
     def __init__(self) -> None:
-        self.agent = ScriptedAgent()
+        self.agent = self.script = ScriptedAgent()
 
     async def work(self, prompt):
-        self.agent.say("user", prompt)
-        self.agent.turn(Activity.BUSY)
+        self.script.say("user", prompt)
+        self.script.turn(Activity.BUSY)
 
     async def finish(self, answer):
-        self.agent.say("agent", answer)
-        self.agent.turn(Activity.IDLE)
+        self.script.say("agent", answer)
+        self.script.turn(Activity.IDLE)
 
     async def ask(self, question):
-        self.agent.turn(Activity.WAITING, question)
+        self.script.turn(Activity.WAITING, question)
 
     async def stop(self):
-        self.agent.turn(Activity.GONE)
+        self.script.turn(Activity.GONE)
 
     async def start(self):
-        self.agent.history.clear()
-        self.agent.turn(Activity.IDLE)
+        self.script.history.clear()
+        self.script.turn(Activity.IDLE)
 
     async def break_down(self):
-        self.agent.turn(Activity.BROKEN)
+        self.script.turn(Activity.BROKEN)
 
     def received(self):
-        return self.agent.inputs
+        return self.script.inputs
 
 
 class AgentApiStage:
@@ -76,6 +78,27 @@ class TestScripted(AgentContract):
     @pytest.fixture
     def stage(self):
         return ScriptedStage()
+
+
+class CombinedStage(ScriptedStage):
+    """A scripted agent beside one that has ended and one that is not there."""
+
+    def __init__(self, fake_clock, folder) -> None:
+        super().__init__()
+        ended = ScriptedAgent()
+        ended.turn(Activity.GONE)
+        candidates = [Candidate("scripted", folder / "missing", ScriptedAgent)]
+        clock, disk = fake_clock.as_clock(), WorkerThread("test")
+        self.agent = CombinedAgent([ended, self.script], candidates, clock=clock, disk=disk)
+
+
+class TestCombined(AgentContract):
+    @pytest.fixture
+    async def stage(self, fake_clock, tmp_path):
+        stage = CombinedStage(fake_clock, tmp_path)
+        await stage.agent.observe()
+        yield stage
+        await stage.agent.close()
 
 
 class TestAgentApi(AgentContract):

@@ -16,6 +16,7 @@ from typing import Final
 from agentd import log
 from agentd.agents.agent import (
     Activity,
+    Agent,
     AgentBrokenError,
     AgentBusyError,
     AgentError,
@@ -57,7 +58,7 @@ END_STATUS_TIMEOUT_S: Final = 1.0
 _ACTIVITIES: Final = {"stable": Activity.IDLE, "running": Activity.BUSY}
 
 
-class AgentApiAgent:
+class AgentApiAgent(Agent):
     """The agent behind one AgentAPI server.
 
     `keep`: messages in the window. The files are AgentAPI's own, None where they are not configured.
@@ -83,7 +84,7 @@ class AgentApiAgent:
         self._window = Window(keep)
         self._replay = Window(keep)
         self._announced_at = float("-inf")
-        self.is_announcing = False
+        self._is_announcing = False
         # Counts reasons why the window may lack something that no event announces, and those that a read has removed.
         self._doubts = 1
         self._doubts_at_read = 0
@@ -94,6 +95,10 @@ class AgentApiAgent:
         self._state_file_problem = ""
         self._last_saved: LastMessage | None = None
         self._log = log.get("agents")
+
+    @property
+    def is_announcing(self) -> bool:
+        return self._is_announcing
 
     async def sessions(self) -> Sequence[Session]:
         """One session without an id: AgentAPI does not tell which one its agent has."""
@@ -245,7 +250,7 @@ class AgentApiAgent:
         except AgentError as exc:
             reason = str(exc)
         finally:
-            was_announcing, self.is_announcing = self.is_announcing, False
+            was_announcing, self._is_announcing = self._is_announcing, False
         lived_s = self._clock.monotonic() - began
         if was_announcing or self._backoff.failures == 0:
             self._log.info("agent.events_lost", reason=reason, lived_s=round(lived_s, 1))
@@ -278,7 +283,7 @@ class AgentApiAgent:
 
     def _end_replay(self) -> None:
         """The first status ends the replay; there is no other mark."""
-        self.is_announcing = True
+        self._is_announcing = True
         if self._replay.live:
             self._window.replace(self._replay.live)
         self._log.info("agent.events_followed")

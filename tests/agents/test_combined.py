@@ -1,0 +1,129 @@
+"""Several agents in one workspace are observed as one."""
+
+import pytest
+from agents.scripted import ScriptedAgent
+
+from agentd.agents import combined
+from agentd.agents.agent import Activity, Observation, Session, Strength
+from agentd.agents.combined import Candidate, CombinedAgent, runs_below
+from agentd.worker_thread import WorkerThread
+
+
+class Named(ScriptedAgent):
+    """A scripted agent of a given kind with a given session."""
+
+    def __init__(self, kind, *, strength=Strength.TOLD, **session):
+        super().__init__()
+        self.name, self.strength, self.session = kind, strength, Session(**session)
+
+    @property
+    def kind(self):
+        return self.name
+
+    async def sessions(self):
+        return [self.session._replace(is_live=self.activity is not Activity.GONE)]
+
+    async def observe(self):
+        return (await super().observe())._replace(strength=self.strength)
+
+
+@pytest.fixture
+def combine(fake_clock):
+    disks = []
+
+    def build(*members, **options):
+        disks.append(WorkerThread("test"))
+        return CombinedAgent(members, clock=fake_clock.as_clock(), disk=disks[-1], **options)
+
+    yield build
+    for disk in disks:
+        disk.close(1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        (Activity.IDLE, Activity.BUSY, Activity.BUSY),
+        (Activity.WAITING, Activity.BUSY, Activity.BUSY),
+        (Activity.IDLE, Activity.WAITING, Activity.WAITING),
+        (Activity.GONE, Activity.IDLE, Activity.IDLE),
+        (Activity.BROKEN, Activity.IDLE, Activity.IDLE),
+        (Activity.GONE, Activity.BROKEN, Activity.BROKEN),
+        (Activity.GONE, Activity.GONE, Activity.GONE),
+    ],
+)
+@pytest.mark.parametrize("swapped", [False, True])
+async def test_any_agent_that_works_makes_the_workspace_busy(combine, first, second, together, swapped):
+    one, two = Named("one"), Named("two")
+    one.turn(first, "which?" if first is Activity.WAITING else "")
+    two.turn(second, "which?" if second is Activity.WAITING else "")
+    observation = await combine(*((two, one) if swapped else (one, two))).observe()
+    assert observation.activity is together
+    assert observation.evidence
+    assert together is not Activity.WAITING or observation.evidence == "which?"
+
+
+async def test_the_current_session_is_live_then_in_the_directory_then_prompted_last(combine, tmp_path):
+    there = Named("there", directory=str(tmp_path), prompted_at=1.0)
+    elsewhere = Named("elsewhere", directory="/elsewhere", prompted_at=9.0)
+    newest = Named("newest", directory=str(tmp_path / "below"), prompted_at=5.0)
+    agent = combine(there, elsewhere, newest, directory=tmp_path)
+    kinds = []
+    for gone in (None, newest, there, elsewhere):
+        if gone is not None:
+            gone.turn(Activity.GONE)
+        await agent.observe()
+        kinds.append(agent.kind)
+    assert kinds == ["newest", "there", "elsewhere", "newest"]
+
+
+async def test_the_messages_are_those_of_the_current_session(combine):
+    old, new = Named("old", prompted_at=1.0), Named("new", prompted_at=2.0)
+    new.say("user", "what I asked last")
+    agent = combine(old, new)
+    await agent.observe()
+    assert (await agent.messages(keep=1))[0].content == "what I asked last"
+    assert [session.prompted_at for session in await agent.sessions()] == [2.0, 1.0]
+
+
+async def test_an_agent_is_found_when_its_folder_appears(combine, tmp_path, fake_clock):
+    folder = tmp_path / "later"
+    agent = combine(candidates=[Candidate("later", folder, lambda: Named("later"))])
+    assert (await agent.observe()).activity is Activity.GONE
+    folder.mkdir()
+    await fake_clock.advance(combined.LOOK_EVERY_S)
+    assert (await agent.observe()).activity is Activity.IDLE
+    assert agent.kind == "later"
+
+
+@pytest.mark.parametrize("is_below", [True, False])
+async def test_what_an_agent_tells_decides_over_its_screen(combine, monkeypatch, is_below):
+    monkeypatch.setattr(
+        combined, "runs_below", lambda pid, name: is_below and (pid, name) == (77, "agentapi")
+    )
+    screen = Named("agentapi", strength=Strength.INFERRED)
+    own = Named("claude-code", pid=77, prompted_at=1.0)
+    agent = combine(screen, own)
+    screen.turn(Activity.BUSY)
+    assert (await agent.observe()).activity is (Activity.IDLE if is_below else Activity.BUSY)
+    screen.turn(Activity.IDLE)
+    own.turn(Activity.BUSY)
+    assert (await agent.observe()).activity is Activity.BUSY
+    assert agent.can.send_input
+    own.turn(Activity.IDLE)
+    await agent.observe()
+    await agent.send("hello")
+    assert screen.inputs == ["hello"]
+
+
+def test_an_ancestor_is_found_by_its_name(tmp_path):
+    assert not runs_below(1, "agentapi")
+    assert not runs_below(0, "agentapi")
+    assert not runs_below(2**22 + 1, "agentapi")
+
+
+async def test_without_any_agent_the_state_says_so(combine):
+    agent = combine()
+    assert await agent.observe() == Observation(Activity.GONE, evidence="no agent was found", readable=False)
+    assert (await agent.diagnose()).severity == "fail"
+    assert agent.kind == "none"
