@@ -12,9 +12,12 @@ from agents.kinds import KINDS
 from drawing.source import Source
 
 from agentd import cli, config
+from agentd.claims.lifecycle import ClaimState
 from agentd.daemon.wiring import HOOK_EVENTS
+from agentd.errors import ExitCode
 from agentd.hooks.event_hooks import HookEvent
 from agentd.snapshots.destinations.by_url import SCHEMES
+from agentd.snapshots.receipts import DestinationOutcome
 
 ROOT = Path(__file__).parents[1]
 DOCS = {path.name: path.read_text("utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -114,6 +117,15 @@ def test_a_destination_is_in_the_description_of_its_key(scheme):
     assert f"{scheme}://" in KEYS["snapshots.destinations"].doc, "not in agentd/config/schema.py"
 
 
+def test_every_described_destination_exists():
+    described = {
+        name.strip("`").partition("://")[0] for name in rows(DOCS["snapshots.md"], "| destination |")
+    }
+    assert described == {"coder", *SCHEMES} - {"http"}
+    named = set(re.findall(r"(\w+)://", KEYS["snapshots.destinations"].doc))
+    assert named == SCHEMES.keys() - {"http"}
+
+
 def test_every_destination_class_is_created_for_a_scheme():
     by_url = SOURCE.tree("snapshots.destinations.by_url")
     named = {node.id for node in ast.walk(by_url) if isinstance(node, ast.Name)}
@@ -138,6 +150,11 @@ def test_every_destination_class_is_tested():
 @pytest.mark.parametrize("event", HookEvent)
 def test_a_hook_event_is_described(event):
     assert f"`on-{event}.d/`" in rows(DOCS["status.md"], "| directory | event |"), "no row in docs/status.md"
+
+
+def test_every_described_hook_event_exists():
+    described = rows(DOCS["status.md"], "| directory | event |")
+    assert set(described) - {"`on-claim.d/`"} == {f"`on-{event}.d/`" for event in HookEvent}
 
 
 def test_every_hook_event_is_triggered():
@@ -176,7 +193,78 @@ def test_a_command_is_described(command):
     assert any(f"agentd {command}" in text for text in pages), "in no page of docs/"
 
 
-# Doctor checks.
+def test_every_described_command_exists():
+    listed = " ".join(rows(README, "| command | what it does |"))
+    assert set(re.findall(r"`agentd ([a-z]+)", listed)) == set(cli.COMMANDS)
+
+
+# Exit codes.
+
+EXIT_CODES = {int(code) for code in ExitCode}
+
+
+def test_every_exit_code_is_described():
+    sentence = re.search(r"^Exit codes: (.*?)\.$", README, re.MULTILINE | re.DOTALL)[1]
+    assert {int(part.split()[0]) for part in sentence.split("·")} == EXIT_CODES
+    [epilog] = [
+        node.value.value
+        for node in ast.walk(SOURCE.tree("cli"))
+        if isinstance(node, ast.keyword) and node.arg == "epilog" and isinstance(node.value, ast.Constant)
+    ]
+    assert {int(code) for code in re.findall(r"\b\d+\b", epilog)} == EXIT_CODES
+
+
+# Routes of the local API.
+
+
+def routes() -> set[str]:
+    """`METHOD /path` of each route that the local API adds."""
+    return {
+        f"{node.func.attr.upper()} {node.args[0].value}"
+        for node in ast.walk(SOURCE.tree("local_api.server"))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("web.get", "web.post", "web.put", "web.patch", "web.delete")
+        and isinstance(node.args[0], ast.Constant)
+    }
+
+
+ROUTES = sorted(routes())
+
+
+def test_the_routes_are_found():
+    assert {"GET /v1/status", "POST /v1/stop", "DELETE /v1/claims/{id}"} <= set(ROUTES)
+
+
+def test_every_route_is_described():
+    described = rows(DOCS["operations.md"], "| route | answer |")
+    assert sorted(name.strip("`") for name in described) == ROUTES
+
+
+# Log events.
+
+
+def log_events() -> dict[str, set[str]]:
+    """Each dotted event that a module logs → the names of the methods that log it."""
+    found: dict[str, set[str]] = {}
+    for module in SOURCE.paths:
+        if module.startswith("simulator"):
+            continue
+        for node in ast.walk(SOURCE.tree(module)):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            if node.func.attr not in LOGGERS:
+                continue
+            for text in (text for argument in node.args for text in strings(argument)):
+                if re.fullmatch(r"[a-z_]+\.[a-z_]+", text):
+                    found.setdefault(text, set()).add(node.func.attr)
+    return found
+
+
+# The events whose second part is a state or an outcome.
+COMPUTED = {f"claim.{state}" for state in ClaimState} | {
+    f"snapshot.{outcome}" for outcome in DestinationOutcome
+}
+LOGGERS = {"debug", "info", "warning", "error", "exception", "log", "_log_once"}
 
 
 def strings(node: ast.expr) -> set[str]:
@@ -187,6 +275,20 @@ def strings(node: ast.expr) -> set[str]:
         case ast.IfExp(body=body, orelse=orelse):
             return strings(body) | strings(orelse)
     return set()
+
+
+def test_every_error_in_the_log_is_described_and_every_described_event_is_logged():
+    events = log_events()
+    cells = rows(DOCS["operations.md"], "| event | meaning |")
+    described = {name for cell in cells for name in re.findall(r"`([\w.]+)`", cell)}
+    errors = {event for event, methods in events.items() if methods & {"error", "exception"}}
+    assert sorted(errors - described) == [], "no row in docs/operations.md"
+    assert sorted(described - events.keys() - COMPUTED - {"snapshot.delivery_failed"}) == [], (
+        "in docs/operations.md, but never logged"
+    )
+
+
+# Doctor checks.
 
 
 def doctor_checks() -> set[str]:
@@ -233,6 +335,9 @@ OLDER = """
     agentd_occasion_hook_runs_total agentd_agent_reachable agentd_agent_idle agentd_app_status_sent_total
     agentd_app_status_dropped_total agentd_snapshot_writes_total agentd_snapshot_deliveries_total
     agentd_snapshot_pending agentd_snapshot_bytes
+    GET:/healthz GET:/readyz GET:/metrics GET:/v1/status GET:/v1/claims GET:/v1/snapshot POST:/v1/snapshot
+    POST:/v1/drill POST:/v1/stop POST:/v1/claims/{id}/retry DELETE:/v1/claims/{id}
+    exit:0 exit:1 exit:64 exit:69 exit:73 exit:75 exit:78
 """
 
 
@@ -253,6 +358,8 @@ def public_names() -> dict[str, str]:
             metric: rf"`{metric}\b"
             for metric in (row.strip("`") for row in rows(DOCS["metrics.md"], "| metric | kind |"))
         },
+        **{route.replace(" ", ":"): rf"`{re.escape(route)}(?!\w)" for route in ROUTES},
+        **{f"exit:{code}": rf"exit code {code}\b" for code in EXIT_CODES},
     }
 
 

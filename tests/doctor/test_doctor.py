@@ -29,10 +29,6 @@ def documented_checks():
 async def test_an_installation_without_faults_has_only_the_warning_about_the_daemon(installation):
     findings = await installation.findings()
     assert [one.check for one in findings if one.level is not Level.OK] == ["daemon"]
-    assert [one.check for one in findings] == [
-        "config", "state", "ledger", "spool", "daemon", "grace",
-        "proxy", "coderd", "clock", "token", "reinit", "task", "agentapi", "hooks",
-    ]  # fmt: skip
 
 
 async def test_the_document_lists_exactly_the_checks_in_order(installation):
