@@ -21,11 +21,14 @@ class DeliveryError(AgentdError):
 
 
 class RetryableError(DeliveryError):
-    """A later attempt may succeed. This one may have succeeded too: a second delivery is safe."""
+    """A later attempt may succeed, also after an operator has corrected something, such as a password.
+
+    This one may have succeeded too: a second delivery is safe. At a stop the snapshot stays in the spool (exit code 75).
+    """
 
 
 class RejectedError(DeliveryError):
-    """The destination will never accept this snapshot."""
+    """The destination will never accept this snapshot, whatever an operator changes. It is tried again after a restart."""
 
 
 class UnsupportedError(DeliveryError):
