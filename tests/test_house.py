@@ -397,7 +397,7 @@ def test_a_module_that_calls_itself_pure_is_checked_to_be_pure():
     pure = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in (ROOT / "agentd").rglob("*.py")
-        if path.name != "__init__.py" and re.match(r'"""[^"]*?\bPure\b', path.read_text("utf-8"))
+        if path.name != "__init__.py" and re.match(r'r?"""[^"]*?\bPure\b', path.read_text("utf-8"))
     }
     assert pure == {name for name in checked if name != "agentd.agents.agent"}, "list it in pyproject.toml"
 
