@@ -12,7 +12,7 @@ SECONDS ?= 60
 WORKERS ?= 4
 PARALLEL := --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: help demo test lint types imports unit test-long fuzz test-systemd test-image test-ui single-file lock format docs bench clean
+.PHONY: help demo test lint types imports unit test-long attack fuzz test-systemd test-image test-ui single-file lock format docs bench clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,9 @@ unit: $(VENV)/.dev
 
 test-long: $(VENV)/.dev ## run the long series completely: kills, storms, all scenarios
 	$(BIN)/pytest -m long $(PARALLEL)
+
+attack: $(VENV)/.dev ## attack the installed daemon with hostile peers, requests and files (part of test-long)
+	$(BIN)/pytest -m long $(PARALLEL) tests/e2e/attack
 
 fuzz: $(VENV)/.dev ## run the property tests with new random seeds for SECONDS (default 60)
 	$(BIN)/python tests/fuzz.py $(SECONDS)

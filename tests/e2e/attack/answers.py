@@ -212,3 +212,23 @@ def requests_to_the_daemon(host: str) -> list[bytes]:
             for route in routes for body in bodies
         ],
     ]  # fmt: skip
+
+
+def series(workspace_id: str = "", host: str = "agentd") -> dict[str, list[bytes]]:
+    """The inputs of each attack, by the name under which docs/guarantees.md counts them."""
+    agentapi = [*json_answers(AGENTAPI_FIELDS, STATUSES), *message_answers(), *broken_http()]
+    return {
+        "answers to the claim stream": [
+            *claim_streams(workspace_id),
+            *json_answers(CODERD_FIELDS, [200, 400, 401, 403, 404, 500, 503]),
+            *broken_http(),
+        ],
+        "answers to an upload": [
+            *json_answers(CODERD_FIELDS, [status for status in STATUSES if status >= 300]),
+            *broken_http(),
+        ],
+        "answers of AgentAPI to `/status`": agentapi,
+        "answers of AgentAPI to `/messages`": agentapi,
+        "requests over the unix socket": requests_to_the_daemon(host),
+        "requests over TCP": requests_to_the_daemon(host),
+    }

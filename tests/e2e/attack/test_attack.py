@@ -74,11 +74,7 @@ async def attacked(testbed, name, daemon, count):
 
 async def test_hostile_answers_to_the_claim_stream(testbed, coderd_gate):
     testbed.counting_hook("10-count")
-    hostile = [
-        *answers.claim_streams(testbed.workspace.id),
-        *answers.json_answers(answers.CODERD_FIELDS, [200, 400, 401, 403, 404, 500, 503]),
-        *answers.broken_http(),
-    ]
+    hostile = answers.series(testbed.workspace.id)["answers to the claim stream"]
     for each in hostile:
         coderd_gate.attack("/reinit", each)
     daemon = await testbed.start(CODER_AGENT_URL=coderd_gate.url)
@@ -93,10 +89,7 @@ async def test_hostile_answers_to_the_claim_stream(testbed, coderd_gate):
 async def test_hostile_answers_to_an_upload(testbed, coderd_gate):
     testbed.counting_hook("10-count")
     testbed.agent.add_message("user", "hello")
-    hostile = [
-        *answers.json_answers(answers.CODERD_FIELDS, [s for s in answers.STATUSES if s >= 300]),
-        *answers.broken_http(),
-    ]
+    hostile = answers.series()["answers to an upload"]
     daemon = await testbed.start(CODER_AGENT_URL=coderd_gate.url, AGENTD_SHUTDOWN_BUDGET_S="1")
     await daemon.status_until(lambda s: s["snapshot"]["messages"], what="a snapshot")
     count = 0
@@ -128,11 +121,7 @@ async def test_hostile_answers_to_a_status_update(testbed, coderd_gate):
 @pytest.mark.parametrize("path", ["/status", "/messages", "/events"])
 async def test_hostile_answers_of_agentapi(testbed, agent_gate, path):
     testbed.counting_hook("10-count")
-    hostile = [
-        *answers.json_answers(answers.AGENTAPI_FIELDS, answers.STATUSES),
-        *answers.message_answers(),
-        *answers.broken_http(),
-    ]
+    hostile = answers.series()["answers of AgentAPI to `/status`"]
     for each in hostile:
         agent_gate.attack(path, each)
     daemon = await testbed.start(AGENTD_AGENTAPI_URL=agent_gate.url)
@@ -164,7 +153,7 @@ async def test_hostile_requests_to_the_local_api(testbed, over, unused_tcp_port)
     testbed.counting_hook("10-count")
     address = f"127.0.0.1:{unused_tcp_port}"
     daemon = await testbed.start(**({"AGENTD_LOCAL_API_LISTEN": address} if over == "tcp" else {}))
-    hostile = answers.requests_to_the_daemon("agentd" if over == "unix" else address)
+    hostile = answers.series(host="agentd" if over == "unix" else address)["requests over TCP"]
 
     async def connect():
         if over == "unix":
