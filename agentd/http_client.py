@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from agentd import __version__, log
+from agentd.masking import excerpt
 from agentd.tls import aiohttp
 
 USER_AGENT: Final = f"agentd/{__version__}"
@@ -50,8 +51,9 @@ def json_object(text: bytes | str) -> dict[str, Any]:
 
 
 def one_line(text: str, max_chars: int) -> str:
-    """The start of a peer's text on one line, without control characters and lone surrogates."""
-    printable = "".join(char if char.isprintable() else " " for char in text[: 4 * max_chars])
+    """The start of a peer's text on one line, masked, without control characters and lone surrogates."""
+    start = excerpt(text, 4 * max_chars)
+    printable = "".join(char if char.isprintable() else " " for char in start)
     return " ".join(printable.split())[:max_chars]
 
 

@@ -7,8 +7,6 @@ Use `self._log = log.get("claims")` in a class, or `log.get(...)` in a function.
 import contextlib
 import enum
 import logging
-import re
-import string
 import sys
 from collections.abc import Callable
 from typing import Any, Final, Literal, TextIO, cast
@@ -16,64 +14,28 @@ from typing import Any, Final, Literal, TextIO, cast
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from agentd import masking
+
 Format = Literal["auto", "json", "console"]
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-MASK: Final = "[hidden]"
-# Masking a very short value would hide half of every line and protect nothing.
-SECRET_MIN_CHARS: Final = 6
+MASK: Final = masking.MASK
+SECRET_MIN_CHARS: Final = masking.SECRET_MIN_CHARS
 _DEPTH_MAX: Final = 8
 
-_secrets: set[str] = set()
-_pattern: re.Pattern[str] | None = None
+# Every log line is masked, so a module that logs finds here what it needs of `masking`.
+register_secret: Final = masking.register_secret
+registered_secrets: Final = masking.registered_secrets
+masked: Final = masking.masked
 
 # Control characters steer a terminal. Newlines and tabs are kept.
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
 # Some readers end a line at these, and JSON allows them unescaped.
 _JSON_LINE_ENDS: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
 
-# The parts of a secret's pattern. Each level of quoting doubles a backslash, so that 64 are six levels. Each level of
-# URL encoding writes a percent sign as %25.
-_BACKSLASH: Final = r"(?:\\|%(?:25){0,6}5[Cc])"
-_BACKSLASHES_MAX: Final = 64
-_BACKSLASHES: Final = f"{_BACKSLASH}{{1,{_BACKSLASHES_MAX}}}"
-_NEVER_ESCAPED: Final = frozenset(string.ascii_letters + string.digits + "-_.")
-_ESCAPE_LETTERS: Final = dict(zip("\0\a\b\t\n\v\f\r", "0abtnvfr", strict=True))
-# The traceback of an exception group indents each line of a message, and a line ends at each of these.
-_LINE_ENDS: Final = frozenset("\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029")
-_INDENT: Final = "[ |]{0,32}"
-
 
 def get(name: str) -> FilteringBoundLogger:
     """Return a logger whose lines carry `component=name`."""
     return cast("FilteringBoundLogger", structlog.get_logger(component=name))
-
-
-def register_secret(secret: str) -> None:
-    """Mask `secret` in every later line: in keys and values at any depth, in errors, in tracebacks.
-
-    The forms that `repr`, JSON and URLs give it, also nested in one another, are masked too. So is each line of a
-    secret that has several. A text shorter than `SECRET_MIN_CHARS` is never masked.
-    """
-    global _pattern  # noqa: PLW0603 - logging belongs to the process, and so do the secrets
-    if len(secret) < SECRET_MIN_CHARS or secret in _secrets:
-        return
-    _secrets.add(secret)
-    texts = {text for known in _secrets for text in (known, *map(str.strip, known.splitlines()))}
-    # Longest first, so that a secret that contains another is masked whole.
-    longest_first = sorted(texts, key=len, reverse=True)
-    _pattern = re.compile(
-        "|".join(pattern_of(text) for text in longest_first if len(text) >= SECRET_MIN_CHARS)
-    )
-
-
-def registered_secrets() -> tuple[str, ...]:
-    """Return every value that `register_secret` accepted."""
-    return tuple(_secrets)
-
-
-def masked(text: str) -> str:
-    """Return `text` with every registered secret replaced by `MASK`."""
-    return text if _pattern is None else _pattern.sub(MASK, text)
 
 
 def configure(*, level: str = "info", fmt: Format = "auto", stream: TextIO | None = None) -> None:
@@ -116,62 +78,6 @@ def _console(*, colors: bool) -> list[Processor]:
         _whole_milliseconds,
         render,
     ]
-
-
-def pattern_of(secret: str) -> str:
-    """Return a regular expression for `secret` in every form that it has inside other text.
-
-    There are alternatives for each character, because the form depends on the text around the secret: `repr`
-    escapes an apostrophe only if the text contains a double quote too.
-    """
-    pattern, before = "", ""
-    # The backslashes before a character belong to its unit: an escape of the character adds to them.
-    for backslashes, char in re.findall(r"(\\*)([^\\]|\Z)", secret):
-        pattern += (_INDENT if before in _LINE_ENDS else "") + _unit_pattern(len(backslashes), char)
-        before = char
-    return pattern
-
-
-def _unit_pattern(backslashes: int, char: str) -> str:
-    """Return the pattern for `backslashes` backslashes and the `char` after them, empty at the end."""
-    at_least = f"{_BACKSLASH}{{{backslashes},{_BACKSLASHES_MAX * (backslashes + 1)}}}" if backslashes else ""
-    if not char or char in _NEVER_ESCAPED:
-        return at_least + re.escape(char)
-    # Encoded forms first: that of a percent sign starts with one.
-    unescaped = "|".join([*_url_encoded(char), re.escape(char)])
-    escaped = "|".join([unescaped, *_escape_sequences(char)])
-    return f"{at_least}(?:{escaped})" if backslashes else f"(?:{unescaped}|{_BACKSLASHES}(?:{escaped}))"
-
-
-def _url_encoded(char: str) -> list[str]:
-    forms = [_percent_encoded(octets) for octets in _encodings(char)]
-    # A web form writes a space as a plus sign, and a second encoding escapes that.
-    return [*forms, r"\+", _percent_encoded(b"+")] if char == " " else forms
-
-
-def _percent_encoded(octets: bytes) -> str:
-    return "".join(f"%(?:25){{0,6}}(?i:{octet:02x})" for octet in octets)
-
-
-def _escape_sequences(char: str) -> list[str]:
-    """Return the patterns of the escape sequences for `char`, each without its first backslash."""
-    code, utf16 = ord(char), char.encode("utf-16-be", "surrogatepass")
-    sequences = [[f"x{byte:02x}" for byte in encoded] for encoded in _encodings(char)]
-    sequences.append([f"u{utf16[at : at + 2].hex()}" for at in range(0, len(utf16), 2)])
-    sequences.append([f"U{code:08x}"])
-    if code <= 0xFF:
-        sequences.append([f"x{code:02x}"])
-    if char in _ESCAPE_LETTERS:
-        sequences.append([_ESCAPE_LETTERS[char]])
-    return [_BACKSLASHES.join(f"(?i:{part})" for part in parts) for parts in sequences]
-
-
-def _encodings(char: str) -> set[bytes]:
-    """Return `char` in UTF-8, and the undecodable byte that it may stand for."""
-    encodings = {char.encode("utf-8", "surrogatepass")}
-    if "\udc80" <= char <= "\udcff":
-        encodings.add(char.encode("utf-8", "surrogateescape"))
-    return encodings
 
 
 class _TolerantStream:

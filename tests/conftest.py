@@ -12,7 +12,7 @@ import structlog
 from fakeclock import FakeClock
 from hypothesis import HealthCheck, settings
 
-from agentd import log
+from agentd import masking
 from agentd.clock import Clock
 
 DEFAULT_SEED = 4
@@ -62,12 +62,12 @@ def seed(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(autouse=True)
-def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_logging() -> Iterator[None]:
     """Restore the logging configuration and the registered secrets after each test: both belong to the process."""
     handlers, level = logging.root.handlers[:], logging.root.level
-    monkeypatch.setattr(log, "_secrets", set())
-    monkeypatch.setattr(log, "_pattern", None)
+    masking._registry.clear()
     yield
+    masking._registry.clear()
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     structlog.reset_defaults()

@@ -16,7 +16,7 @@ import structlog
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from agentd import log
+from agentd import log, masking
 
 EVERY_CHARACTER = st.characters(categories=None, exclude_categories=())
 
@@ -142,7 +142,7 @@ def no_surrogate_pair(text: str) -> bool:
 
 
 def register_only(secret: str) -> None:
-    log._secrets.clear()
+    masking._registry.clear()
     log.register_secret(secret)
 
 

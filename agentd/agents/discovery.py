@@ -11,6 +11,7 @@ from agentd.agents.agentapi.agent import AgentApiAgent
 from agentd.agents.agentapi.client import AgentApiClient
 from agentd.clock import Clock
 from agentd.config import Config
+from agentd.conversation.redaction import Redactor
 from agentd.tls import aiohttp, client_context
 from agentd.worker_thread import WorkerThread
 
@@ -22,6 +23,7 @@ class Surroundings(NamedTuple):
     """What a kind that reads files gets. `folder` is the agent's own; files of another user than `owner` are not read.
 
     `directory`: the current session is one below it, if there is one. `keep`: messages to keep. Files are read in the thread `disk`.
+    `redact`, if any, is applied to every message before `Agent.messages` or a digest of it leaves the kind.
     """
 
     folder: Path
@@ -30,6 +32,7 @@ class Surroundings(NamedTuple):
     keep: int
     clock: Clock
     disk: WorkerThread
+    redact: Redactor | None = None
 
 
 class FileKind(NamedTuple):
@@ -53,13 +56,18 @@ FILE_KINDS: Final[dict[str, FileKind]] = {}
 """By the name of the kind, in the order in which they are looked for."""
 
 
-def agent_of(config: Config, *, session: aiohttp.ClientSession, clock: Clock) -> Agent:
-    """The agents that `agent.sources` names, as one. Raises `ConfigError` for an unreadable CA file."""
+def agent_of(
+    config: Config, *, session: aiohttp.ClientSession, clock: Clock, redact: Redactor | None = None
+) -> Agent:
+    """The agents that `agent.sources` names, as one. Raises `ConfigError` for an unreadable CA file.
+
+    `redact` is applied to every message of an agent, before any reader gets it.
+    """
     sources = config.agent.sources
     has_agentapi = AUTO in sources or "agentapi" in sources
     kinds = [kind for kind in FILE_KINDS if AUTO in sources or kind in sources]
     if has_agentapi and not kinds:
-        return _agentapi(config, session=session, clock=clock)
+        return _agentapi(config, session=session, clock=clock, redact=redact)
     from agentd.agents.combined import Candidate, CombinedAgent  # noqa: PLC0415 - not for AgentAPI alone
 
     disk = WorkerThread("agent files")
@@ -73,13 +81,16 @@ def agent_of(config: Config, *, session: aiohttp.ClientSession, clock: Clock) ->
             keep=config.snapshots.max_messages,
             clock=clock,
             disk=disk,
+            redact=redact,
         )
         candidates.append(Candidate(kind, folder, partial(FILE_KINDS[kind].build, surroundings)))
-    members = [_agentapi(config, session=session, clock=clock)] if has_agentapi else []
+    members = [_agentapi(config, session=session, clock=clock, redact=redact)] if has_agentapi else []
     return CombinedAgent(members, candidates, clock=clock, disk=disk, directory=config.agent.directory)
 
 
-def _agentapi(config: Config, *, session: aiohttp.ClientSession, clock: Clock) -> Agent:
+def _agentapi(
+    config: Config, *, session: aiohttp.ClientSession, clock: Clock, redact: Redactor | None
+) -> Agent:
     client = AgentApiClient(config.agentapi.url, session=session, tls=client_context(config.agentapi.url))
     return AgentApiAgent(
         client,
@@ -87,4 +98,5 @@ def _agentapi(config: Config, *, session: aiohttp.ClientSession, clock: Clock) -
         clock=clock,
         state_file=config.agentapi.state_file,
         pid_file=config.agentapi.pid_file,
+        redact=redact,
     )

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from agentd.masking import masked
+
 PREBUILD_CLAIMED: Final = "prebuild_claimed"
 NIL_UUID: Final = "00000000-0000-0000-0000-000000000000"
 
@@ -71,5 +73,5 @@ def _uuid(payload: Mapping[str, object], key: str) -> str | None:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = masked(repr(value))
     return text if len(text) <= 120 else text[:117] + "..."

@@ -2,13 +2,16 @@
 
 import argparse
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agentd import log
 from agentd.cli import transcript
 from agentd.config import Config
-from agentd.daemon.build import SPOOL_DIR
+from agentd.conversation.redaction import Redactor
+from agentd.daemon.build import SPOOL_DIR, redactor
 from agentd.errors import ExitCode
 from agentd.snapshots import fetching, reading
 from agentd.snapshots.destinations.url_template import UrlTemplate
@@ -22,12 +25,25 @@ def show(args: argparse.Namespace, settings: Config) -> int:
         stored = reading.parse_document(*_document(args.url, settings))
     if stored.skipped:
         print(f"agentd: skipped {stored.skipped} entries that are not valid messages", file=sys.stderr)
+    redact = _redactor(settings)
+    if redact is not None:
+        stored = stored._replace(messages=tuple(redact(stored.messages)))
     if args.raw:
         sys.stdout.buffer.write(stored.document)
         sys.stdout.buffer.flush()
     else:
         print(transcript.as_json(stored) if args.json else transcript.as_text(stored), end="\n" * args.json)
     return ExitCode.OK
+
+
+def _redactor(settings: Config) -> Redactor | None:
+    """An archive may be older than `snapshots.redact`, so the known secrets are removed from what is printed."""
+    for secret in (settings.coder.token, *(one.partition("=")[2] for one in settings.coder.headers)):
+        log.register_secret(secret)
+    with contextlib.suppress(OSError):
+        if settings.coder.token_file is not None:
+            log.register_secret(settings.coder.token_file.read_text("utf-8", "replace").strip())
+    return redactor(settings)
 
 
 def _document(url: str, settings: Config) -> tuple[bytes, str]:

@@ -77,7 +77,7 @@ class Answer(NamedTuple):
     @classmethod
     def of(cls, status: int, headers: Mapping[str, str], body: bytes) -> "Answer":
         """The answer with secrets masked, because a server may return the request in its error body."""
-        text = log.masked(body.decode("utf-8", "replace"))
+        text = log.masked(body.decode("utf-8", "replace"), cut_end=True)
         return cls(status, headers, text, *parse_error_body(text))
 
     @property

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from agentd.errors import PeerError
+from agentd.masking import excerpt
 
 CUT_MARK: Final = "[... earlier text cut by agentd ...]\n"
 """The start of every truncated text: a reader sees that text is missing."""
@@ -48,4 +49,4 @@ def parse_message(entry: Mapping[str, object], *, text: str = "content") -> Mess
 
 
 def _shown(value: object) -> str:
-    return "missing" if value is None else repr(value)[:40]
+    return "missing" if value is None else excerpt(repr(value), 40)

@@ -290,14 +290,15 @@ def connect(
             return None
         return coderd_client(config, token, session, headers, clock)
 
+    redact = redactor(config)
     return Peers(
         headers=headers,
         token=token,
-        agent=agent_of(config, session=session, clock=clock),
+        agent=agent_of(config, session=session, clock=clock, redact=redact),
         stream=claim_stream(config, headers, clock) if config.claims.enabled and token is not None else None,
         status_client=client() if config.status.app_slug else None,
         destinations=_destinations(config, client, session, workspace_id),
-        redact=_redactor(config),
+        redact=redact,
     )
 
 
@@ -335,8 +336,8 @@ def open_ledger(config: Config, clock: Clock) -> Ledger:
     return Ledger(config.state.dir, workspace_id=config.workspace.id or None, clock=clock)
 
 
-def _redactor(config: Config) -> Redactor | None:
-    """Raises `ConfigError` for an invalid pattern."""
+def redactor(config: Config) -> Redactor | None:
+    """What removes secrets from messages, None if that is off. Raises `ConfigError` for an invalid pattern."""
     if not config.snapshots.redact:
         return None
     for name in config.snapshots.redact_env:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from agentd import __version__
 from agentd.agents.agent import Agent, AgentBusyError, AgentGoneError
@@ -19,6 +19,7 @@ from agentd.daemon.last_stop import LastStop, RunState
 from agentd.daemon.shutdown import Phase
 from agentd.daemon.task_status import TaskStatus, TaskView
 from agentd.local_api.replies import ApiError, Json
+from agentd.masking import masked, masked_values
 from agentd.metrics import Registry
 from agentd.snapshots.delivery import Delivery
 from agentd.snapshots.recorder import Recorder
@@ -74,7 +75,7 @@ class Views(NamedTuple):
         """`GET /v1/status`."""
         evidence = self.tracker.evidence
         previous = self.last_stop.previous
-        return {
+        status = {
             "version": __version__,
             "pid": os.getpid(),
             "started_at": rfc3339(self.started_at),
@@ -94,6 +95,7 @@ class Views(NamedTuple):
             "last_stop": previous.as_json() if previous else None,
             "capabilities": self._capabilities(),
         }
+        return cast("Json", masked_values(status))
 
     async def healthy(self) -> Json:
         """`GET /healthz`. Answers also while the disk hangs."""
@@ -113,13 +115,14 @@ class Views(NamedTuple):
         is_writable = await self.state.is_writable(self.spool.disk)
         return {
             "claims": claims.reason if claims and is_waiting else "ok",
-            "agent": "ok" if status in _ANSWERING else f"{status.value}: {self.tracker.evidence}",
+            "agent": "ok" if status in _ANSWERING else masked(f"{status.value}: {self.tracker.evidence}"),
             "spool": "ok" if is_writable else "state directory is not writable",
         }
 
     def claims(self) -> Json:
         """`GET /v1/claims`."""
-        return {"claims": [claim_as_json(claim, tails=True) for claim in self.ledger.all_claims()]}
+        claims = [claim_as_json(claim, tails=True) for claim in self.ledger.all_claims()]
+        return {"claims": masked_values(claims)}
 
     async def retry_claim(self, claim_id: str) -> Json:
         """Raises `ApiError` 404 or 409."""

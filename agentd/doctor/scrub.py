@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from agentd import log, proxy
 from agentd.config import Config, keys
+from agentd.masking import Mask
 
 FILE_MAX_BYTES: Final = 64 * 1024
 
@@ -37,17 +38,11 @@ class Scrubber:
     """Masks `secrets`, and texts that look like a secret, in a text or in every text of a JSON value."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        # Longest first, so that a secret that contains another is masked whole.
-        longest_first = sorted(
-            (secret for secret in secrets if len(secret) >= log.SECRET_MIN_CHARS), key=len, reverse=True
-        )
-        escaped = [log.pattern_of(secret) for secret in longest_first]
-        encoded = [re.escape(form) for secret in longest_first for form in sorted(encodings(secret))]
-        self._known = re.compile("|".join(escaped + encoded), re.IGNORECASE) if longest_first else None
+        known = [secret for secret in secrets if len(secret) >= log.SECRET_MIN_CHARS]
+        self._known = Mask(known, encoded=(form for secret in known for form in encodings(secret)))
 
     def text(self, text: str) -> str:
-        known = text if self._known is None else self._known.sub(log.MASK, text)
-        return _LOOKS_SECRET.sub(log.MASK, log.masked(known))
+        return _LOOKS_SECRET.sub(log.MASK, log.masked(self._known.replace(text)))
 
     def json(self, value: Any) -> Any:  # noqa: ANN401 - JSON
         match value:
@@ -62,7 +57,7 @@ class Scrubber:
 
 
 def encodings(secret: str) -> set[str]:
-    """`secret` in hex, base64, and percent-encoded completely. `log.pattern_of` covers escaped forms.
+    """`secret` in hex, base64, and percent-encoded completely. `masking.Mask` covers escaped forms.
 
     Inside a longer text that was encoded in base64 as a whole, a secret has one of three forms, which depends
     on its offset. The characters at both ends depend on the text around it and are not part of the form.

@@ -22,6 +22,7 @@ from agentd import log
 from agentd.clock import Clock
 from agentd.errors import AgentdError
 from agentd.hooks.processes import RUN_ID, RunMarks, end_run, kill_now
+from agentd.masking import MaskedOutput
 from agentd.proc import ProcessIdentity, identify
 from agentd.programs import program_environment, untrusted_reason
 
@@ -222,8 +223,8 @@ class _Output:
     def __init__(self, hook: str, *, is_logged: bool) -> None:
         self._hook = hook
         self._fd: int | None = None
-        self._tail = bytearray()
-        self._line = bytearray()
+        self._output = MaskedOutput(TAIL_BYTES)
+        self._line = ""
         self._lines = 0 if is_logged else LOGGED_LINES + 1
         self._log = log.get("hooks")
         self.ended = asyncio.Event()
@@ -242,14 +243,10 @@ class _Output:
             os.close(self._fd)
             self._fd = None
             self.ended.set()
-            self._log_lines(b"\n")
+            self._log_lines(self._output.finish() + "\n")
 
     def tail(self) -> str:
-        text = bytes(self._tail[-TAIL_BYTES:])
-        if len(self._tail) > TAIL_BYTES:
-            # The cut can be inside a character; the continuation bytes of UTF-8 are 10xxxxxx.
-            text = text.lstrip(bytes(range(0x80, 0xC0)))
-        return log.masked(text.decode("utf-8", "replace"))
+        return self._output.tail()
 
     def _read(self, fd: int) -> None:
         try:
@@ -259,20 +256,16 @@ class _Output:
         if not data:
             self.close()
             return
-        self._tail += data
-        if len(self._tail) > 4 * TAIL_BYTES:
-            del self._tail[: -TAIL_BYTES - 1]
-        self._log_lines(data)
+        self._log_lines(self._output.feed(data))
 
-    def _log_lines(self, data: bytes) -> None:
+    def _log_lines(self, text: str) -> None:
         if self._lines > LOGGED_LINES:
             return
-        *lines, rest = (bytes(self._line) + data).split(b"\n")
-        self._line = bytearray(rest[: 4 * LOGGED_CHARS])
+        *lines, rest = (self._line + text).split("\n")
+        self._line = rest[:LOGGED_CHARS]
         for line in filter(None, lines):
             self._lines += 1
             if self._lines > LOGGED_LINES:
                 self._log.info("hook.output_no_longer_logged", hook=self._hook, after_lines=LOGGED_LINES)
                 return
-            text = line.decode("utf-8", "replace")[:LOGGED_CHARS]
-            self._log.info("hook.output", hook=self._hook, line=text)
+            self._log.info("hook.output", hook=self._hook, line=line[:LOGGED_CHARS])

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from agentd import log
 from agentd.errors import AgentdError, PeerError
+from agentd.masking import masked
 
 BODY_MAX_BYTES: Final = 1 << 20
 """Largest request body."""
@@ -36,6 +37,7 @@ def json_response(value: Json, status: int = 200) -> web.Response:
 
 
 def error_response(status: int, message: str, detail: str = "") -> web.Response:
+    message, detail = masked(message), masked(detail)
     return json_response({"message": message, "detail": detail} if detail else {"message": message}, status)
 
 

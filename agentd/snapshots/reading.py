@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 from agentd.conversation.sanitize import FALLBACK_TIME
 from agentd.errors import AgentdError, UnavailableError
+from agentd.masking import excerpt
 from agentd.snapshots.entry import DamagedError, NewerSpoolSchemaError, SpoolEntry, decode
 from agentd.snapshots.spool_files import read_without_lock
 
@@ -92,7 +93,7 @@ def _message_list(value: object, source: str) -> list[Any]:
     if isinstance(value, dict) and "format" in value:
         if value["format"] != "agentapi":
             raise NoConversationError(
-                f'{source}: expected format "agentapi", got {json.dumps(value["format"])[:40]}'
+                f'{source}: expected format "agentapi", got {excerpt(json.dumps(value["format"]), 40)}'
             )
         value = value.get("data")
     found = value.get("messages") if isinstance(value, dict) else None

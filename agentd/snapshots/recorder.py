@@ -57,12 +57,11 @@ class Recorder:
         self._log = log.get("snapshots")
         stored = spool.get(task_id)
         # A truncated snapshot may have lost its user messages; it belongs to a conversation nevertheless.
-        self._window = Window(
-            max_messages,
-            messages_of(stored.payload) if stored else (),
-            talked=stored is not None and stored.truncated,
-        )
-        self._fitted = (task_id, self._window.messages)
+        held = tuple(messages_of(stored.payload)) if stored else ()
+        # An earlier run may have stored what is a secret today; the window is then fitted again.
+        clean = held if redact is None else tuple(redact(held))
+        self._window = Window(max_messages, clean, talked=stored is not None and stored.truncated)
+        self._fitted = (task_id, self._window.messages if clean == held else ())
         self._written_serial = stored.serial if stored else 0
         self._fitting = asyncio.Lock()  # without it an older window could replace a newer one
         self._changed = asyncio.Event()

@@ -14,6 +14,7 @@ from typing import Final
 from agentd import log
 from agentd.backoff import Backoff
 from agentd.clock import Clock, rfc3339
+from agentd.masking import excerpt
 from agentd.metrics import Metric
 from agentd.snapshots.destinations.destination import (
     Accepted,
@@ -269,7 +270,7 @@ class DestinationUploader:
     ) -> None:
         """Count, log and store the outcome of an attempt; only a final outcome goes to the disk."""
         before = self.receipt(entry)
-        detail = log.masked(str(why))[:_DETAIL_MAX_CHARS]
+        detail = excerpt(str(why), _DETAIL_MAX_CHARS)
         at = rfc3339(self._clock.wall())
         receipt = DestinationReceipt(self.name, outcome, status, detail, before.attempts + 1, at)
         if entry.serial >= self._receipts.get(entry.task_id, (0, receipt))[0]:

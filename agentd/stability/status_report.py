@@ -4,6 +4,8 @@ import enum
 import re
 from typing import Final, NamedTuple
 
+from agentd.masking import masked
+
 MESSAGE_MAX_BYTES: Final = 160
 """coderd counts bytes, although its error text says characters; 160 itself passes."""
 
@@ -59,11 +61,11 @@ class StatusReport(NamedTuple):
 
 
 def clean_message(text: str) -> str:
-    """`text` as coderd would store it, truncated between characters to `MESSAGE_MAX_BYTES` bytes.
+    """`text` masked and as coderd would store it, truncated between characters to `MESSAGE_MAX_BYTES` bytes.
 
     Escape sequences and unprintable characters are removed, white space becomes one blank, lone surrogates U+FFFD.
     """
-    plain = _SURROGATES.sub("\ufffd", _ESCAPES.sub("", text))
+    plain = _SURROGATES.sub("\ufffd", _ESCAPES.sub("", masked(text, cut_end=True)))
     words = "".join(one if one.isprintable() else " " if one.isspace() else "" for one in plain).split()
     return " ".join(words).encode()[:MESSAGE_MAX_BYTES].decode("utf-8", "ignore").rstrip()
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from agentd import log
 from agentd.durable import replace_file
+from agentd.masking import masked
 from agentd.stability.status_report import Source, StatusReport, TaskState
 from agentd.stability.turn_reports import NEW_TASK, TaskRecord, UserMessage
 
@@ -59,7 +60,7 @@ def read(path: Path, *, monotonic_to_unix_s: float) -> tuple[TaskRecord, StatusR
             tuple(_report(entry, monotonic_to_unix_s) for entry in fields["claims"]),
         )
         return record, told and StatusReport(
-            TaskState(told["word"]), message=str(told["message"]), uri=str(told["uri"])
+            TaskState(told["word"]), message=masked(str(told["message"])), uri=masked(str(told["uri"]))
         )
     except FileNotFoundError:
         pass
@@ -73,4 +74,6 @@ def _report(entry: Any, monotonic_to_unix_s: float) -> StatusReport:  # noqa: AN
     if state is TaskState.NONE:
         raise ValueError("a report has no state")
     at = float(entry["at"]) - monotonic_to_unix_s
-    return StatusReport(state, Source(entry["source"]), at, str(entry["message"]), str(entry["uri"]))
+    # A file of an earlier release is not masked.
+    message, uri = masked(str(entry["message"])), masked(str(entry["uri"]))
+    return StatusReport(state, Source(entry["source"]), at, message, uri)

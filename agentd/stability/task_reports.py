@@ -15,6 +15,7 @@ from agentd import log
 from agentd.clock import Clock
 from agentd.conversation.message import CUT_MARK, Message
 from agentd.errors import AgentdError
+from agentd.masking import masked
 from agentd.stability import task_file
 from agentd.stability.status_report import (
     FINAL_STATES,
@@ -226,7 +227,7 @@ def _parsed(fields: Mapping[str, object]) -> tuple[TaskState, str, str]:
         raise InvalidReportError("message: must be a text")
     if not isinstance(uri, str) or len(uri) > URI_MAX_CHARS or not uri.isprintable():
         raise InvalidReportError(f"uri: must be a link of at most {URI_MAX_CHARS} characters")
-    return TaskState(state.lower()), clean_message(message), uri
+    return TaskState(state.lower()), clean_message(message), masked(uri)
 
 
 def _digest(content: str) -> int:

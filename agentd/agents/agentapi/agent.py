@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ from agentd.agents.agentapi.state_file import StateFileError, read_state_file
 from agentd.backoff import Backoff
 from agentd.clock import Clock
 from agentd.conversation.message import Message
+from agentd.conversation.redaction import Redactor
 from agentd.conversation.window import UndecodedMessage, Window
 
 MUTE_MAX_S: Final = 30.0
@@ -75,12 +77,14 @@ class AgentApiAgent(Agent):
         clock: Clock,
         state_file: Path | None = None,
         pid_file: Path | None = None,
+        redact: Redactor | None = None,
     ) -> None:
         self._client = client
         self._keep = keep
         self._clock = clock
         self._state_file = state_file
         self._pid_file = pid_file
+        self._redact = redact or Redactor(values=tuple)
         self._window = Window(keep)
         self._replay = Window(keep)
         self._announced_at = float("-inf")
@@ -129,7 +133,9 @@ class AgentApiAgent(Agent):
         if self._is_current() and not fresh:
             return self._window.live[-keep:]
         doubts = self._doubts
-        messages = await self._client.messages(keep=keep, timeout_s=timeout_s, fresh=fresh)
+        read = await self._client.messages(keep=keep, timeout_s=timeout_s, fresh=fresh)
+        # In a thread: ten large screens take longer than the event loop may be blocked.
+        messages = await asyncio.to_thread(self._redact, read)
         # An empty list says nothing: a server that restarts has one.
         if messages and not self._is_current():
             self._window.replace(messages)
@@ -150,7 +156,7 @@ class AgentApiAgent(Agent):
             return ()
         try:
             async with asyncio.timeout(STATE_FILE_TIMEOUT_S):
-                messages = await asyncio.to_thread(read_state_file, path, keep=keep)
+                messages = await asyncio.to_thread(lambda: self._redact(read_state_file(path, keep=keep)))
         except (StateFileError, TimeoutError) as exc:
             problem = str(exc) or f"not read within {STATE_FILE_TIMEOUT_S:g} s"
             if problem != self._state_file_problem:
@@ -260,6 +266,8 @@ class AgentApiAgent(Agent):
             yield Change(lost=True)
 
     def _take(self, event: AgentEvent) -> Change | None:
+        if isinstance(event, UndecodedMessage):
+            event = event._replace(decode=partial(self._decoded, event))
         match event:
             case StatusChange() if not self.is_announcing:
                 self._end_replay()
@@ -280,6 +288,10 @@ class AgentApiAgent(Agent):
                     self._announced_at = now
                     return Change(messages=True)
         return None
+
+    def _decoded(self, update: UndecodedMessage) -> Message:
+        [message] = self._redact([update.decode()])
+        return message
 
     def _end_replay(self) -> None:
         """The first status ends the replay; there is no other mark."""

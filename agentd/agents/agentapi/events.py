@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 from agentd.conversation.window import UndecodedMessage
 from agentd.http_client import json_object
+from agentd.masking import excerpt
 from agentd.sse import EventDecoder, Heartbeat
 
 # A screen is 320 kB at the worst; `<`, `>` and `&` are sent as six characters here.
@@ -81,7 +82,7 @@ def _event(name: str, data: str) -> AgentEvent | None:
         return None
     fields = json_object(data)
     if name == "agent_error" and fields:
-        texts = (str(fields.get(key, ""))[:_ERROR_MAX_CHARS] for key in ("message", "level", "time"))
+        texts = (excerpt(str(fields.get(key, "")), _ERROR_MAX_CHARS) for key in ("message", "level", "time"))
         return AgentErrorEvent(*texts)
     match fields.get("status"):
         case "running" | "stable" as status:

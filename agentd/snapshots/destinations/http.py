@@ -9,6 +9,7 @@ from typing import Final
 from yarl import URL
 
 from agentd.http_client import failure, one_line, read_start
+from agentd.masking import Mask
 from agentd.proxy import proxy_of, request_options, tls_url
 from agentd.snapshots.destinations.destination import Accepted, RejectedError, RetryableError
 from agentd.snapshots.destinations.url_template import DestinationContext, UrlTemplate
@@ -20,7 +21,6 @@ _RETRYABLE_STATUS: Final = frozenset({401, 403, 408, 423, 425, 429})
 _HEADER: Final = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*)")
 _HEADERS_MAX_BYTES: Final = 64 * 1024
 _EXCERPT_MAX_BYTES: Final = 512
-_SECRET_MIN_CHARS: Final = 6
 
 
 class HttpDestination:
@@ -113,9 +113,6 @@ def read_headers(path: Path | None) -> dict[str, str]:
 
 def without_secrets(headers: dict[str, str], text: str) -> str:
     """`text` with the values of `headers` masked, because a server may return the request in its answer."""
-    for name, value in headers.items():
-        if name != "Content-Type":
-            # `Authorization: Bearer VALUE` may be returned with or without its scheme.
-            for secret in (value, value.rpartition(" ")[2]):
-                text = text.replace(secret, "[hidden]") if len(secret) >= _SECRET_MIN_CHARS else text
-    return text
+    values = [value for name, value in headers.items() if name != "Content-Type"]
+    # `Authorization: Bearer VALUE` may be returned with or without its scheme.
+    return Mask([*values, *(value.rpartition(" ")[2] for value in values)]).replace(text, cut_end=True)
