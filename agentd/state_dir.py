@@ -5,11 +5,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final, Self
 
+from agentd import log
+from agentd.durable import read_file, set_aside
 from agentd.errors import StateError
 from agentd.worker_thread import WorkerThread
 
@@ -19,18 +22,23 @@ CHECK_TIMEOUT_S: Final = 1.0
 # `holder_pid` takes a shared lock for a moment, which `StateDir.open` must not mistake for a daemon.
 _LOCK_TRIES: Final = 5
 _LOCK_PAUSE_S: Final = 0.02
+_PID_MAX_BYTES: Final = 16
 
 
 class StateDir:
     """A state directory under an exclusive lock. Use it as a context manager, or call `close()`.
 
-    The lock is `flock` on `agentd.lock`. The kernel releases it when the process ends, also after SIGKILL.
-    The pid in the file is only for error messages.
+    The lock is `flock` on the directory itself, so removing `agentd.lock` lets no second agentd in. A file system
+    that cannot lock a directory (NFS) and agentd up to 0.1 have the lock on `agentd.lock`, which is taken too: its
+    inode is compared with that of the path after locking and at each `writable`. The kernel releases both when the
+    process ends, also after SIGKILL. The pid in the file is only for error messages.
     """
 
-    def __init__(self, path: Path, lock_fd: int) -> None:
+    def __init__(self, path: Path, directory_fd: int, lock_fd: int) -> None:
         self.path = path
+        self._directory_fd: int | None = directory_fd
         self._lock_fd: int | None = lock_fd
+        self._is_lost = False
         self._check: Future[bool] | None = None
         self.was_writable = True
         """The result of the last `is_writable`."""
@@ -43,22 +51,19 @@ class StateDir:
         locked by another agentd (the message names its pid).
         """
         _prepare(path)
-        try:
-            # O_CLOEXEC: a hook that runs longer than agentd must not keep the lock.
-            fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as exc:
-            raise _unusable(path, exc) from exc
-        try:
-            _lock(fd, path)
-        except StateError:
-            os.close(fd)
-            raise
-        # A daemon must start on a full disk, because it delivers the spooled snapshots, which frees space.
-        # The pid is then missing from error messages.
-        with contextlib.suppress(OSError):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        return cls(path, fd)
+        with contextlib.ExitStack() as undo:
+            try:
+                # O_CLOEXEC: a hook that runs longer than agentd must not keep the lock.
+                directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as exc:
+                raise _unusable(path, exc) from exc
+            undo.callback(os.close, directory_fd)
+            # A file system that cannot lock a directory leaves the decision to the lock of the file.
+            with contextlib.suppress(OSError):
+                _flock(directory_fd, path)
+            lock_fd = _lock_file(path)
+            undo.pop_all()
+        return cls(path, directory_fd, lock_fd)
 
     async def is_writable(self, disk: WorkerThread, timeout_s: float = CHECK_TIMEOUT_S) -> bool:
         """Whether the directory is writable now. False if the disk does not answer within `timeout_s`."""
@@ -70,7 +75,12 @@ class StateDir:
         return self.was_writable
 
     def writable(self) -> bool:
-        """Whether the directory is writable. Blocks on the disk for a few system calls, without an fsync."""
+        """Whether the directory is writable and still ours. Blocks on the disk for a few system calls, without an fsync.
+
+        False if the directory was replaced by another one: a second agentd can have that one.
+        """
+        if not self._holds_path():
+            return False
         try:
             fd = os.open(self.path, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         except OSError as exc:
@@ -80,10 +90,33 @@ class StateDir:
         os.close(fd)
         return True
 
+    def _holds_path(self) -> bool:
+        """Whether the locked directory and the locked file are those at the path. Restores a removed lock file."""
+        if self._directory_fd is None or self._lock_fd is None:
+            return True  # closed
+        reason = "it was removed or replaced while agentd ran"
+        if _is_at(self._directory_fd, self.path):
+            try:
+                if not _is_at(self._lock_fd, self.path / LOCK_NAME):
+                    replacement = _lock_file(self.path)
+                    os.close(self._lock_fd)
+                    self._lock_fd = replacement
+                    log.get("state").warning("state.lock_restored", file=str(self.path / LOCK_NAME))
+                self._is_lost = False
+                return True
+            except StateError as exc:
+                reason = exc.message
+        if not self._is_lost:
+            hint = "stop agentd, and start it again"
+            log.get("state").error("state.lost", path=str(self.path), reason=reason, hint=hint)
+        self._is_lost = True
+        return False
+
     def close(self) -> None:
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        for fd in (self._lock_fd, self._directory_fd):
+            if fd is not None:
+                os.close(fd)
+        self._lock_fd = self._directory_fd = None
 
     def __enter__(self) -> Self:
         return self
@@ -94,39 +127,84 @@ class StateDir:
 
 def holder_pid(path: Path) -> int | None:
     """Pid of the agentd that locks `path`; 0 if unknown; None if not locked or not readable."""
-    try:
-        fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return _pid_in(fd)
-    finally:
-        os.close(fd)
+    lock, no_wait = path / LOCK_NAME, os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    for locked, flags in ((path, os.O_RDONLY | os.O_DIRECTORY), (lock, os.O_RDWR | no_wait)):
+        try:
+            fd = os.open(locked, flags | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _pid_in(lock)
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
     return None
 
 
-def _lock(fd: int, path: Path) -> None:
-    """Take the lock. Retries for 0.1 s because of `holder_pid`."""
+def _lock_file(path: Path) -> int:
+    """Open `agentd.lock`, lock it and write the pid into it. Sets aside what is there and is not a regular file."""
+    lock = path / LOCK_NAME
     for _ in range(_LOCK_TRIES):
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_LOCK_PAUSE_S)
+            if os.path.lexists(lock) and not stat.S_ISREG(lock.lstat().st_mode):
+                kept = set_aside(lock)
+                log.get("state").error("state.set_aside", file=str(kept), reason="not a regular file")
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(lock, flags, 0o600)
         except OSError as exc:
             raise _unusable(path, exc) from exc
-        else:
-            return
-    raise StateError(
-        f"state directory {path} is in use by another agentd (pid {_pid_in(fd) or 'unknown'})",
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, fd)
+            try:
+                _flock(fd, path)
+            except OSError as exc:
+                raise _unusable(path, exc) from exc
+            if not _is_at(fd, lock):
+                continue  # removed or replaced between the two calls: another agentd can lock the new one
+            undo.pop_all()
+        # A daemon must start on a full disk, because it delivers the spooled snapshots, which frees space.
+        # The pid is then missing from error messages.
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return fd
+    raise _in_use(path)
+
+
+def _flock(fd: int, path: Path) -> None:
+    """Take the exclusive lock. Retries for 0.1 s because of `holder_pid`. Raises `StateError` if it is taken."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE_S)
+    raise _in_use(path)
+
+
+def _in_use(path: Path) -> StateError:
+    return StateError(
+        f"state directory {path} is in use by another agentd (pid {_pid_in(path / LOCK_NAME) or 'unknown'})",
         hint="stop that agentd, or set AGENTD_STATE_DIR to another directory",
     )
 
 
-def _pid_in(fd: int) -> int:
-    text = os.pread(fd, 32, 0).strip()
+def _pid_in(lock: Path) -> int:
+    try:
+        text = read_file(lock, _PID_MAX_BYTES).strip()
+    except OSError:
+        return 0
     return int(text) if text.isdigit() else 0
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    """Whether the open file `fd` is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except OSError:
+        return False
 
 
 def _prepare(path: Path) -> None:
@@ -156,7 +234,6 @@ def _unusable(path: Path, exc: OSError) -> StateError:
         errno.EROFS: "mount it writable, or set AGENTD_STATE_DIR to a writable directory",
         errno.ENOSPC: "free some space, or set AGENTD_STATE_DIR to another disk",
         errno.ENOTDIR: "a part of the path is a file; set AGENTD_STATE_DIR to another path",
-        errno.ELOOP: f"{LOCK_NAME} is a symbolic link; remove it",
         errno.ENOLCK: "the file system does not support locks; set AGENTD_STATE_DIR to a local disk",
         errno.EOPNOTSUPP: "the file system does not support locks; set AGENTD_STATE_DIR to a local disk",
     }

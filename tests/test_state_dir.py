@@ -3,6 +3,7 @@ import errno
 import fcntl
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agentd.errors import ExitCode, StateError
 from agentd.state_dir import LOCK_NAME, StateDir, holder_pid
@@ -182,19 +184,84 @@ def test_a_symbolic_link_to_a_directory_is_followed(tmp_path):
         assert holder_pid(tmp_path) == os.getpid()
 
 
-def test_a_lock_that_is_a_symbolic_link_is_an_error(tmp_path):
+def test_a_lock_that_is_a_symbolic_link_is_set_aside_and_not_followed(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     (state / LOCK_NAME).symlink_to(victim)
-    assert f"{LOCK_NAME} is a symbolic link" in refusal(state)
+    with StateDir.open(state):
+        assert holder_pid(state) == os.getpid()
+        assert (state / f"{LOCK_NAME}.corrupt").is_symlink()
     assert victim.read_text() == "precious"
 
 
-def test_a_lock_that_is_a_directory_is_an_error(tmp_path):
-    (tmp_path / LOCK_NAME).mkdir()
-    assert f"cannot use state directory {tmp_path}: Is a directory" in refusal(tmp_path)
+@pytest.mark.parametrize("plant", [Path.mkdir, os.mkfifo])
+def test_a_lock_that_is_not_a_file_is_set_aside(tmp_path, plant):
+    plant(tmp_path / LOCK_NAME)
+    with StateDir.open(tmp_path):
+        assert f"pid {os.getpid()}" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced", "FIFO"])
+def test_without_its_lock_file_a_running_agentd_still_refuses_a_second_one(tmp_path, change):
+    lock = tmp_path / LOCK_NAME
+    with StateDir.open(tmp_path) as first:
+        lock.unlink()
+        if change == "replaced":
+            lock.write_text("4711")
+        elif change == "FIFO":
+            os.mkfifo(lock)
+        assert "is in use by another agentd" in refusal(tmp_path)
+        assert holder_pid(tmp_path) is not None
+        assert first.writable()
+        assert f"pid {os.getpid()}" in refusal(tmp_path), "the check has restored the file"
+    StateDir.open(tmp_path).close()
+
+
+def test_on_a_file_system_that_locks_no_directory_the_lock_file_decides(tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def files_only(fd: int, how: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EBADF, "as on NFS")
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", files_only)
+    with StateDir.open(tmp_path) as first:
+        assert f"pid {os.getpid()}" in refusal(tmp_path)
+        assert holder_pid(tmp_path) == os.getpid()
+        (tmp_path / LOCK_NAME).unlink()
+        second = StateDir.open(tmp_path)
+        assert not first.writable(), "the first one notices that it is not alone"
+        second.close()
+        assert first.writable()
+
+
+def test_a_lock_file_that_is_replaced_between_open_and_lock_is_opened_again(tmp_path, monkeypatch):
+    flock, lock = fcntl.flock, tmp_path / LOCK_NAME
+
+    def removing(fd: int, how: int) -> None:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode) and lock.exists():
+            monkeypatch.setattr(fcntl, "flock", flock)
+            lock.unlink()
+        flock(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", removing)
+    with StateDir.open(tmp_path):
+        assert holder_pid(tmp_path) == os.getpid()
+
+
+def test_a_directory_that_is_removed_and_made_again_is_not_ours(tmp_path):
+    path = tmp_path / "state"
+    with StateDir.open(path) as first:
+        assert first.writable()
+        path.rename(tmp_path / "old")
+        with StateDir.open(path) as second:
+            assert second.writable()
+            with capture_logs() as lines:
+                assert [first.writable(), first.writable()] == [False, False]
+            assert [line["event"] for line in lines] == ["state.lost"], "logged once"
 
 
 @needs_root

@@ -1,7 +1,7 @@
 """A claim and its hooks as the ledger knows them, and their record on disk. Pure."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from agentd.claims.lifecycle import (
     FINAL_CLAIM_STATES,
@@ -11,6 +11,9 @@ from agentd.claims.lifecycle import (
     IllegalClaimStepError,
 )
 from agentd.proc import ProcessIdentity
+
+_TIME_MAX: Final = 253_402_300_799
+"""The last second of the year 9999."""
 
 
 class Hook(NamedTuple):
@@ -93,6 +96,23 @@ def claim_from_record(record: Mapping[str, Any]) -> Claim:
     hooks = []
     for hook in record["hooks"]:
         process = hook["process"] and ProcessIdentity(**hook["process"])
-        hooks.append(Hook(**{**hook, "state": HookState(hook["state"]), "process": process}))
+        times = {name: hook[name] and unix_time(hook[name]) for name in ("started_at", "ended_at")}
+        hooks.append(Hook(**{**hook, **times, "state": HookState(hook["state"]), "process": process}))
+        _check_texts(hook, "name", "run_id", "why", "tail")
     fields = {name: record["token" if name == "token_fingerprint" else name] for name in Claim._fields}
-    return Claim(**{**fields, "state": ClaimState(record["state"]), "hooks": tuple(hooks)})
+    times = {name: unix_time(record[name]) for name in ("admitted_at", "changed_at")}
+    _check_texts(record, "id", "reason", "token", "why")
+    return Claim(**{**fields, **times, "state": ClaimState(record["state"]), "hooks": tuple(hooks)})
+
+
+def unix_time(value: object) -> float:
+    """`value` as Unix seconds. Raises `TypeError` or `ValueError` for a time that cannot be printed."""
+    if not isinstance(value, int | float) or not 0 <= value <= _TIME_MAX:
+        raise ValueError(f"not a time: {value!r}")
+    return float(value)
+
+
+def _check_texts(record: Mapping[str, Any], *names: str) -> None:
+    for name in names:
+        if not isinstance(record[name], str):
+            raise TypeError(f"{name} is not a text")

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from agentd import log
 from agentd.claims.claim import Claim
 from agentd.claims.events import ClaimEvent
 from agentd.claims.ledger_file import LEDGER_NAME, LedgerFile, load
@@ -26,12 +27,15 @@ from agentd.clock import Clock, rfc3339
 from agentd.errors import StateError
 from agentd.proc import ProcessIdentity
 
-# A prebuild is claimed once. A server that sends claims for a thousand owners is faulty or hostile.
 MAX_CLAIMS: Final = 1000
+"""Claims with their history. A prebuild is claimed once: a server that claims it for so many owners is faulty or hostile."""
+COMPACTED_CLAIMS: Final = 100
+"""Claims that are removed at once when the ledger has `MAX_CLAIMS`. Only their ids stay."""
+MAX_SETTLED_IDS: Final = 20_000
 
 
 class LedgerFullError(StateError):
-    """The ledger has `MAX_CLAIMS` claims and admits no more."""
+    """The ledger has `MAX_CLAIMS` claims, none of which can be removed, or `MAX_SETTLED_IDS` ids: it admits no more."""
 
 
 class Admission(NamedTuple):
@@ -119,8 +123,8 @@ class Ledger:
         """The newest claim of `event`, None without one. A field that one of them lacks matches any value."""
         event = self._completed(event)
         claims = [claim for claim in self._newest_first() if self._matches(claim, event)]
-        exact = (claim for claim in claims if claim.owner_id == event.owner_id)
-        return next(exact, claims[0] if claims else None)
+        exact = next((claim for claim in claims if claim.owner_id == event.owner_id), None)
+        return exact or self._settled(event) or (claims[0] if claims else None)
 
     def admit(self, event: ClaimEvent) -> Admission:
         """Record the claim of `event`, or the new facts of a replay. Idempotent.
@@ -134,10 +138,7 @@ class Ledger:
                 facts = self.new_facts(event, known)
                 return Admission(self._append("bind", known.id, **facts) if facts else known, is_replay=True)
             if len(self._file.state.claims) >= MAX_CLAIMS:
-                raise LedgerFullError(
-                    f"the claim ledger has {MAX_CLAIMS} claims, the maximum",
-                    hint="see `agentd claims list`; remove some with `agentd claims forget`",
-                )
+                self._remove_settled()
             claim = self._append(
                 "admit",
                 claim_id_of(event, token_fingerprint=self.token_fingerprint or ""),
@@ -206,6 +207,41 @@ class Ledger:
 
     def close(self) -> None:
         self._file.close()
+
+    def _remove_settled(self) -> None:
+        """Remove final claims, the oldest first and the failed and held ones last, and keep their ids.
+
+        coderd repeats the claim of the present owner only, which is the newest one here and stays. The ids of all removed
+        claims stay too, so that no server can have their hooks run again. A claim without an owner or a workspace matches
+        several events, which an id cannot do, so it is not removed.
+        """
+        latest = self.latest()
+        known = [c for c in self.all_claims() if c.workspace_id and c.owner_id and c is not latest]
+        final = sorted(
+            (c for c in known if c.is_final), key=lambda c: (c.state is not ClaimState.DONE, c.changed_at)
+        )
+        removed = final[:COMPACTED_CLAIMS]
+        events = [ClaimEvent(c.workspace_id, c.owner_id, c.reason) for c in removed]
+        # The id of a claim that learnt its owner later is not the one that its event has now.
+        ids = {c.id for c in removed} | {claim_id_of(event, token_fingerprint=None) for event in events}
+        if not removed or len(self._file.state.settled_ids) + len(ids) > MAX_SETTLED_IDS:
+            raise LedgerFullError(
+                f"the claim ledger has {len(self.all_claims())} claims, the maximum",
+                hint="see `agentd claims list`; remove some with `agentd claims forget`",
+            )
+        self._file.append("compact", claims=[c.id for c in removed], ids=sorted(ids))
+        unsettled = [c.id for c in removed if c.state is not ClaimState.DONE]
+        log.get("ledger").warning("ledger.compacted", claims=len(removed), not_done=unsettled or None)
+
+    def _settled(self, event: ClaimEvent) -> Claim | None:
+        """A claim that stands for a removed one, None if the event is not a replay of one."""
+        claim_id = claim_id_of(event, token_fingerprint=self.token_fingerprint)
+        if claim_id not in self._file.state.settled_ids:
+            return None
+        token = self.token_fingerprint or ""
+        return Claim(
+            claim_id, event.workspace_id, event.owner_id, event.reason, token, ClaimState.DONE, 0.0, 0.0
+        )
 
     def _append(self, kind: str, claim_id: str, **fields: Any) -> Claim:  # noqa: ANN401 - JSON of any shape
         return self._file.append(kind, claim=claim_id, **fields).claim(claim_id)

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from agentd import strict_json
 from agentd.errors import StateError
 
 SCHEMA: Final = 1
@@ -29,11 +30,12 @@ class NewerLedgerError(StateError):
 class Scan(NamedTuple):
     """The readable records of a ledger file, and what is wrong with it in `damage`, "" if nothing is.
 
-    With `rewrite` the file must be rewritten before the next append: it is damaged, or its last record lacks
+    `checksums` are those of the records. With `rewrite` the file must be rewritten before the next append: it is damaged, or its last record lacks
     only the newline. Otherwise the next record belongs at offset `sound_bytes`.
     """
 
     records: tuple[dict[str, Any], ...]
+    checksums: tuple[int, ...]
     sound_bytes: int
     damage: str
     rewrite: bool
@@ -45,6 +47,11 @@ def encode(record: Mapping[str, Any], seq: int) -> bytes:
     return b'%s%08x",%s\n' % (_HEAD, zlib.crc32(body), body[1:])
 
 
+def checksum_of(line: bytes) -> int:
+    """The checksum in a line that `encode` made."""
+    return int(line[len(_HEAD) : _CRC_END], 16)
+
+
 def decode(line: bytes) -> dict[str, Any] | None:
     """The record of a line without its newline; None if the line is not a whole record."""
     if not line.startswith(_HEAD) or line[_CRC_END : _CRC_END + 2] != b'",':
@@ -53,8 +60,8 @@ def decode(line: bytes) -> dict[str, Any] | None:
     if b"%08x" % zlib.crc32(body) != line[len(_HEAD) : _CRC_END]:
         return None
     try:
-        record = json.loads(body)
-    except (ValueError, RecursionError):
+        record = strict_json.loads(body)
+    except ValueError:
         return None
     return record if isinstance(record, dict) and isinstance(record.get("seq"), int) else None
 
@@ -66,6 +73,7 @@ def scan(data: bytes) -> Scan:
     if whole_tail is not None:
         lines.append(whole_tail)
     records: list[dict[str, Any]] = []
+    checksums: list[int] = []
     damage, expected = "", 1
     for number, line in enumerate(lines, 1):
         record = decode(line)
@@ -81,4 +89,11 @@ def scan(data: bytes) -> Scan:
             )
         expected = record["seq"] + 1
         records.append(record)
-    return Scan(tuple(records), len(data) - len(tail), damage, bool(damage) or whole_tail is not None)
+        checksums.append(checksum_of(line))
+    return Scan(
+        tuple(records),
+        tuple(checksums),
+        len(data) - len(tail),
+        damage,
+        bool(damage) or whole_tail is not None,
+    )

@@ -15,6 +15,7 @@ Records are JSON objects with `kind` and `at` (Unix seconds):
     settle  claim step why                              the claim ended: finish, fail or hold
     retry   claim                                       an operator asked for another try
     forget  claim                                       an operator removed the claim
+    compact claims ids                                  these final claims were removed; their ids stay, as replays
     claim   (all fields of a claim)                     written by compaction in place of the claim's history
     waiting workspace                                   the workspace was seen as an unclaimed prebuild
     damage  why / trusted                               records were lost / no claim is held for it any more
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from agentd.claims.claim import Claim, Hook, claim_from_record
+from agentd.claims.claim import Claim, Hook, claim_from_record, unix_time
 from agentd.claims.events import PREBUILD_CLAIMED
 from agentd.claims.lifecycle import (
     CLAIM_TRANSITIONS,
@@ -53,12 +54,14 @@ INVALID_RECORD: Final = (AgentdError, KeyError, TypeError, ValueError, Attribute
 class LedgerState(NamedTuple):
     """All claims by id, in order of admission. `damage` describes the loss of records, "" if there was none.
 
-    `unclaimed_workspace` is the id of the workspace last seen as an unclaimed prebuild, else "".
+    `unclaimed_workspace` is the id of the workspace last seen as an unclaimed prebuild, else "". `settled_ids` are the
+    ids of claims that were removed at the limit: an event with such an id is a replay.
     """
 
     claims: Mapping[str, Claim] = MappingProxyType({})
     damage: str = ""
     unclaimed_workspace: str = ""
+    settled_ids: frozenset[str] = frozenset()
 
     def claim(self, claim_id: str) -> Claim:
         """Raises `UnknownClaimError`."""
@@ -78,6 +81,8 @@ class LedgerState(NamedTuple):
             yield {"kind": "damage", "at": at, "why": self.damage}
         if self.unclaimed_workspace:
             yield {"kind": "waiting", "at": at, "workspace": self.unclaimed_workspace}
+        if self.settled_ids:
+            yield {"kind": "compact", "at": at, "claims": [], "ids": sorted(self.settled_ids)}
         for claim in self.claims.values():
             yield claim.to_record()
 
@@ -96,6 +101,8 @@ def apply_record(state: LedgerState, record: Record) -> LedgerState:
             return _add(state, claim_from_record(record))
         case "forget":
             return _forget(state, record)
+        case "compact":
+            return _compact(state, record)
         case "waiting":
             return state._replace(unclaimed_workspace=str(record["workspace"]))
         case "damage":
@@ -104,7 +111,7 @@ def apply_record(state: LedgerState, record: Record) -> LedgerState:
             return state._replace(damage="")
         case _ if kind in _CLAIM_RECORDS:
             claim = _CLAIM_RECORDS[kind](state.claim(record["claim"]), record)
-            return state.with_claim(claim._replace(changed_at=float(record["at"])))
+            return state.with_claim(claim._replace(changed_at=_time(record)))
         case _:
             raise IllegalClaimStepError(f"unknown kind of record: {kind!r}")
 
@@ -116,7 +123,7 @@ def recover(records: Iterable[Record], *, why: str, at: float) -> LedgerState:
     reason `why` until an operator retries or forgets it. A recorded success stays a success, also if the
     records before it are lost: that hook never runs again.
     """
-    state, done, succeeded = LedgerState(), set[str](), dict[str, set[str]]()
+    state, done, succeeded, settled = LedgerState(), set[str](), dict[str, set[str]](), set[str]()
     for record in records:
         claim_id = str(record.get("claim"))
         match record:
@@ -127,11 +134,13 @@ def recover(records: Iterable[Record], *, why: str, at: float) -> LedgerState:
             case {"kind": "forget"}:
                 done.discard(claim_id)
                 succeeded.pop(claim_id, None)
+            case {"kind": "compact", "ids": [*ids]}:
+                settled.update(map(str, ids))
         try:
             state = apply_record(state, record)
         except INVALID_RECORD:
             continue  # the records that it depends on are lost
-    for claim_id in sorted((done | succeeded.keys()) - state.claims.keys()):
+    for claim_id in sorted((done | succeeded.keys()) - state.claims.keys() - settled):
         # The id is derived from the event, so a replay of the event still finds this claim.
         event = {"workspace": None, "owner": None, "reason": PREBUILD_CLAIMED, "token": ""}
         state = state.with_claim(_admitted({"claim": claim_id, **event, "held": why, "at": at}))
@@ -141,7 +150,7 @@ def recover(records: Iterable[Record], *, why: str, at: float) -> LedgerState:
             state = state.with_claim(proven._replace(state=ClaimState.DONE, why=""))
         else:
             state = state.with_claim(proven._replace(state=ClaimState.HELD, why=why, changed_at=at))
-    return state._replace(damage=why)
+    return state._replace(damage=why, settled_ids=frozenset(settled))
 
 
 def _with_successes(claim: Claim, names: set[str]) -> Claim:
@@ -167,8 +176,23 @@ def _admitted(record: Record) -> Claim:
         token_fingerprint=str(record["token"]),
         state=ClaimState.HELD if held else ClaimState.ADMITTED,
         why=held,
-        admitted_at=float(record["at"]),
-        changed_at=float(record["at"]),
+        admitted_at=_time(record),
+        changed_at=_time(record),
+    )
+
+
+def _time(record: Record) -> float:
+    """Raises `ValueError` for a time that no calendar has, which could not be printed."""
+    return unix_time(record["at"])
+
+
+def _compact(state: LedgerState, record: Record) -> LedgerState:
+    removed = {claim_id: state.claim(claim_id) for claim_id in record["claims"]}
+    if not all(claim.is_final for claim in removed.values()):
+        raise IllegalClaimStepError("cannot compact a claim that is not final")
+    return state._replace(
+        claims={claim_id: claim for claim_id, claim in state.claims.items() if claim_id not in removed},
+        settled_ids=state.settled_ids | {str(claim_id) for claim_id in record["ids"]},
     )
 
 
@@ -213,7 +237,7 @@ def _start(claim: Claim, record: Record) -> Claim:
     if claim.next_hook is not hook:
         raise IllegalClaimStepError(f"hook {hook.name!r} is not the next hook of claim {claim.id}")
     new_run = Hook(hook.name, started.state, hook.attempt + 1, hook.failures, hook.interruptions)
-    return claim.with_hook(new_run._replace(run_id=str(record["run"]), started_at=float(record["at"])))
+    return claim.with_hook(new_run._replace(run_id=str(record["run"]), started_at=_time(record)))
 
 
 def _spawned(claim: Claim, record: Record) -> Claim:
@@ -232,7 +256,7 @@ def _end(claim: Claim, record: Record) -> Claim:
             exit_code=record["exit"],
             why=str(record["why"]),
             tail=str(record["tail"]),
-            ended_at=float(record["at"]),
+            ended_at=_time(record),
         )
     )
 

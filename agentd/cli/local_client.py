@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from agentd import strict_json
 from agentd.config import Config
 from agentd.errors import AgentdError, UnavailableError
 
@@ -45,7 +46,7 @@ def call(path: Path, method: str, route: str, *, body: object = None, timeout_s:
     """Send one request to the daemon at socket `path` and return the parsed JSON. Raises as `fetch`."""
     body_bytes = fetch(path, method, route, body=body, timeout_s=timeout_s)
     try:
-        return json.loads(body_bytes or b"null")
+        return strict_json.loads(body_bytes or b"null")
     except ValueError as exc:
         raise UnavailableError(
             f"the process that listens on {path} is not agentd", hint=_CHECK_SOCKET
@@ -114,7 +115,7 @@ def _invalid_response(path: Path, why: str) -> UnavailableError:
 
 def _daemon_error(status: str, text: bytes) -> DaemonError:
     try:
-        error = json.loads(text)
+        error = strict_json.loads(text)
         return DaemonError(error["message"], hint=error.get("detail", ""))
     except (ValueError, TypeError, KeyError):
         return DaemonError(status, hint=_CHECK_SOCKET)

@@ -15,7 +15,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from agentd.conversation.message import CUT_MARK, ROLES, Message
+from agentd import strict_json
+from agentd.conversation.message import CUT_MARK, ROLES, Message, NotAMessageError, parse_message
 from agentd.conversation.sanitize import clean_text, clean_time, cluster_start
 
 MAX_BYTES: Final = 65_536
@@ -78,11 +79,8 @@ def fit(messages: Iterable[Message], *, max_messages: int, max_bytes: int = MAX_
 def messages_of(payload: bytes) -> list[Message]:
     """Return the messages of a payload that `fit` made. Raises `ValueError` for other bytes."""
     try:
-        return [
-            Message(entry["id"], entry["role"], entry["content"], entry["time"])
-            for entry in json.loads(payload)["messages"]
-        ]
-    except (KeyError, TypeError) as exc:
+        return [parse_message(entry) for entry in strict_json.loads(payload)["messages"]]
+    except (KeyError, TypeError, AttributeError, NotAMessageError) as exc:
         raise ValueError(f"not a snapshot payload: {exc!r}") from exc
 
 

@@ -13,9 +13,9 @@ import json
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from agentd import log
+from agentd import log, strict_json
 from agentd.clock import Clock, rfc3339
-from agentd.durable import replace_file
+from agentd.durable import read_file, replace_file, set_aside
 from agentd.worker_thread import WorkerThread
 
 NAME: Final = "last-stop.json"
@@ -73,6 +73,8 @@ class LastStop:
         self._disk = disk
         self._run = Run(RunState.RUNNING)
         self.previous = read(directory)
+        if self.previous is None:
+            self._set_damaged_aside()
 
     async def running(self, *, timeout_s: float | None = None) -> None:
         """This run has begun. Waits at most `timeout_s` for the disk."""
@@ -100,6 +102,16 @@ class LastStop:
             hint=_HINTS[before.state],
         )
 
+    def _set_damaged_aside(self) -> None:
+        try:
+            kept = set_aside(self._path)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            log.get("daemon").warning("last_stop.damaged", file=str(self._path), reason=exc.strerror)
+        else:
+            log.get("daemon").warning("last_stop.damaged", file=str(kept), reason="not a record of agentd")
+
     async def _write(self, run: Run, timeout_s: float | None = None) -> None:
         self._run = run
         data = json.dumps(run._asdict()).encode() + b"\n"
@@ -115,10 +127,11 @@ class LastStop:
 
 
 def read(directory: Path) -> Run | None:
-    """The record in `directory`; None if there is none or it is damaged."""
+    """The record in `directory`; None if there is none or it is damaged. Changes nothing."""
     try:
-        with (directory / NAME).open("rb") as file:
-            fields = json.loads(file.read(FILE_MAX_BYTES))
-        return Run(**{**fields, "state": RunState(fields["state"])})
-    except (OSError, ValueError, TypeError, KeyError):
+        fields = strict_json.loads(read_file(directory / NAME, FILE_MAX_BYTES))
+        run = Run(**{**fields, "state": RunState(fields["state"]), "budget_s": float(fields["budget_s"])})
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return None
+    texts = (run.started_at, run.reason, run.began_at, run.ended_at, run.outcome)
+    return run if all(isinstance(text, str) for text in texts) else None

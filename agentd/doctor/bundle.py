@@ -60,10 +60,17 @@ def list_files(folder: Path) -> list[dict[str, Any]]:
                 "mode": f"{stat.S_IMODE(info.st_mode):04o}",
                 "uid": info.st_uid,
                 "bytes": info.st_size,
-                "changed_at": rfc3339(info.st_mtime),
+                "changed_at": _time(info.st_mtime),
             }
         )
     return found
+
+
+def _time(unix_s: float) -> str:
+    try:
+        return rfc3339(unix_s)
+    except ValueError as exc:  # a program can set any time
+        return str(exc)
 
 
 def spool_headers(spool: Path) -> list[dict[str, Any]]:

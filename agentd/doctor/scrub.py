@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from agentd import log, proxy
 from agentd.config import Config, keys
 from agentd.masking import Mask
+from agentd.durable import read_file
 
 FILE_MAX_BYTES: Final = 64 * 1024
 
@@ -102,8 +103,7 @@ def _secret_values(settings: Config, environ: Mapping[str, str]) -> Iterator[str
 def _lines(file: Path) -> list[str]:
     """The lines of a token file or a headers file, of a header only the value."""
     try:
-        with file.open("rb") as opened:
-            content = opened.read(FILE_MAX_BYTES).decode("utf-8-sig", "replace")
+        content = read_file(file, FILE_MAX_BYTES, named_by_user=True).decode("utf-8-sig", "replace")
     except OSError:
         return []  # an unreadable file cannot be in the bundle; the findings of the doctor have the reason
     return [line.partition(": ")[2] or line for line in content.splitlines()]

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from agentd.claims.ledger import Ledger
+from agentd.claims.ledger import COMPACTED_CLAIMS, MAX_CLAIMS, MAX_SETTLED_IDS, Ledger
 from agentd.claims.ledger_format import NewerLedgerError
 from agentd.doctor.finding import Finding, fail, ok, warn
 from agentd.errors import StateError
@@ -103,7 +103,18 @@ def _check_ledger(path: Path) -> Finding:
     if ledger.damage:
         remedy = "run `agentd claims list`, then `agentd claims retry ID` or `forget ID` for each held claim"
         return fail("ledger", f"damaged: {ledger.damage}", remedy)
-    return ok("ledger", f"{_counted(len(ledger.claims), 'claim')}, readable")
+    if len(ledger.claims) < MAX_CLAIMS and not ledger.settled_ids:
+        return ok("ledger", f"{_counted(len(ledger.claims), 'claim')}, readable")
+    cause = (
+        f"{len(ledger.claims):,} claims of at most {MAX_CLAIMS:,}, and {len(ledger.settled_ids):,} ids of removed ones of at"
+        f" most {MAX_SETTLED_IDS:,}"
+    )
+    final = sum(claim.is_final for claim in ledger.claims.values())
+    if final and len(ledger.settled_ids) + 2 * COMPACTED_CLAIMS <= MAX_SETTLED_IDS:
+        return warn(
+            "ledger", cause, "a prebuild is claimed once: find out why coderd sends claims of so many owners"
+        )
+    return fail("ledger", f"{cause}: new claims are dropped", "remove some with `agentd claims forget ID`")
 
 
 def _check_spool(path: Path) -> Finding:

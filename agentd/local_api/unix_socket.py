@@ -7,10 +7,13 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from agentd import log
+from agentd.durable import set_aside
 from agentd.errors import ConfigError, StateError
 
 # struct sockaddr_un has 108 bytes for the path and its NUL.
 SOCKET_PATH_MAX_BYTES: Final = 107
+DEFAULT_NAME: Final = "agentd.sock"
 _PROBE_TIMEOUT_S: Final = 1.0
 
 
@@ -56,6 +59,10 @@ def _remove_stale(path: Path) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
+        if path.name == DEFAULT_NAME:
+            kept = set_aside(path)  # no other program has a file of this name
+            log.get("local_api").error("local_api.set_aside", file=str(kept), reason="not a socket")
+            return
         raise StateError(
             f"local_api.socket: {path} exists and is not a socket", hint="remove it or choose another path"
         )

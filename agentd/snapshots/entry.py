@@ -15,8 +15,9 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from agentd import strict_json
 from agentd.conversation.fit import messages_of
 from agentd.conversation.message import CUT_MARK, Message
 from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
@@ -24,6 +25,8 @@ from agentd.snapshots.receipts import DestinationOutcome, DestinationReceipt
 SCHEMA: Final = 1
 FILE_MAX_BYTES: Final = 512 * 1024
 """More than payload, header and receipts need. A larger file was not written by agentd and is not read."""
+
+T = TypeVar("T")
 
 _HEAD: Final = re.compile(rb"agentd-snapshot (\d{1,9}) ([0-9a-f]{8}) (\{[^\n]*\})\n")
 
@@ -82,7 +85,10 @@ class SpoolEntry:
         message of `earlier` must be here. A start screen, the agent's only message, is recognised by id and role. False
         if the window has moved on so far that the payloads have no message in common.
         """
-        before, now = messages_of(earlier.payload), messages_of(self.payload)
+        try:
+            before, now = messages_of(earlier.payload), messages_of(self.payload)
+        except ValueError:
+            return True  # another program wrote the file: it holds no conversation
         if not before or before[-1].role == "user":
             fixed = before[-1:]
         else:
@@ -114,18 +120,25 @@ def decode(data: bytes) -> SpoolEntry:
     if schema > SCHEMA:
         raise NewerSpoolSchemaError(schema)
     try:
-        fields = json.loads(header)
+        fields = strict_json.loads(header)
         receipts = [
-            DestinationReceipt(**{**receipt, "outcome": DestinationOutcome(receipt["outcome"])})
+            DestinationReceipt(
+                _typed(receipt["name"], str),
+                DestinationOutcome(receipt["outcome"]),
+                None if receipt["status"] is None else _typed(receipt["status"], int),
+                _typed(receipt["detail"], str),
+                _typed(receipt["attempts"], int),
+                _typed(receipt["at"], str),
+            )
             for receipt in fields["receipts"]
         ]
         entry = SpoolEntry(
-            task_id=fields["task_id"],
+            task_id=_typed(fields["task_id"], str),
             payload=payload,
-            messages=fields["messages"],
-            truncated=fields["truncated"],
-            captured_at=fields["captured_at"],
-            serial=fields["serial"],
+            messages=_typed(fields["messages"], int),
+            truncated=_typed(fields["truncated"], bool),
+            captured_at=_typed(fields["captured_at"], str),
+            serial=_typed(fields["serial"], int),
             receipts={receipt.name: receipt for receipt in receipts},
         )
         expected_bytes, expected_sha256 = fields["bytes"], fields["sha256"]
@@ -144,6 +157,12 @@ def _is_same(one: Message, other: Message) -> bool:
         return False
     short, long = sorted((one.content, other.content), key=len)
     return short == long or (short.startswith(CUT_MARK) and long.endswith(short.removeprefix(CUT_MARK)))
+
+
+def _typed(value: object, kind: type[T]) -> T:
+    if not isinstance(value, kind):
+        raise TypeError(f"{kind.__name__} expected, got {type(value).__name__}")
+    return value
 
 
 def _crc(schema: int, header: bytes) -> int:

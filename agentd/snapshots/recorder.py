@@ -57,7 +57,7 @@ class Recorder:
         self._log = log.get("snapshots")
         stored = spool.get(task_id)
         # A truncated snapshot may have lost its user messages; it belongs to a conversation nevertheless.
-        held = tuple(messages_of(stored.payload)) if stored else ()
+        held = tuple(self._messages_in(stored)) if stored else ()
         # An earlier run may have stored what is a secret today; the window is then fitted again.
         clean = held if redact is None else tuple(redact(held))
         self._window = Window(max_messages, clean, talked=stored is not None and stored.truncated)
@@ -127,6 +127,14 @@ class Recorder:
             await self._changed.wait()
             await self._clock.sleep(max(0.0, self._tried_at + self._pause_s() - self._clock.monotonic()))
             await self.flush_to_disk()
+
+    def _messages_in(self, stored: SpoolEntry) -> Sequence[Message]:
+        try:
+            return messages_of(stored.payload)
+        except ValueError as exc:
+            # Its checksum matches, so another program wrote it. It stays in the spool until the next snapshot.
+            self._log.warning("snapshot.unreadable", task_id=stored.task_id, reason=str(exc))
+            return ()
 
     async def _fit_window(self) -> SpoolEntry | None:
         """Bring the spool's memory up to date with the window; return the task's newest snapshot."""

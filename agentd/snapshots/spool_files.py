@@ -7,13 +7,12 @@ it. A test kills a process at every system call of a write.
 import contextlib
 import os
 import re
-import stat
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
 from agentd import log
-from agentd.durable import TMP_PREFIX, replace_file
+from agentd.durable import TMP_PREFIX, ForeignFileError, read_file, replace_file, set_aside
 from agentd.errors import StateError
 from agentd.snapshots.entry import (
     FILE_MAX_BYTES,
@@ -46,6 +45,9 @@ class SpoolFiles:
         `StateError` if the directory cannot be created or listed.
         """
         try:
+            if os.path.lexists(self.path) and (self.path.is_symlink() or not self.path.is_dir()):
+                kept = set_aside(self.path)
+                self._log.error("spool.quarantined", file=str(kept), reason="not a directory")
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             names = sorted(child.name for child in self.path.iterdir())
         except OSError as exc:
@@ -134,15 +136,10 @@ def read_without_lock(path: Path) -> tuple[list[SpoolEntry], list[str]]:
 
 def read_entry(path: Path) -> SpoolEntry:
     """Read one file of a spool. Raises `DamagedError`, `NewerSpoolSchemaError` or `OSError`."""
-    # O_NONBLOCK: to open a named pipe would otherwise block the start.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            raise DamagedError("not a regular file")
-        if info.st_size > FILE_MAX_BYTES:
-            raise DamagedError(f"too large: {info.st_size} bytes")
-        entry = decode(file.read(FILE_MAX_BYTES + 1))
+    try:
+        entry = decode(read_file(path, FILE_MAX_BYTES))
+    except ForeignFileError as exc:
+        raise DamagedError(exc.strerror) from exc
     if _file_name(entry.task_id) != path.name:
         raise DamagedError(f"holds the snapshot of task {entry.task_id[:64]!r}")
     return entry

@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from agentd import log
-from agentd.durable import replace_file
+from agentd import log, strict_json
+from agentd.durable import ForeignFileError, read_file, replace_file, set_aside
 from agentd.masking import masked
 from agentd.stability.status_report import Source, StatusReport, TaskState
 from agentd.stability.turn_reports import NEW_TASK, TaskRecord, UserMessage
@@ -45,13 +45,12 @@ def write(
 
 
 def read(path: Path, *, monotonic_to_unix_s: float) -> tuple[TaskRecord, StatusReport | None]:
-    """The record and the accepted report that `write` stored; empty if there is no file, or if it is damaged (logged).
+    """The record and the accepted report that `write` stored; empty if there is no file.
 
-    The accepted report has no `source` and `at`.
+    A damaged file is set aside and logged. The accepted report has no `source` and `at`.
     """
     try:
-        with path.open("rb") as file:
-            fields = json.loads(file.read(FILE_MAX_BYTES))
+        fields = strict_json.loads(read_file(path, FILE_MAX_BYTES))
         user, told = fields["user"], fields["told"]
         record = TaskRecord(
             int(fields["turn"]),
@@ -60,13 +59,30 @@ def read(path: Path, *, monotonic_to_unix_s: float) -> tuple[TaskRecord, StatusR
             tuple(_report(entry, monotonic_to_unix_s) for entry in fields["claims"]),
         )
         return record, told and StatusReport(
-            TaskState(told["word"]), message=masked(str(told["message"])), uri=masked(str(told["uri"]))
+            TaskState(told["word"]), message=_text(told["message"]), uri=_text(told["uri"])
         )
     except FileNotFoundError:
         pass
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as exc:
-        log.get("stability").warning("task.forgotten", file=str(path), reason=str(exc))
+    except (ForeignFileError, ValueError, TypeError, KeyError, AttributeError) as exc:
+        _forget(path, f"{type(exc).__name__}: {exc}")
+    except OSError as exc:
+        log.get("stability").warning("task.forgotten", file=str(path), reason=exc.strerror)
     return NEW_TASK, None
+
+
+def _forget(path: Path, reason: str) -> None:
+    kept = path
+    try:
+        kept = set_aside(path)
+    except OSError as exc:
+        reason = f"{reason}; cannot set it aside: {exc.strerror}"
+    log.get("stability").warning("task.forgotten", file=str(kept), reason=reason)
+
+
+def _text(value: object) -> str:
+    text = str(value)
+    text.encode()  # a lone surrogate could not be sent to coderd
+    return masked(text)  # a file of an earlier release is not masked
 
 
 def _report(entry: Any, monotonic_to_unix_s: float) -> StatusReport:  # noqa: ANN401 - JSON
@@ -74,6 +90,4 @@ def _report(entry: Any, monotonic_to_unix_s: float) -> StatusReport:  # noqa: AN
     if state is TaskState.NONE:
         raise ValueError("a report has no state")
     at = float(entry["at"]) - monotonic_to_unix_s
-    # A file of an earlier release is not masked.
-    message, uri = masked(str(entry["message"])), masked(str(entry["uri"]))
-    return StatusReport(state, Source(entry["source"]), at, message, uri)
+    return StatusReport(state, Source(entry["source"]), at, _text(entry["message"]), _text(entry["uri"]))

@@ -19,6 +19,7 @@ from agentd.claims.ledger import (
 )
 from agentd.claims.ledger_file import LEDGER_NAME
 from agentd.claims.ledger_format import scan
+from agentd.claims.ledger_mark import MARK_NAME
 from agentd.claims.ledger_state import UnknownClaimError
 from agentd.claims.lifecycle import (
     FINISHED_HOOK_STATES,
@@ -345,12 +346,31 @@ class LedgerModel(RuleBasedStateMachine):
     def tear_the_last_record(self, data: st.DataObject, claim: str) -> None:
         """Tear the last record, as a crash during its write does. The records before it are durable."""
         before = scan((self.directory / LEDGER_NAME).read_bytes()).sound_bytes
+        mark = (self.directory / MARK_NAME).read_bytes()
         if self._try("retry", claim) is None and self._try("plan_hooks", claim, ["10-a"]) is None:
             return
         self.ledger.close()
         path = self.directory / LEDGER_NAME
         cut = data.draw(st.integers(before, path.stat().st_size - 2))
         path.write_bytes(path.read_bytes()[:cut] + data.draw(st.sampled_from([b"", b"\0", b"\0" * 100])))
+        (self.directory / MARK_NAME).write_bytes(mark)  # it is written after the record
+        self.ledger = opened(self.directory)
+
+    @precondition(lambda self: self._size() > 0)
+    @rule(data=st.data())
+    def lose_whole_records(self, data: st.DataObject) -> None:
+        """Lose records at the end, and notice it. The file is then restored."""
+        self.ledger.close()
+        path = self.directory / LEDGER_NAME
+        whole = path.read_bytes()
+        lines = whole[: scan(whole).sound_bytes].splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[: data.draw(st.integers(0, len(lines) - 1))]))
+        state = Ledger.read(self.directory)
+        assert state.damage
+        for claim, hook in self.succeeded:
+            kept = state.claims.get(claim)
+            assert kept is None or kept.state in (ClaimState.HELD, ClaimState.DONE), hook
+        path.write_bytes(whole)
         self.ledger = opened(self.directory)
 
     @invariant()

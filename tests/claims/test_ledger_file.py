@@ -13,9 +13,10 @@ import pytest
 
 from agentd.claims import ledger_file
 from agentd.claims.events import ClaimEvent
-from agentd.claims.ledger import Ledger
+from agentd.claims.ledger import Ledger, LedgerFullError
 from agentd.claims.ledger_file import LEDGER_NAME, LedgerWriteError
 from agentd.claims.ledger_format import NewerLedgerError, decode, encode, scan
+from agentd.claims.ledger_mark import MARK_NAME, NO_RECORD, LastRecord, MarkFile
 from agentd.claims.ledger_state import LedgerState, apply_record
 from agentd.claims.lifecycle import ClaimState, ClaimStep, HookState, HookStep
 from agentd.errors import StateError
@@ -51,6 +52,15 @@ def write_done_claim(directory: Path) -> list[int]:
     return sizes
 
 
+def write_mark(directory: Path, records: int) -> None:
+    """Write the mark as it is after the first `records` records of the ledger."""
+    checksums = scan((directory / LEDGER_NAME).read_bytes()).checksums
+    last = LastRecord(records, checksums[records - 1]) if records else NO_RECORD
+    mark = MarkFile(directory / MARK_NAME)
+    mark.write(last)
+    mark.close()
+
+
 def states(directory: Path) -> list[tuple[ClaimState, list[HookState]]]:
     return [
         (claim.state, [hook.state for hook in claim.hooks])
@@ -84,8 +94,10 @@ def test_a_tear_at_any_byte_keeps_the_records_before_it_and_is_not_damage(state_
         assert record is not None
         expected.append(apply_record(expected[-1], record))
     for cut in range(len(whole)):
-        path.write_bytes(whole[:cut])
         kept = sum(size <= cut for size in sizes)
+        path.write_bytes(whole)
+        write_mark(state_dir, kept)
+        path.write_bytes(whole[:cut])
         # A record that lacks only its newline is whole.
         kept += cut + 1 in sizes
         ledger = opened(state_dir)
@@ -99,6 +111,7 @@ def test_the_next_record_replaces_a_torn_one(state_dir: Path) -> None:
     path = state_dir / LEDGER_NAME
     for torn in (b"", b"\0" * 700, b"garbage without an end"):
         path.write_bytes(path.read_bytes()[: sizes[0]] + b'{"crc":"' + torn)
+        write_mark(state_dir, 1)
         ledger = opened(state_dir)
         claim = ledger.plan_hooks(ledger.all_claims()[0].id, ["10-a"])
         ledger.close()
@@ -198,8 +211,11 @@ def test_a_newer_format_is_refused_and_not_changed(state_dir: Path) -> None:
     assert path.read_bytes() == newer
 
 
-def test_an_unreadable_ledger_raises_an_error(state_dir: Path) -> None:
-    (state_dir / LEDGER_NAME).mkdir()
+def test_an_unreadable_ledger_raises_an_error(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(ledger_file, "read_file", refuse)
     with pytest.raises(StateError, match="cannot be read"):
         opened(state_dir)
 
@@ -371,3 +387,276 @@ def test_a_failed_compaction_loses_no_record(state_dir: Path, monkeypatch: pytes
     after = ledger.plan_hooks(claim.id, ["10-a"])
     ledger.close()
     assert Ledger.read(state_dir).claims == {after.id: after}
+
+
+# --- the mark: records that the ledger lost at its end ---
+
+
+@pytest.mark.parametrize("kept", [*range(7), "removed", "FIFO", "directory", "link"])
+def test_a_ledger_that_lost_whole_records_is_damaged_and_a_replay_is_held(state_dir: Path, kept: Any) -> None:
+    write_done_claim(state_dir)
+    path = state_dir / LEDGER_NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    if isinstance(kept, int):
+        path.write_bytes(b"".join(lines[:kept]))
+    else:
+        path.rename(state_dir / "away")
+        {
+            "removed": lambda: None,
+            "FIFO": lambda: os.mkfifo(path),
+            "directory": path.mkdir,
+            "link": lambda: path.symlink_to(state_dir / "away"),
+        }[kept]()
+    assert Ledger.read(state_dir).damage
+    for _ in range(2):  # the repair does not make it look whole
+        ledger = opened(state_dir)
+        assert "the ledger file was damaged" in ledger.damage
+        replay = ledger.admit(EVENT).claim
+        assert replay.state is ClaimState.HELD
+        assert "retry" in replay.why
+        assert ledger.unfinished() == ()
+        ledger.close()
+    ledger = opened(state_dir)
+    assert ledger.retry(replay.id).state is ClaimState.ADMITTED
+    assert not ledger.damage
+    ledger.close()
+    assert not Ledger.read(state_dir).damage
+
+
+def test_a_mark_that_is_records_behind_is_no_damage(state_dir: Path) -> None:
+    write_done_claim(state_dir)
+    for behind in range(8):
+        write_mark(state_dir, 7 - behind)
+        opened(state_dir).close()
+        assert not Ledger.read(state_dir).damage
+        assert (state_dir / MARK_NAME).read_bytes().startswith(b"0000000007 "), (
+            "the start brings it up to date"
+        )
+
+
+@pytest.mark.parametrize("lost", [b"", b"\0" * 49, b"x" * 49, b"x" * 5000, None])
+def test_a_lost_mark_is_damage_only_without_records(state_dir: Path, lost: bytes | None) -> None:
+    write_done_claim(state_dir)
+    mark = state_dir / MARK_NAME
+    if lost is None:
+        mark.unlink()
+        os.mkfifo(mark)
+    else:
+        mark.write_bytes(lost)
+    opened(state_dir).close()
+    assert states(state_dir) == [(ClaimState.DONE, [HookState.SUCCEEDED] * 2)]
+    assert mark.read_bytes().startswith(b"0000000007 ")
+    (state_dir / LEDGER_NAME).write_bytes(b"")
+    mark.write_bytes(lost or b"")
+    assert "damaged" in opened(state_dir).damage
+
+
+def test_a_ledger_of_an_agentd_without_a_mark_is_accepted(state_dir: Path) -> None:
+    write_done_claim(state_dir)
+    (state_dir / MARK_NAME).unlink()
+    assert not opened(state_dir).damage
+    assert (state_dir / MARK_NAME).exists()
+
+
+def test_an_emptied_state_directory_is_a_fresh_start(state_dir: Path) -> None:
+    write_done_claim(state_dir)
+    for file in state_dir.iterdir():
+        file.unlink()
+    ledger = opened(state_dir)
+    assert not ledger.damage
+    assert ledger.admit(EVENT).claim.state is ClaimState.ADMITTED
+
+
+def test_a_replaced_record_is_damage(state_dir: Path) -> None:
+    write_done_claim(state_dir)
+    path = state_dir / LEDGER_NAME
+    lines = path.read_bytes().splitlines(keepends=True)
+    other = encode({"kind": "waiting", "at": 1.0, "workspace": W}, 7)
+    path.write_bytes(b"".join([*lines[:6], other]))
+    assert "record 7 is not the one that was written" in Ledger.read(state_dir).damage
+
+
+@pytest.mark.parametrize("loss", ["cut", "emptied", "removed", "replaced by a FIFO"])
+def test_records_that_vanish_while_agentd_runs_are_written_again(state_dir: Path, loss: str) -> None:
+    path = state_dir / LEDGER_NAME
+    ledger = opened(state_dir)
+    claim = ledger.admit(EVENT).claim
+    ledger.plan_hooks(claim.id, ["10-a"])
+    if loss in ("cut", "emptied"):
+        os.truncate(path, 0 if loss == "emptied" else path.stat().st_size // 2)
+    else:
+        path.unlink()
+        if loss != "removed":
+            os.mkfifo(path)
+    after = ledger.start(claim.id, "10-a", "run-1")
+    ledger.close()
+    state = Ledger.read(state_dir)
+    assert not state.damage
+    assert state.claims == {after.id: after}
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_compaction_that_a_crash_interrupts_is_no_damage(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch, failing: int
+) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(EVENT).claim
+    before = ledger.plan_hooks(claim.id, ["10-a"])
+    steps: list[str] = []
+
+    def crashing(call: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            if len(steps) == failing:
+                raise OSError(errno.EIO, "crashed")
+            steps.append(call.__name__)
+            return call(*args, **kwargs)
+
+        return wrapped
+
+    with monkeypatch.context() as broken:
+        broken.setattr(MarkFile, "write", crashing(MarkFile.write))
+        broken.setattr(ledger_file, "replace_file", crashing(ledger_file.replace_file))
+        with pytest.raises(OSError, match="crashed"):
+            ledger._file._rewrite()
+    assert len(steps) == failing
+    assert Ledger.read(state_dir).claims == {claim.id: before}
+    assert not Ledger.read(state_dir).damage
+    after = opened(state_dir).start(claim.id, "10-a", "run-1")
+    assert Ledger.read(state_dir).claims == {claim.id: after}
+
+
+def test_a_compaction_during_a_read_is_no_damage(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(EVENT).claim
+    after = ledger.plan_hooks(claim.id, ["10-a"])
+    real = ledger_file.read_file
+
+    def compacting(path: Path, limit: int) -> bytes:
+        monkeypatch.setattr(ledger_file, "read_file", real)
+        ledger._file._rewrite()
+        return real(path, limit)
+
+    monkeypatch.setattr(ledger_file, "read_file", compacting)
+    state = Ledger.read(state_dir)
+    assert (state.damage, state.claims) == ("", {claim.id: after})
+
+
+def test_the_mark_adds_no_fsync_between_a_claim_and_its_hook(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = opened(state_dir)
+    ledger.note_unclaimed(W)  # creates the ledger
+    synced: list[str] = []
+    for call in ("fsync", "fdatasync"):
+        real = getattr(os, call)
+        monkeypatch.setattr(os, call, lambda fd, real=real: (synced.append("sync"), real(fd)))
+    claim = ledger.admit(EVENT).claim
+    ledger.plan_hooks(claim.id, ["10-a"])
+    ledger.start(claim.id, "10-a", "run-1")
+    assert len(synced) == 3, "one for each record"
+
+
+def test_a_mark_that_cannot_be_written_is_a_record_that_was_not_written(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(EVENT).claim
+    with monkeypatch.context() as full:
+        full.setattr(MarkFile, "write", refuse)
+        with pytest.raises(LedgerWriteError, match="No space left"):
+            ledger.plan_hooks(claim.id, ["10-a"])
+    assert ledger.all_claims() == (claim,)
+    after = ledger.plan_hooks(claim.id, ["10-b"])
+    assert Ledger.read(state_dir).claims == {claim.id: after}
+
+
+def test_a_ledger_in_a_replaced_directory_is_not_written(state_dir: Path) -> None:
+    ledger = opened(state_dir)
+    claim = ledger.admit(EVENT).claim
+    state_dir.rename(state_dir.with_name("old"))
+    state_dir.mkdir()
+    other = opened(state_dir)
+    other.admit(EVENT)
+    with pytest.raises(LedgerWriteError, match="its directory was replaced"):
+        ledger.plan_hooks(claim.id, ["10-a"])
+    assert [one.hooks for one in Ledger.read(state_dir).claims.values()] == [()]
+
+
+# --- the limit of claims ---
+
+
+def owner_of(number: int) -> str:
+    return f"{number:08x}-0000-4000-8000-000000000000"
+
+
+def settle(ledger: Ledger, number: int, step: ClaimStep = ClaimStep.FINISH) -> str:
+    claim = ledger.admit(ClaimEvent(W, owner_of(number), "prebuild_claimed")).claim
+    ledger.plan_hooks(claim.id, [])
+    ledger.settle(claim.id, step)
+    return claim.id
+
+
+def test_new_claims_replace_settled_ones_which_are_still_replays(
+    state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentd.claims.ledger.MAX_CLAIMS", 6)
+    monkeypatch.setattr("agentd.claims.ledger.COMPACTED_CLAIMS", 2)
+    ledger = opened(state_dir)
+    failed = settle(ledger, 0, ClaimStep.FAIL)
+    waiting = ledger.admit(ClaimEvent(W, owner_of(1), "prebuild_claimed")).claim.id
+    done = [settle(ledger, number) for number in range(2, 20)]
+    kept = {claim.id for claim in ledger.all_claims()}
+    assert len(kept) <= 6
+    assert {failed, waiting, done[-1]} <= kept, "the oldest done ones go first, the newest claim stays"
+    ledger.close()
+    ledger = opened(state_dir)
+    assert not ledger.damage
+    for number in range(20):
+        event = ClaimEvent(W, owner_of(number), "prebuild_claimed")
+        replay = ledger.admit(event)
+        assert replay.is_replay, number
+        assert replay.claim.is_final or number == 1
+        known = ledger.find(event)
+        assert known is not None
+        assert not ledger.new_facts(event, known)
+    ledger._file._rewrite()
+    assert Ledger.read(state_dir) == ledger._file.state, "also after the file is compacted"
+
+
+def test_a_ledger_full_of_ids_admits_no_more(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MAX_CLAIMS", 4), ("COMPACTED_CLAIMS", 2), ("MAX_SETTLED_IDS", 6)):
+        monkeypatch.setattr(f"agentd.claims.ledger.{name}", value)
+    ledger = opened(state_dir)
+    for number in range(10):
+        settle(ledger, number)
+    with pytest.raises(LedgerFullError):
+        settle(ledger, 10)
+    assert ledger.admit(ClaimEvent(W, owner_of(0), "prebuild_claimed")).is_replay
+
+
+def test_a_claim_without_an_owner_is_not_removed(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentd.claims.ledger.MAX_CLAIMS", 2)
+    ledger = opened(state_dir, workspace_id=None)
+    for workspace in (W, OWNER):
+        claim = ledger.admit(ClaimEvent(workspace, None, "prebuild_claimed")).claim
+        ledger.plan_hooks(claim.id, [])
+        ledger.settle(claim.id, ClaimStep.FINISH)
+    with pytest.raises(LedgerFullError):
+        ledger.admit(ClaimEvent("33333333-3333-4333-8333-333333333333", None, "prebuild_claimed"))
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-1", "1e300", '"x"', "9" * 5000, "[" * 5000])
+@pytest.mark.parametrize("kind", ["admit", "claim"])
+def test_a_record_with_an_impossible_number_is_damage(state_dir: Path, kind: str, number: str) -> None:
+    write_done_claim(state_dir)
+    path = state_dir / LEDGER_NAME
+    [claim] = Ledger.read(state_dir).claims.values()
+    record = claim.to_record() | {"admitted_at": 0.5, "at": 0.5, "kind": kind, "id": "x", "claim": "x"}
+    body = encode(record | {"workspace": W, "owner": W, "held": ""}, 8)[18:-1].replace(
+        b":0.5", b":" + number.encode()
+    )
+    body = b"{" + body
+    path.write_bytes(path.read_bytes() + b'{"crc":"%08x",%s\n' % (zlib.crc32(body), body[1:]))
+    state = opened(state_dir)._file.state
+    assert state.damage
+    assert [one.state for one in state.claims.values()] == [ClaimState.DONE]

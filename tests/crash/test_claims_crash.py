@@ -26,7 +26,7 @@ def check_cases(seeds: Iterable[int], tmp_path: Path, *, kills_per_case: float) 
 
 
 def test_after_kills_at_sampled_points_each_hook_is_done_once_or_failed(tmp_path, seed):
-    # A case's first kill is at point 1 + seed % 75.
+    # A case's first kill is at point 1 + seed % 97.
     check_cases(range(seed, seed + 24 * 16, 16), tmp_path, kills_per_case=1)
 
 

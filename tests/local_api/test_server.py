@@ -330,11 +330,21 @@ async def test_a_daemon_with_a_full_connection_queue_counts_as_running(path, dae
 
 
 async def test_a_file_at_the_socket_path_is_kept(path, daemon):
+    path = path.with_name("other.sock")
     path.parent.mkdir(parents=True)
     path.write_text("content")
     with pytest.raises(StateError, match="exists and is not a socket"):
         await LocalApi(socket_path=path, listen="", operations=daemon.operations()).start()
     assert path.read_text() == "content"
+
+
+async def test_a_file_at_the_default_socket_path_is_set_aside(path, daemon):
+    path.parent.mkdir(parents=True)
+    path.write_text("content")
+    api = LocalApi(socket_path=path, listen="", operations=daemon.operations())
+    await api.start()
+    await api.close()
+    assert path.with_name("agentd.sock.corrupt").read_text() == "content"
 
 
 async def test_a_path_without_a_directory_is_refused(tmp_path, daemon):

@@ -325,11 +325,14 @@ def test_short_writes_are_completed(spool, monkeypatch):
     assert reopened(spool).get(TASK).payload == fitted().payload
 
 
-@pytest.mark.parametrize("blocked", ["file", "unlistable"])
+@pytest.mark.parametrize("blocked", ["immovable file", "unlistable"])
 def test_the_error_for_an_unusable_directory_has_a_hint(tmp_path, blocked, monkeypatch):
     path = tmp_path / "spool"
-    if blocked == "file":
+    if blocked == "immovable file":
         path.touch()
+        monkeypatch.setattr(
+            type(path), "rename", lambda _path, _to: (_ for _ in ()).throw(OSError(errno.EROFS, "read-only"))
+        )
     else:
         monkeypatch.setattr(
             os, "listdir", lambda _path: (_ for _ in ()).throw(PermissionError(errno.EACCES, "no"))

@@ -78,7 +78,7 @@ def _read(pid_file: Path) -> _Written | None:
     try:
         # Without O_NONBLOCK, opening a FIFO at that path would block.
         with open(pid_file, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-            info, text = os.fstat(file.fileno()), file.read(_PID_FILE_MAX_BYTES)
+            info, text = os.fstat(file.fileno()), file.read(_PID_FILE_MAX_BYTES) or b""
     except FileNotFoundError:
         return None
     except OSError as exc:

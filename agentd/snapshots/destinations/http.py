@@ -8,6 +8,7 @@ from typing import Final
 
 from yarl import URL
 
+from agentd.durable import read_file
 from agentd.http_client import failure, one_line, read_start
 from agentd.masking import Mask
 from agentd.proxy import proxy_of, request_options, tls_url
@@ -93,8 +94,7 @@ def read_headers(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        with path.open("rb") as file:
-            text = file.read(_HEADERS_MAX_BYTES).decode("ascii", "replace")
+        text = read_file(path, _HEADERS_MAX_BYTES, named_by_user=True).decode("ascii", "replace")
     except OSError as exc:
         raise RetryableError(
             f"headers file {path} cannot be read: {exc.strerror}",
