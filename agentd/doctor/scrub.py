@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 from agentd import log, proxy
 from agentd.config import Config, keys
-from agentd.masking import Mask
 from agentd.durable import read_file
+from agentd.masking import Mask
 
 FILE_MAX_BYTES: Final = 64 * 1024
 
