@@ -26,9 +26,9 @@ from yarl import URL
 
 from agentd.agents.agent import AgentBrokenError, AgentBusyError, AgentError, AgentGoneError
 from agentd.agents.agentapi.events import AgentEvent, AgentEventDecoder
-from agentd.agents.agentapi.json_scan import BodyError
 from agentd.agents.agentapi.messages import MessageTail
-from agentd.agents.agentapi.single_flight import SingleFlight
+from agentd.agents.json_scan import BodyError
+from agentd.agents.single_flight import SingleFlight
 from agentd.conversation.message import Message
 from agentd.http_client import failure, json_object, one_line, read_start
 from agentd.sse import StreamTooLargeError

@@ -8,7 +8,7 @@ those. Its memory is bounded: `keep` messages, `CONTENT_MAX_BYTES` each, `WINDOW
 from collections import deque
 from typing import Final
 
-from agentd.agents.agentapi.json_scan import LIST, OBJECT, QUOTE, BodyError, JsonScan, JsonText, Scan
+from agentd.agents.json_scan import LIST, OBJECT, QUOTE, BodyError, JsonScan, JsonText, Scan
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 
 # One byte of a snapshot takes at most six bytes in the body (`\u0041` for "A"), so the newest 65,536 encoded bytes of a

@@ -9,8 +9,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from agentd.agents.agentapi.json_scan import BodyError
 from agentd.agents.agentapi.messages import MessageTail
+from agentd.agents.json_scan import BodyError
 from agentd.conversation.message import Message
 from agentd.errors import PeerError
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.agents.agentapi import messages as module
-from agentd.agents.agentapi.json_scan import CUT_MARK, BodyError, JsonScan, JsonText, Scan
 from agentd.agents.agentapi.messages import (
     MessageTail,
 )
+from agentd.agents.json_scan import CUT_MARK, BodyError, JsonScan, JsonText, Scan
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 
 TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\u0000\u2028😀,:{}[]'), max_size=40)

@@ -1,8 +1,8 @@
 """Incremental JSON parser for one large document of which little is kept. Pure.
 
 Each part of the grammar is a generator that is sent the next chunk where the buffer ends. A reader of one kind of
-document (`messages.MessageTail`) composes them with `yield from` and keeps what it needs. The rest is skipped, so memory
-use is one chunk and the longest string that is kept.
+document (such as `agentapi.messages.MessageTail`) composes them with `yield from` and keeps what it needs. The rest
+is skipped, so memory use is one chunk and the longest string that is kept.
 
 Structure is checked as strictly as `json.loads` does; a skipped string is only searched for its end. Bytes are searched
 with `find` and regular expressions, never in a Python loop (200 to 500 MB/s; `benchmarks/` has the figures).

@@ -2,8 +2,8 @@ import asyncio
 
 import pytest
 
-from agentd.agents.agentapi import single_flight
-from agentd.agents.agentapi.single_flight import SingleFlight
+from agentd.agents import single_flight
+from agentd.agents.single_flight import SingleFlight
 
 
 async def test_a_caller_that_joins_a_hanging_call_waits_for_the_same_call():
