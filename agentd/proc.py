@@ -1,9 +1,10 @@
-"""Reads `/proc/PID/stat`, and identifies a process so that a reused pid is not mistaken for it."""
+"""Reads `/proc`: processes, identified so that a reused pid is not mistaken for one, and listening sockets."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
 
 PROC: Final = Path("/proc")
+_LISTEN: Final = "0A"
 
 
 class ProcessStat(NamedTuple):
@@ -25,6 +26,13 @@ class ProcessIdentity(NamedTuple):
     pid: int
     ticks: int
     boot: str
+
+
+class ListeningSocket(NamedTuple):
+    """A TCP socket in the state LISTEN. `inode` identifies it: the kernel does not use one for a second socket."""
+
+    uid: int
+    inode: int
 
 
 def read_stat(pid: int, *, proc: Path = PROC) -> ProcessStat | None:
@@ -65,3 +73,19 @@ def boot_id() -> str:
         return (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def listening_sockets(port: int, *, proc: Path = PROC) -> list[ListeningSocket]:
+    """The sockets of this network namespace that listen on TCP `port`, on any address (proc_net_tcp.txt)."""
+    found = []
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (proc / "self/net" / table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue  # a machine without IPv6 has no tcp6
+        for line in lines:
+            # sl local_address rem_address st tx_queue:rx_queue tr:tm->when retrnsmt uid timeout inode
+            fields = line.split()
+            if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                found.append(ListeningSocket(uid=int(fields[7]), inode=int(fields[9])))
+    return found

@@ -4,7 +4,16 @@ import sys
 
 import pytest
 
-from agentd.proc import ProcessIdentity, ProcessStat, all_stats, boot_id, identify, read_stat
+from agentd.proc import (
+    ListeningSocket,
+    ProcessIdentity,
+    ProcessStat,
+    all_stats,
+    boot_id,
+    identify,
+    listening_sockets,
+    read_stat,
+)
 
 # The fields of proc(5) after the name: state, ppid, pgrp, session, …, starttime as the 22nd field of the
 # line.
@@ -54,3 +63,22 @@ def test_an_identity_stays_the_same_while_the_process_lives():
         assert identity == ProcessIdentity(child.pid, identity.ticks, boot_id())
         child.communicate(b"\n")
     assert identify(child.pid) is None
+
+
+def test_the_sockets_that_listen_on_a_port_are_found_with_their_owner(proc):
+    head = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    )
+    rest = "00000000:00000000 00:00000000 00000000"
+    (proc / "self" / "net").mkdir()
+    (proc / "self" / "net" / "tcp").write_text(
+        f"{head}   0: 0100007F:0841 00000000:0000 0A {rest}  1000        0 4711 1 0 100 0 0 10 0\n"
+        f"   1: 0100007F:0841 0100007F:C350 01 {rest}  1001        0 4712 1 0 20 4 30 10 -1\n"
+        f"   2: 0100007F:1F90 00000000:0000 0A {rest}  1002        0 4713 1 0 100 0 0 10 0\n"
+    )
+    assert listening_sockets(2113, proc=proc) == [ListeningSocket(1000, 4711)]
+    (proc / "self" / "net" / "tcp6").write_text(
+        f"{head}   0: {'0' * 32}:0841 {'0' * 32}:0000 0A {rest}     0        0 99 1 0 100 0 0 10 0\n"
+    )
+    assert listening_sockets(2113, proc=proc) == [ListeningSocket(1000, 4711), ListeningSocket(0, 99)]
+    assert listening_sockets(80, proc=proc) == []

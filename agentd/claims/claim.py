@@ -41,7 +41,7 @@ class Hook(NamedTuple):
 class Claim(NamedTuple):
     """One claim of a prebuild. Times are Unix seconds; `why` explains `held` and `failed`.
 
-    `token_fingerprint` is that of the agent token with which the event was received.
+    `token_fingerprint` is that of the agent token with which the event was received. `inferred` as in `ClaimEvent`.
     """
 
     id: str
@@ -54,6 +54,7 @@ class Claim(NamedTuple):
     changed_at: float
     why: str = ""
     hooks: tuple[Hook, ...] = ()
+    inferred: bool = False
 
     @property
     def is_final(self) -> bool:
@@ -85,6 +86,8 @@ class Claim(NamedTuple):
         """The `claim` record of the ledger, which stands for the whole history of this claim."""
         fields = self._asdict()
         fields["token"] = fields.pop("token_fingerprint")
+        if not self.inferred:
+            del fields["inferred"]  # as written by an agentd that does not know the field
         fields["hooks"] = [
             {**hook._asdict(), "process": hook.process and hook.process._asdict()} for hook in self.hooks
         ]
@@ -99,6 +102,7 @@ def claim_from_record(record: Mapping[str, Any]) -> Claim:
         times = {name: hook[name] and unix_time(hook[name]) for name in ("started_at", "ended_at")}
         hooks.append(Hook(**{**hook, **times, "state": HookState(hook["state"]), "process": process}))
         _check_texts(hook, "name", "run_id", "why", "tail")
+    record = {"inferred": False, **record}
     fields = {name: record["token" if name == "token_fingerprint" else name] for name in Claim._fields}
     times = {name: unix_time(record[name]) for name in ("admitted_at", "changed_at")}
     _check_texts(record, "id", "reason", "token", "why")

@@ -19,11 +19,15 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 
 
 class ClaimEvent(NamedTuple):
-    """A user has claimed this prebuild. Ids are lower-case UUIDs, None if absent or the nil UUID."""
+    """A user has claimed this prebuild. Ids are lower-case UUIDs, None if absent or the nil UUID.
+
+    `inferred`: coderd sent no event; agentd found the claim by a change of the workspace's owner.
+    """
 
     workspace_id: str | None
     owner_id: str | None
     reason: str
+    inferred: bool = False
 
 
 class Ignored(NamedTuple):

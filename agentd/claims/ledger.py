@@ -95,9 +95,14 @@ class Ledger:
         """The workspace last seen as an unclaimed prebuild, or ""."""
         return self._file.state.unclaimed_workspace
 
-    def note_unclaimed(self, workspace_id: str) -> None:
-        """Record that this workspace is an unclaimed prebuild. Raises `LedgerWriteError`."""
-        self._file.append("waiting", workspace=workspace_id)
+    @property
+    def unclaimed_agent(self) -> str:
+        """The name of that workspace's agent, "" if it is not recorded."""
+        return self._file.state.unclaimed_agent
+
+    def note_unclaimed(self, workspace_id: str, agent_name: str) -> None:
+        """Record that this workspace, with this agent, is an unclaimed prebuild. Raises `LedgerWriteError`."""
+        self._file.append("waiting", workspace=workspace_id, agent=agent_name)
 
     def all_claims(self) -> tuple[Claim, ...]:
         """All claims in order of admission, those of other workspaces included."""
@@ -147,6 +152,7 @@ class Ledger:
                 reason=event.reason,
                 token=self.token_fingerprint or "",
                 held=self.damage,
+                **({"inferred": True} if event.inferred else {}),
             )
             return Admission(claim, is_replay=False)
 
@@ -280,6 +286,7 @@ def claim_as_json(claim: Claim, *, tails: bool = False) -> dict[str, Any]:
         "workspace_id": claim.workspace_id,
         "owner_id": claim.owner_id,
         "reason": claim.reason,
+        "inferred": claim.inferred,
         "admitted_at": rfc3339(claim.admitted_at),
         "changed_at": rfc3339(claim.changed_at),
         "hooks": [

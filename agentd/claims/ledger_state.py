@@ -6,7 +6,8 @@ damaged file cannot bring in a claim that violates the tables of `lifecycle`.
 
 Records are JSON objects with `kind` and `at` (Unix seconds):
 
-    admit   claim workspace owner reason token held     a new claim, held for the reason `held` unless ""
+    admit   claim workspace owner reason token held     a new claim, held for the reason `held` unless ""; with
+            inferred (only if true)                     `inferred`, coderd sent no event for it
     bind    claim workspace owner token                 an event added facts to a known claim
     act     claim hooks                                 the hooks to run, in name order (step `plan_hooks`)
     start   claim hook run                              the process of this hook is about to be created
@@ -17,7 +18,8 @@ Records are JSON objects with `kind` and `at` (Unix seconds):
     forget  claim                                       an operator removed the claim
     compact claims ids                                  these final claims were removed; their ids stay, as replays
     claim   (all fields of a claim)                     written by compaction in place of the claim's history
-    waiting workspace                                   the workspace was seen as an unclaimed prebuild
+    waiting workspace agent                             the workspace was seen as an unclaimed prebuild; `agent` is
+                                                        the name of its agent, absent in older records
     damage  why / trusted                               records were lost / no claim is held for it any more
 """
 
@@ -54,14 +56,16 @@ INVALID_RECORD: Final = (AgentdError, KeyError, TypeError, ValueError, Attribute
 class LedgerState(NamedTuple):
     """All claims by id, in order of admission. `damage` describes the loss of records, "" if there was none.
 
-    `unclaimed_workspace` is the id of the workspace last seen as an unclaimed prebuild, else "". `settled_ids` are the
-    ids of claims that were removed at the limit: an event with such an id is a replay.
+    `unclaimed_workspace` is the id of the workspace last seen as an unclaimed prebuild, else ""; `unclaimed_agent` is
+    the name of its agent, "" if it was not recorded. `settled_ids` are the ids of claims that were removed at the
+    limit: an event with such an id is a replay.
     """
 
     claims: Mapping[str, Claim] = MappingProxyType({})
     damage: str = ""
     unclaimed_workspace: str = ""
     settled_ids: frozenset[str] = frozenset()
+    unclaimed_agent: str = ""
 
     def claim(self, claim_id: str) -> Claim:
         """Raises `UnknownClaimError`."""
@@ -80,7 +84,8 @@ class LedgerState(NamedTuple):
         if self.damage:
             yield {"kind": "damage", "at": at, "why": self.damage}
         if self.unclaimed_workspace:
-            yield {"kind": "waiting", "at": at, "workspace": self.unclaimed_workspace}
+            agent = {"agent": self.unclaimed_agent} if self.unclaimed_agent else {}
+            yield {"kind": "waiting", "at": at, "workspace": self.unclaimed_workspace, **agent}
         if self.settled_ids:
             yield {"kind": "compact", "at": at, "claims": [], "ids": sorted(self.settled_ids)}
         for claim in self.claims.values():
@@ -104,7 +109,8 @@ def apply_record(state: LedgerState, record: Record) -> LedgerState:
         case "compact":
             return _compact(state, record)
         case "waiting":
-            return state._replace(unclaimed_workspace=str(record["workspace"]))
+            agent = str(record.get("agent", ""))
+            return state._replace(unclaimed_workspace=str(record["workspace"]), unclaimed_agent=agent)
         case "damage":
             return state._replace(damage=str(record["why"]))
         case "trusted":
@@ -178,6 +184,7 @@ def _admitted(record: Record) -> Claim:
         why=held,
         admitted_at=_time(record),
         changed_at=_time(record),
+        inferred=bool(record.get("inferred", False)),
     )
 
 

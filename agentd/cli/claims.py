@@ -76,6 +76,8 @@ def _describe(claim: dict[str, Any], *, with_output: bool) -> str:
     """One line for the claim and one for each hook; `with_output` adds the end of each hook's output."""
     owner = claim["owner_id"] or "an unknown owner"
     lines = [f"{claim['id']}  {claim['state']}  {claim['reason']} by {owner}, {claim['admitted_at']}"]
+    if claim.get("inferred"):
+        lines.append("    inferred: coderd sent no event; the Coder agent's manifest named a new owner")
     if claim["why"]:
         lines.append(f"    {claim['why']}")
     for hook in claim["hooks"]:

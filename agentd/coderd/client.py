@@ -22,6 +22,7 @@ from agentd.http_client import failure, one_line, read_start
 from agentd.proxy import Proxy, request_options
 from agentd.tls import aiohttp
 
+_AGENT_ROUTES: Final = "/api/v2/workspaceagents/me/"
 _NO_TASK: Final = "00000000-0000-0000-0000-000000000000"
 # coderd's message for a body that it would have stored if it had `messages`.
 _LACKS_MESSAGES: Final = "Invalid agentapi payload structure."
@@ -48,7 +49,7 @@ class Coderd:
         proxy: Proxy | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._base = url.rstrip("/") + "/api/v2/workspaceagents/me/"
+        self._url = url.rstrip("/")
         self._token = token
         self._session = session
         self._headers = headers or ExtraHeaders()
@@ -91,6 +92,11 @@ class Coderd:
         body = json.dumps(report, ensure_ascii=False).encode("utf-8", "replace")
         await self._call("PATCH", "app-status", body, expect=200, timeout_s=timeout_s)
 
+    async def fetch_build_version(self, *, timeout_s: float) -> str:
+        """Coderd's version, such as `v2.31.3+f1e2d3c`; "" if the answer does not have it."""
+        await self._call("GET", "/api/v2/buildinfo", b"", expect=200, timeout_s=timeout_s)
+        return self.build_version
+
     async def _call(self, method: str, path: str, body: bytes, *, expect: int, timeout_s: float) -> None:
         call = f"{method} {path.partition('?')[0]}"
         try:
@@ -117,7 +123,8 @@ class Coderd:
         headers = {"Content-Type": "application/json", **extra, "Coder-Session-Token": token}
         async with self._session.request(
             method,
-            URL(self._base + path, encoded=True),
+            # A path without "/" is one of the agent's routes.
+            URL(self._url + (path if path.startswith("/") else _AGENT_ROUTES + path), encoded=True),
             data=body,
             allow_redirects=False,
             ssl=self._tls,

@@ -22,7 +22,7 @@ from agentd.coderd.errors import (
     UnreachableError,
 )
 from agentd.coderd.extra_headers import ExtraHeaders
-from agentd.http_client import USER_AGENT, read_start
+from agentd.http_client import USER_AGENT, one_line, read_start
 from agentd.proxy import Proxy
 from agentd.sse import EventDecoder, StreamItem
 
@@ -41,6 +41,8 @@ _REFUSED_HEADERS: Final = frozenset({400, 431})
 
 class ReinitStream:
     """The claim stream of one workspace. `last_event_id` and `retry_s` are kept for the next connection.
+
+    `build_version` is `X-Coder-Build-Version` of the last answer, "" before the first and without the header.
 
     `url` is coderd's access URL, `proxy` its proxy, `context` the TLS context for https of either, `headers` are
     extra headers.
@@ -62,6 +64,7 @@ class ReinitStream:
         self._proxy = proxy
         self.last_event_id = ""
         self.retry_s: float | None = None
+        self.build_version = ""
 
     async def events(
         self,
@@ -96,6 +99,7 @@ class ReinitStream:
         except ProtocolError:
             self.last_event_id = ""  # it may be the header that cannot be sent
             raise
+        self.build_version = one_line(response.headers.get("X-Coder-Build-Version", ""), 100)
         try:
             await self._check(response)
             on_open()

@@ -15,8 +15,8 @@ from agentd.agents.discovery import agent_of
 from agentd.claims.events import ClaimEvent
 from agentd.claims.hook_runner import HookRunner
 from agentd.claims.ledger import Ledger
-from agentd.claims.listener import ClaimListener
-from agentd.claims.missed_claim import missed_claim
+from agentd.claims.listener import FIND_MISSED_TIMEOUT_S, ClaimListener
+from agentd.claims.missed_claim import is_sent_once, missed_claim
 from agentd.clock import Clock
 from agentd.coderd.access import claim_stream, coderd_client, extra_headers, token_source
 from agentd.coderd.client import Coderd
@@ -220,13 +220,24 @@ class Components:
             clock=self.clock,
             metrics=self.metrics,
             workspace_id=config.workspace.id or None,
-            find_missed=self._find_missed,
+            find_missed=partial(self._find_missed, stream, self.token),
         )
 
-    async def _find_missed(self) -> ClaimEvent | None:
+    async def _find_missed(self, stream: ReinitStream, token: TokenSource) -> ClaimEvent | None:
+        """Only for a server that cannot repeat the event: its event is better evidence than the agent's manifest."""
+        version = stream.build_version
+        if not version:
+            # coderd sends the headers of the stream with its first ping, and a claim may come before that.
+            coderd = coderd_client(self.config, token, self.session, self.headers, self.clock)
+            version = await coderd.fetch_build_version(timeout_s=FIND_MISSED_TIMEOUT_S)
+        if not is_sent_once(version):
+            return None
         url = f"http://{self.config.coder.debug_address}/debug/manifest"
         return await missed_claim(
-            await read_manifest(self.session, url), self.ledger, self.config.workspace.id
+            await read_manifest(self.session, url),
+            self.ledger,
+            self.config.workspace.id,
+            self.config.coder.agent_name,
         )
 
     def _reporter(self, client: Coderd | None) -> "AppStatusReporter | None":

@@ -32,35 +32,33 @@ _POLL_S: Final = 0.05
 _RLIMIT_LOCKS: Final = 10
 _LIMIT_NAME: Final = b"Max file locks"
 _GROUP_PREFIX: Final = "agentd-run-"
+_JOIN_TRIES: Final = 3
 
 
 class RunMarks:
     """The mark and the control group of the run `run_id`, whether or not it has one. Blocks on /proc."""
 
     def __init__(self, run_id: str) -> None:
-        digest = hashlib.sha256(f"agentd run {run_id}".encode()).digest()
-        self._limit = int.from_bytes(digest[:6], "big") | 1 << 48
+        # A hash, because the id comes from a file and becomes a part of a path.
+        digest = hashlib.sha256(f"agentd run {run_id}".encode()).hexdigest()
+        self._limit = int(digest[:12], 16) | 1 << 48
         own = _own_group()
-        self._group = None if own is None else own / f"{_GROUP_PREFIX}{run_id}"
+        self._group = None if own is None else own / f"{_GROUP_PREFIX}{digest[:24]}"
 
-    @classmethod
-    def create(cls, run_id: str) -> "RunMarks":
-        """The marks of a new run, with its control group if agentd may make one. Removes empty ones of earlier runs."""
-        marks = cls(run_id)
-        if marks._group is not None:
+    def remove_empty_groups(self) -> None:
+        """Remove the control groups of earlier runs whose last process has ended."""
+        if self._group is not None:
             with contextlib.suppress(OSError):
-                for earlier in marks._group.parent.glob(f"{_GROUP_PREFIX}*"):
+                for earlier in self._group.parent.glob(f"{_GROUP_PREFIX}*"):
                     _remove_group(earlier)
-                marks._group.mkdir(mode=0o755)
-        return marks
 
     def apply(self) -> None:
         """Mark this process: for the child, between fork and exec. A system that refuses is no obstacle."""
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(_RLIMIT_LOCKS, (self._limit, resource.getrlimit(_RLIMIT_LOCKS)[1]))
         if self._group is not None:
-            with contextlib.suppress(OSError):
-                (self._group / "cgroup.procs").write_bytes(b"0")
+            # Another run may remove the group while it is empty.
+            any(_joined(self._group) for _ in range(_JOIN_TRIES))
 
     def pids(self, among: list[int]) -> set[int]:
         """The pids of `among` that are marked, and those of the control group."""
@@ -185,6 +183,16 @@ def _own_group() -> Path | None:
     except (OSError, StopIteration, ValueError):
         return None
     return group if ".." not in group.parts else None
+
+
+def _joined(group: Path) -> bool:
+    """Create the control group if necessary and move this process into it. False if that is not possible."""
+    try:
+        group.mkdir(mode=0o755, exist_ok=True)
+        (group / "cgroup.procs").write_bytes(b"0")
+    except OSError:
+        return False
+    return True
 
 
 def _remove_group(group: Path) -> None:

@@ -138,7 +138,7 @@ class HookRun:
         """
         if reason := await asyncio.to_thread(untrusted_reason, self._path):
             return HookResult(HookOutcome.REFUSED, None, f"refused: {reason}")
-        marks = await asyncio.to_thread(RunMarks.create, self._env[RUN_ID])
+        marks = await asyncio.to_thread(RunMarks, self._env[RUN_ID])
         with contextlib.closing(self._output):
             out = self._output.open()
             try:
@@ -165,7 +165,7 @@ class HookRun:
                 if exit_code != 0 or not self._leaves_processes:
                     await self._end(child, leader, self._policy.grace_s)
                 await self._clock.wait_event(self._output.ended, DRAIN_S)
-                await asyncio.to_thread(marks.remove_group)
+                await asyncio.to_thread(marks.remove_empty_groups)
             except asyncio.CancelledError:
                 await self._end_for_stop(child, leader)
                 raise

@@ -545,7 +545,7 @@ def test_the_mark_adds_no_fsync_between_a_claim_and_its_hook(
     state_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = opened(state_dir)
-    ledger.note_unclaimed(W)  # creates the ledger
+    ledger.note_unclaimed(W, "main")  # creates the ledger
     synced: list[str] = []
     for call in ("fsync", "fdatasync"):
         real = getattr(os, call)

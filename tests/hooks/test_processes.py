@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakeclock import FakeClock
 
 from agentd.clock import Clock
 from agentd.hooks import processes
@@ -20,9 +21,8 @@ from agentd.proc import read_stat
 
 
 def has_group() -> bool:
-    marks = RunMarks.create(f"probe-{uuid.uuid4().hex}")
-    marks.remove_group()
-    return marks._group is not None and os.access(marks._group.parent / "cgroup.procs", os.W_OK)
+    group = RunMarks("probe")._group
+    return group is not None and os.access(group.parent / "cgroup.procs", os.W_OK)
 
 
 @pytest.fixture(params=["mark", "group"])
@@ -77,29 +77,35 @@ def hook(tmp_path: Path, end: str) -> tuple[Path, Path]:
     return path, pids
 
 
-def run_of(path: Path, run_id: str, *, timeout_s: float = 30.0) -> HookRun:
-    policy = HookPolicy(path.parent, path.parent, {}, timeout_s=timeout_s, grace_s=0.5, stop_grace_s=0.5)
+def run_of(path: Path, run_id: str, *, clock: Clock | None = None) -> HookRun:
+    policy = HookPolicy(path.parent, path.parent, {}, timeout_s=30.0, grace_s=0.5, stop_grace_s=0.5)
     env = {"PATH": "/usr/bin:/bin", "AGENTD_RUN_ID": run_id}
-    return HookRun(path, policy=policy, env=env, clock=Clock())
+    return HookRun(path, policy=policy, env=env, clock=clock or Clock())
 
 
 @pytest.mark.usefixtures("_found_by", "strangers")
 @pytest.mark.parametrize("how", ["it fails", "it times out", "agentd stops", "agentd stops at once"])
-async def test_a_detached_process_is_ended_with_the_run(tmp_path: Path, how: str) -> None:
+async def test_a_detached_process_is_ended_with_the_run(
+    tmp_path: Path, how: str, fake_clock: FakeClock
+) -> None:
     path, file = hook(tmp_path, "exit 1" if how == "it fails" else "exec sleep 600")
-    run_id = uuid.uuid4().hex
-    running = asyncio.create_task(
-        run_of(path, run_id, timeout_s=0.3 if how == "it times out" else 30.0).execute()
-    )
+    clock = fake_clock.as_clock() if how == "it times out" else Clock()
+    running = asyncio.create_task(run_of(path, uuid.uuid4().hex, clock=clock).execute())
     pids = await pids_in(file, 2)
     if how.startswith("agentd stops"):
         running.cancel()
         if how == "agentd stops at once":
             await asyncio.sleep(0)
             running.cancel()
+    if how == "it times out":
+        await fake_clock.advance(29.9)
+        assert not running.done()
+        while not running.done():
+            await fake_clock.advance(0.2)
+            await asyncio.sleep(0.005)
     with contextlib.suppress(asyncio.CancelledError):
         assert not (await running).succeeded
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while any(map(alive, pids)):
             await asyncio.sleep(0.005)
 
@@ -108,7 +114,6 @@ async def test_a_detached_process_is_ended_with_the_run(tmp_path: Path, how: str
 async def test_a_detached_process_of_a_killed_agentd_is_ended_without_a_recorded_pid(tmp_path: Path) -> None:
     path, file = hook(tmp_path, "exec sleep 600")
     run_id = uuid.uuid4().hex
-    RunMarks.create(run_id)
     # As if agentd had died after the start: nothing of the run is left but its id.
     hook_process = subprocess.Popen([path], env={"PATH": "/usr/bin:/bin"}, preexec_fn=RunMarks(run_id).apply)  # noqa: PLW1509 - takes no lock
     pids = await pids_in(file, 2)
