@@ -1,7 +1,7 @@
 """The extra headers of requests to coderd: `coder.headers`, and those that `coder.header_command` prints.
 
 The command is that of the Coder agent (`--agent-header-command`, coder `cli/root.go`): `sh -c` runs it with the
-environment of agentd and CODER_URL, and it prints one `Name=value` per line. Its standard error is discarded.
+environment of agentd, the token included, and CODER_URL, and it prints one `Name=value` per line. Its standard error is discarded.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from typing import Final
 from agentd import log
 from agentd.coderd.errors import HeaderCommandError
 from agentd.config import formats
+from agentd.programs import program_environment
 
 TIMEOUT_S: Final = 10.0
 OUTPUT_MAX_BYTES: Final = 64 * 1024
@@ -83,7 +84,7 @@ async def _output(command: str, coder_url: str) -> bytes:
             "sh",
             "-c",
             command,
-            env={**os.environ, "CODER_URL": coder_url},
+            env={**program_environment(os.environ, pass_token=True), "CODER_URL": coder_url},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

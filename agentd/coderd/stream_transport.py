@@ -127,6 +127,11 @@ async def _open(
     return await asyncio.open_connection(sock=sock, ssl=context, server_hostname=host if context else None)
 
 
+def authority(host: str, port: int) -> str:
+    """The target of CONNECT."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 async def _tunnel(
     connected: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     proxy: Proxy,
@@ -135,7 +140,7 @@ async def _tunnel(
     context: ssl.SSLContext,
 ) -> None:
     """Let the proxy connect to `host`, and start TLS with it. Raises `OSError` or a `CoderdError`."""
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    address = authority(host, port)
     headers = {"Host": address, "User-Agent": USER_AGENT, **proxy.headers}
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEADERS_MAX_BYTES)
     head = http.send(h11.Request(method="CONNECT", target=address, headers=list(headers.items())))

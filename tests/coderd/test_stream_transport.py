@@ -15,7 +15,10 @@ import pytest
 import trustme
 
 from agentd.coderd import errors, stream_transport
+from agentd.coderd.client import Coderd
 from agentd.coderd.stream_transport import StreamTransport
+from agentd.coderd.token import StaticToken
+from agentd.http_client import client_session
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -206,3 +209,39 @@ async def test_tcp_keepalive_is_on() -> None:
     ):
         assert await anext(response.aiter_raw()) == b"x"
         assert kernel_timer(server.port) == "02"
+
+
+def ipv6_loopback() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not ipv6_loopback(), reason="this machine has no IPv6 loopback")
+@pytest.mark.parametrize("host", ["[::1]", "coder.example"], ids=["literal", "only AAAA"])
+async def test_an_ipv6_only_host_is_reached_by_the_stream_and_by_a_call(
+    host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def getaddrinfo(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        address = ("::1", server.port, 0, 0)
+        return [(socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", address)]
+
+    reply = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
+    async with serving(Server(reply), host="::1") as server:
+        if not host.startswith("["):
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        url = f"http://{host}:{server.port}"
+        assert await body_of(url) == b""
+        async with client_session() as session:
+            client = Coderd(url, token=StaticToken("token"), session=session)
+            await client.put_log_snapshot("task", b"", timeout_s=5)
+    hosts = [line for head in server.heads for line in head.lower().split(b"\r\n") if line[:5] == b"host:"]
+    assert hosts == [f"host: {host}:{server.port}".encode()] * 2
+
+
+def test_the_tunnel_to_an_ipv6_address_has_brackets() -> None:
+    assert stream_transport.authority("::1", 443) == "[::1]:443"
+    assert stream_transport.authority("coder.example", 443) == "coder.example:443"

@@ -102,3 +102,15 @@ def test_the_secrets_of_every_part_of_the_configuration_are_found(tmp_path):
         "T000/web-hook-secret", "query-secret", "named-by-the-operator", "from-the-environment",
     }  # fmt: skip
     assert not found & {"C.UTF-8", str(token), str(headers)}
+
+
+def test_the_credentials_of_a_proxy_and_the_header_command_are_known_secrets():
+    environ = {
+        "https_proxy": "me:hunter2%2Fhunter2@proxy:3128",
+        "CODER_AGENT_HEADER_COMMAND": "echo X-A=sesame-open",
+    }
+    settings = config.load(environ={"CODER_AGENT_HEADER_COMMAND": environ["CODER_AGENT_HEADER_COMMAND"]})
+    scrubber = Scrubber(secrets_of(settings, environ))
+    basic = base64.b64encode(b"me:hunter2/hunter2").decode()
+    for text in ("hunter2/hunter2", "hunter2%2Fhunter2", basic, "echo X-A=sesame-open"):
+        assert scrubber.text(f"a {text} b") == f"a {MASK} b"
