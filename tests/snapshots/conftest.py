@@ -67,6 +67,7 @@ def s3(monkeypatch):
     # The server's buckets stay in the process after it stops.
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("POST", "/moto-api/reset")
+    connection.getresponse().read()  # otherwise the reset could come after the bucket
     connection.close()
     client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
     client.create_bucket(Bucket="archive")
