@@ -1,7 +1,9 @@
 """The HTTP client session of agentd, and the readers that every client of a peer shares."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterable, Callable, Mapping
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
@@ -12,6 +14,9 @@ from agentd.tls import aiohttp
 
 USER_AGENT: Final = f"agentd/{__version__}"
 RETRY_AFTER_MAX_S: Final = 300.0
+SHARE_S: Final = 0.01
+PIECE_BYTES: Final = 8 * 1024
+"""The worst 8 KiB, one-byte lines of an event stream or one-letter fields of a JSON object, take about 15 ms."""
 _FAILURE_MAX_CHARS: Final = 300
 
 
@@ -28,13 +33,37 @@ def client_session() -> aiohttp.ClientSession:
     )
 
 
+class LoopShare:
+    """Lets other tasks run during work on what a peer sends: `pause` after each small part of it.
+
+    A peer that sends faster than agentd works never lets a read wait, so a loop over its bytes would not end its turn.
+    """
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    async def pause(self) -> None:
+        """Give the other tasks a turn, if this one has worked for `SHARE_S`."""
+        if time.perf_counter() - self._since >= SHARE_S:
+            await asyncio.sleep(0)
+            self._since = time.perf_counter()
+
+    async def pieces(self, chunk: bytes) -> AsyncIterator[bytes]:
+        """`chunk` in parts of at most `PIECE_BYTES`, with a pause before each."""
+        for at in range(0, len(chunk), PIECE_BYTES):
+            await self.pause()
+            yield chunk[at : at + PIECE_BYTES]
+
+
 async def read_start(chunks: AsyncIterable[bytes], max_bytes: int, *, into: bytearray | None = None) -> bytes:
     """Read a body up to `max_bytes` and ignore the rest. Ask for one byte more to detect a longer body.
 
     `into` receives the bytes as they arrive, for callers that use a body even if its connection breaks.
     """
     body = bytearray() if into is None else into
+    share = LoopShare()
     async for chunk in chunks:
+        await share.pause()
         body += chunk[: max_bytes - len(body)]
         if len(body) >= max_bytes:
             break

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 from agentd.conversation.message import CUT_MARK
 from agentd.errors import PeerError
+from agentd.masking import masked
 
 _T = TypeVar("_T")
 Scan: TypeAlias = Generator[None, bytes, _T]
@@ -26,14 +27,25 @@ OBJECT, OBJECT_END, LIST, LIST_END = b"{}[]"
 
 _NAME_MAX_BYTES: Final = 256
 _SCALAR_MAX_BYTES: Final = 1024
-_DEPTH_MAX: Final = 32
+# Each level takes one byte.
+_DEPTH_MAX: Final = 1024**2
 # A larger chunk is split: a string keeps at most one piece more than its limit.
 _PIECE_BYTES: Final = 256 * 1024
+# A string is squeezed when it is so many times longer than its limit: then the work is linear.
+_SQUEEZE_AT: Final = 4
+_BOM: Final = b"\xef\xbb\xbf"
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
 _WORD: Final = re.compile(rb"[-+.0-9A-Za-z]*+")
 # Characters and whole escapes up to the closing quote: never stops inside an escape.
 _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\(?:[^u]|u[0-9a-fA-F]{4})[^"\\]*+)*+')
+_VALID_ESCAPES: Final = re.compile(rb'[^\\]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^\\]*+)*+')
+_NUMBER: Final = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?[0-9]++)?")
+# What `sanitize.clean_text` removes: NUL, and spaces before a line end. Escaped backslashes are replaced before.
+_NUL: Final = re.compile(rb"\\u0000|\x00")
+_PADDING: Final = re.compile(rb"(?<! ) ++(?=(?:\\r|\r)*+(?:\\n|\n))")
+_END_PADDING: Final = re.compile(rb"(?<! ) ++(?=(?:\\r|\r)*+\Z)")
+_ESCAPED_BACKSLASH: Final = b"\xff\xfe"
 # What a truncated string may begin with: the rest of a UTF-8 character, the second half of a surrogate pair.
 _BROKEN_HEAD: Final = re.compile(rb"(?:[\x80-\xbf]|\\u[dD][c-fC-F][0-9a-fA-F]{2})*+")
 
@@ -42,11 +54,28 @@ class BodyError(PeerError):
     """A body is not the expected JSON, ends too early or is too large. The message says which, and where."""
 
 
+class Malformed:
+    """The type of `MALFORMED`."""
+
+
+MALFORMED: Final = Malformed()
+"""A number that Python cannot convert, such as one of 5,000 digits."""
+
+
 class JsonText(NamedTuple):
     """The raw inside of a JSON string, not decoded. `cut`: the string was longer than its limit, and this is its end."""
 
     raw: bytes
     cut: bool = False
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether `decode` works."""
+        return BACKSLASH not in self.raw or _VALID_ESCAPES.fullmatch(self.raw) is not None
+
+    def squeezed(self) -> "JsonText":
+        """Without padding, which `sanitize.clean_text` removes from the text."""
+        return self._replace(raw=_squeezed(self.raw, at_end=True))
 
     def decode(self) -> str:
         """The text, with lone surrogates where the body has them. Raises `BodyError` on a bad escape."""
@@ -82,6 +111,9 @@ class JsonScan:
         yield from self.skip()
 
     def _to_the_end(self) -> Scan[None]:
+        while len(self._buffer) < len(_BOM) and _BOM.startswith(self._buffer):
+            yield from self._more()
+        self._at = len(_BOM) if self._buffer.startswith(_BOM) else 0
         yield from self.document()
         self.whole = True
         yield from self.peek()
@@ -121,7 +153,7 @@ class JsonScan:
         if (yield from self.peek()) != COLON:
             raise self.unexpected("a colon")
         self._at += 1
-        return name.decode()
+        return name.decode() if name.is_valid else ""
 
     def item(self, *, first: bool = False) -> Scan[bool]:
         """Advance to the next item of a list. False at the end of the list. `first` as for `field`."""
@@ -139,68 +171,104 @@ class JsonScan:
                 raise self.unexpected("an item")
         return True
 
-    def skip(self, depth: int = 0) -> Scan[object]:
+    def skip(self) -> Scan[object]:
         """Skip any value. A scalar is returned; a string, list or object is returned empty."""
+        value = yield from self._skip_one()
+        if value not in ([], {}):
+            return value
+        # Not recursive: a body may be nested as deep as it is long.
+        open_brackets = bytearray(self._buffer[self._at : self._at + 1])
+        is_first = True
+        while open_brackets:
+            if open_brackets[-1] == OBJECT:
+                more = (yield from self.field(first=is_first)) is not None
+            else:
+                more = yield from self.item(first=is_first)
+            is_first = False
+            if not more:
+                open_brackets.pop()
+                continue
+            inner = yield from self._skip_one()
+            if inner in ([], {}):
+                if len(open_brackets) >= _DEPTH_MAX:
+                    raise BodyError(f"nested more than {_DEPTH_MAX} deep")
+                open_brackets += self._buffer[self._at : self._at + 1]
+                is_first = True
+        return value
+
+    def _skip_one(self) -> Scan[object]:
+        """Skip a scalar or a string. A list or an object is returned empty, with the position at its bracket."""
         first = yield from self.peek()
         if first == QUOTE:
             yield from self.text(0)
             return ""
-        if first not in (OBJECT, LIST):
-            return (yield from self.scalar())
-        if depth >= _DEPTH_MAX:
-            raise BodyError(f"nested more than {_DEPTH_MAX} deep")
-        if first == LIST:
-            more = yield from self.item(first=True)
-            while more:
-                yield from self.skip(depth + 1)
-                more = yield from self.item()
-            return []
-        name = yield from self.field(first=True)
-        while name is not None:
-            yield from self.skip(depth + 1)
-            name = yield from self.field()
-        return {}
+        if first in (OBJECT, LIST):
+            return {} if first == OBJECT else []
+        return (yield from self.scalar())
 
     def scalar(self) -> Scan[object]:
-        """A number, true, false or null."""
+        """A number, true, false or null; `MALFORMED` for a number that is too long."""
+        is_long = False
         end = _end(_WORD, self._buffer, self._at)
-        while end == len(self._buffer) and end - self._at <= _SCALAR_MAX_BYTES:
+        while end == len(self._buffer):
+            if end - self._at > _SCALAR_MAX_BYTES:
+                is_long, self._at = True, end
             yield from self._more()
             end = _end(_WORD, self._buffer, self._at)
-        if end - self._at > _SCALAR_MAX_BYTES:
-            raise self.unexpected("a shorter number")
+        word = self._buffer[self._at : end]
+        if is_long or (len(word) > _SCALAR_MAX_BYTES and _NUMBER.fullmatch(word)):
+            self._at = end
+            return MALFORMED
         try:
-            value: object = json.loads(self._buffer[self._at : end])
+            value: object = json.loads(word)
         except ValueError as exc:
             raise self.unexpected("a value") from exc
         self._at = end
         return value
 
     def text(self, cap: int) -> Scan[JsonText]:
-        """A string, from its opening quote. One longer than `cap` bytes is truncated to its end, between characters."""
+        """A string, from its opening quote. One longer than `cap` bytes is truncated to its end, between characters.
+
+        The padding of a longer string is removed before it is truncated. Memory: `_SQUEEZE_AT` times `cap`, and a piece.
+        """
         self._at += 1
         pieces: deque[bytes] = deque()
         kept = 0
+        is_cut = False
         while True:
             quote = self._masked.find(b'"', self._at)
             end = quote if quote >= 0 else _whole_characters(self._masked, self._at)
             pieces.append(self._buffer[self._at : end])
             kept += end - self._at
-            # Only whole pieces are dropped: a piece begins between characters, its middle may be inside an escape.
-            while kept - len(pieces[0]) > cap:
-                kept -= len(pieces.popleft())
+            if cap == 0:
+                pieces.clear()
+            elif kept > _SQUEEZE_AT * cap:
+                text, run = _without_end_run(b"".join(pieces))
+                # The run of spaces at the end may be padding, or not: that depends on what follows.
+                text, is_cut = _shortened(_squeezed(text, at_end=False), cap, is_cut=is_cut)
+                pieces = deque((text, run[-cap:]))
+                kept = len(text) + len(pieces[-1])
             self._at = end
             if quote >= 0:
                 break
             yield from self._more()
         self._at += 1
+        if cap == 0:
+            return JsonText(b"", cut=kept > 0)
         raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return JsonText(raw) if kept <= cap else JsonText(_tail(raw, cap), cut=True)
+        return (
+            JsonText(raw, is_cut)
+            if kept <= cap
+            else JsonText(*_shortened(_squeezed(raw, at_end=True), cap, is_cut=is_cut))
+        )
 
     def unexpected(self, wanted: str) -> BodyError:
         """The error for what is at this position."""
         place = self.received_bytes - len(self._buffer) + self._at
-        return BodyError(f"expected {wanted} near byte {place}, found {self._buffer[self._at :][:40]!r}")
+        start = self._buffer[self._at : self._at + 256].decode("utf-8", "backslashreplace")
+        # The body may be a conversation.
+        found = masked(start, cut_start=True, cut_end=True)[:40].encode("utf-8", "backslashreplace")
+        return BodyError(f"expected {wanted} near byte {place}, found {found!r}")
 
     def _more(self) -> Scan[None]:
         chunk = yield
@@ -233,6 +301,27 @@ def _whole_characters(masked: bytes, at: int) -> int:
         return end
     size = 6 if masked[escape + 1 : escape + 2] in (b"", b"u") else 2
     return escape if escape + size > end else end
+
+
+def _squeezed(raw: bytes, *, at_end: bool) -> bytes:
+    """The inside of a JSON string without NUL and without spaces before a line end. `raw` begins between characters.
+
+    `at_end`: the string ends with `raw`, which is a line end too.
+    """
+    text = raw.replace(b"\xff", b"\xef\xbf\xbd").replace(rb"\\", _ESCAPED_BACKSLASH)
+    text = _PADDING.sub(b"", _NUL.sub(b"", text))
+    return (_END_PADDING.sub(b"", text) if at_end else text).replace(_ESCAPED_BACKSLASH, rb"\\")
+
+
+def _without_end_run(raw: bytes) -> tuple[bytes, bytes]:
+    """`raw`, and the spaces at its end."""
+    text = raw.rstrip(b" ")
+    return text, raw[len(text) :]
+
+
+def _shortened(raw: bytes, cap: int, *, is_cut: bool) -> tuple[bytes, bool]:
+    """`raw`, truncated to its end where it is longer than `cap`, and whether it is truncated."""
+    return (_tail(raw, cap), True) if len(raw) > cap else (raw, is_cut)
 
 
 def _tail(raw: bytes, cap: int) -> bytes:

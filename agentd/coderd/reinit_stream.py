@@ -22,7 +22,7 @@ from agentd.coderd.errors import (
     UnreachableError,
 )
 from agentd.coderd.extra_headers import ExtraHeaders
-from agentd.http_client import USER_AGENT, one_line, read_start
+from agentd.http_client import USER_AGENT, LoopShare, one_line, read_start
 from agentd.proxy import Proxy
 from agentd.sse import EventDecoder, StreamItem
 
@@ -143,6 +143,7 @@ class ReinitStream:
         raw = cast("AsyncGenerator[bytes, None]", response.aiter_raw())
         async with contextlib.aclosing(raw) as chunks:
             unfinished_since: float | None = None
+            share = LoopShare()
             while True:
                 deadline = self._deadline(StreamIdleError, "no byte")
                 if not decoder.unfinished:
@@ -156,9 +157,10 @@ class ReinitStream:
                     chunk = await anext(chunks, None)
                 if chunk is None:
                     return
-                for item in decoder.feed(chunk):
-                    self.last_event_id, self.retry_s = decoder.last_event_id, decoder.retry_s
-                    yield item
+                async for piece in share.pieces(chunk):
+                    for item in decoder.feed(piece):
+                        self.last_event_id, self.retry_s = decoder.last_event_id, decoder.retry_s
+                        yield item
                 self.last_event_id, self.retry_s = decoder.last_event_id, decoder.retry_s
 
     def _request_headers(self, token: str, extra: Mapping[str, str]) -> list[tuple[str, str]]:

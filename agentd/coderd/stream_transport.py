@@ -31,7 +31,7 @@ from agentd.coderd.errors import (
     TlsError,
     UnreachableError,
 )
-from agentd.http_client import USER_AGENT, failure
+from agentd.http_client import USER_AGENT, LoopShare, failure
 from agentd.proxy import Proxy
 
 CONNECT_S: Final = 10.0
@@ -185,7 +185,10 @@ class _Connection(httpx.AsyncByteStream):
         return event
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        share = LoopShare()
         while isinstance(event := await self._event(), h11.Data):
+            # A body in chunks of one byte is one event for each byte.
+            await share.pause()
             yield bytes(event.data)
 
     async def aclose(self) -> None:

@@ -24,13 +24,14 @@ from typing import Final, Literal, NamedTuple
 
 from yarl import URL
 
+from agentd import log
 from agentd.agents.agent import AgentBrokenError, AgentBusyError, AgentError, AgentGoneError
 from agentd.agents.agentapi.events import AgentEvent, AgentEventDecoder
 from agentd.agents.agentapi.messages import MessageTail
 from agentd.agents.json_scan import BodyError
 from agentd.agents.single_flight import SingleFlight
 from agentd.conversation.message import Message
-from agentd.http_client import failure, json_object, one_line, read_start
+from agentd.http_client import LoopShare, failure, json_object, one_line, read_start
 from agentd.sse import StreamTooLargeError
 from agentd.tls import aiohttp
 
@@ -78,6 +79,7 @@ class AgentApiClient:
         self._tls: ssl.SSLContext | bool = True if tls is None else tls
         self._statuses = SingleFlight(self._read_status, "GET /status")
         self._histories: dict[int, SingleFlight[list[Message]]] = {}
+        self._skipped = 0
         self.history_bytes = 0
         """Size of the last `/messages` body."""
 
@@ -150,10 +152,12 @@ class AgentApiClient:
                         raise _broken("GET /events", response, text)
             except TimeoutError as exc:
                 raise AgentBusyError(f"GET /events: no answer within {MESSAGES_TIMEOUT_S:g} s") from exc
+            share = LoopShare()
             async for chunk in response.content.iter_any():
                 try:
-                    for event in decoder.feed(chunk):
-                        yield event
+                    async for piece in share.pieces(chunk):
+                        for event in decoder.feed(piece):
+                            yield event
                 except StreamTooLargeError as exc:
                     raise AgentBrokenError(f"GET /events: {exc}") from exc
 
@@ -183,6 +187,7 @@ class AgentApiClient:
 
     async def _stream_messages(self, keep: int, begun: asyncio.Event) -> list[Message]:
         tail = MessageTail(keep)
+        share = LoopShare()
         async with self._exchange("GET", "/messages") as response:
             if response.status != 200:
                 text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
@@ -191,7 +196,9 @@ class AgentApiClient:
             try:
                 async with asyncio.timeout(BODY_TIMEOUT_S):
                     async for chunk in response.content.iter_any():
-                        tail.feed(chunk)
+                        async for piece in share.pieces(chunk):
+                            tail.feed(piece)
+                self._on_skipped(tail.skipped, tail.skipped_because)
                 return tail.close()
             except TimeoutError as exc:
                 raise AgentBrokenError(
@@ -201,6 +208,12 @@ class AgentApiClient:
                 raise AgentBrokenError(f"GET /messages: {exc}") from exc
             finally:
                 self.history_bytes = tail.received_bytes
+
+    def _on_skipped(self, count: int, reason: str) -> None:
+        """Log the entries of a history that are not messages, once until a history has none."""
+        if count and not self._skipped:
+            log.get("agents").warning("agent.messages_skipped", messages=count, reason=reason)
+        self._skipped = count
 
     @asynccontextmanager
     async def _exchange(

@@ -21,6 +21,8 @@ from agentd.sse import EventDecoder, Heartbeat
 EVENT_MAX_BYTES: Final = 2 * 1024**2
 
 _ERROR_MAX_CHARS: Final = 500
+# Of an event without a message; decoding a larger one could block the event loop.
+_SMALL_MAX_CHARS: Final = 64 * 1024
 # The order of fields that AgentAPI writes; any other order is decoded at once.
 _HEAD: Final = re.compile(r'\{"id":(-?[0-9]{1,18}),"role":"(agent|user)",')
 
@@ -78,7 +80,7 @@ def decode_update(data: str) -> Message:
 def _event(name: str, data: str) -> AgentEvent | None:
     if name == "message_update":
         return _update(data)
-    if name not in ("status_change", "agent_error"):
+    if name not in ("status_change", "agent_error") or len(data) > _SMALL_MAX_CHARS:
         return None
     fields = json_object(data)
     if name == "agent_error" and fields:

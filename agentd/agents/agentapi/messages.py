@@ -8,11 +8,11 @@ those. Its memory is bounded: `keep` messages, `CONTENT_MAX_BYTES` each, `WINDOW
 from collections import deque
 from typing import Final
 
-from agentd.agents.json_scan import LIST, OBJECT, QUOTE, BodyError, JsonScan, JsonText, Scan
+from agentd.agents.json_scan import LIST, MALFORMED, OBJECT, QUOTE, BodyError, JsonScan, JsonText, Scan
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 
 # One byte of a snapshot takes at most six bytes in the body (`\u0041` for "A"), so the newest 65,536 encoded bytes of a
-# message are always within its last 6 x 65,536. A terminal screen (320 kB at the worst) is never truncated.
+# message are always within its last 6 x 65,536, without the padding of its lines.
 CONTENT_MAX_BYTES: Final = 6 * 65_536
 # Independent of `keep`: a snapshot takes the newest 65,536 bytes of the window.
 WINDOW_MAX_BYTES: Final = 10 * CONTENT_MAX_BYTES
@@ -28,7 +28,7 @@ class MessageTail(JsonScan):
     `{"$schema": …, "messages": [{"id": int, "role": str, "content": str, "time": str}, …]}`: fields in any order,
     unknown ones skipped, `null` for an empty list. `feed` it every chunk; `close()` then returns the newest `keep`
     messages, oldest first. The result does not depend on how the body was split into chunks.
-    Entries that are not messages are left out. `text` names the field of the content, as for `parse_message`.
+    An entry that is not a message is left out and counted, whatever its values are. `text` names the field of the content, as for `parse_message`.
     """
 
     def __init__(self, keep: int, *, text: str = "content") -> None:
@@ -39,6 +39,10 @@ class MessageTail(JsonScan):
         self._window: deque[tuple[Message, JsonText]] = deque()
         self._window_bytes = 0
         self._listed = False
+        self.skipped = 0
+        """Entries that are not messages."""
+        self.skipped_because = ""
+        """Why the last of them is none."""
         super().__init__()
 
     def feed(self, chunk: bytes) -> None:
@@ -64,8 +68,12 @@ class MessageTail(JsonScan):
             if name == "messages":
                 yield from self._messages()
             else:
-                yield from self.skip(1)
+                yield from self.skip()
             name = yield from self.field()
+
+    def _skip(self, exc: NotAMessageError) -> None:
+        self.skipped += 1
+        self.skipped_because = str(exc)
 
     def _messages(self) -> Scan[None]:
         # Of a field that appears twice, the last one counts, as for `json.loads`.
@@ -73,7 +81,7 @@ class MessageTail(JsonScan):
         self._window.clear()
         self._window_bytes = 0
         if (yield from self.peek()) != LIST:
-            if (yield from self.skip(1)) is not None:
+            if (yield from self.skip()) is not None:
                 raise BodyError('"messages" is not a list')
             return
         more = yield from self.item(first=True)
@@ -81,7 +89,8 @@ class MessageTail(JsonScan):
             if (yield from self.peek()) == OBJECT:
                 yield from self._entry()
             else:
-                yield from self.skip(2)
+                yield from self.skip()
+                self._skip(NotAMessageError("an entry is not an object"))
             more = yield from self.item()
 
     def _entry(self) -> Scan[None]:
@@ -90,21 +99,27 @@ class MessageTail(JsonScan):
         name = yield from self.field(first=True)
         while name is not None:
             if name not in self._fields:
-                yield from self.skip(3)
+                yield from self.skip()
             elif (yield from self.peek()) != QUOTE:
-                fields[name] = yield from self.skip(3)
+                fields[name] = yield from self.skip()
             elif name == self._text:
                 text = yield from self.text(CONTENT_MAX_BYTES)
-                fields[name] = ""
+                fields[name] = "" if text.is_valid else MALFORMED
             else:
-                fields[name] = (yield from self.text(_WORD_MAX_BYTES)).decode()
+                word = yield from self.text(_WORD_MAX_BYTES)
+                fields[name] = word.decode() if word.is_valid else MALFORMED
             name = yield from self.field()
         try:
             message = parse_message(fields, text=self._text)
-        except NotAMessageError:
+        except NotAMessageError as exc:
+            self._skip(exc)
             return
         self._window.append((message, text))
         self._window_bytes += len(text.raw)
+        if self._window_bytes > WINDOW_MAX_BYTES:
+            # Padding must not displace a message.
+            self._window = deque((one, raw.squeezed()) for one, raw in self._window)
+            self._window_bytes = sum(len(raw.raw) for _, raw in self._window)
         while len(self._window) > self._keep or (
             self._window_bytes > WINDOW_MAX_BYTES and len(self._window) > 1
         ):

@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from agentd.agents.agentapi import client as client_module
 from agentd.agents.agentapi.client import (
@@ -153,6 +154,16 @@ async def test_the_bogus_tail_of_a_shrunken_list_is_dropped(simulated, agent):
     simulated.add_message("user", "hello")
     simulated.bogus_tail()
     assert [m.content for m in await agent.messages(keep=1)] == ["hello"]
+
+
+async def test_messages_that_are_malformed_are_logged_once_until_a_history_has_none(agent):
+    with capture_logs() as logs:
+        for skipped in (2, 3, 0, 1):
+            agent._on_skipped(skipped, "id is missing")
+    assert [(line["event"], line["messages"]) for line in logs] == [
+        ("agent.messages_skipped", 2),
+        ("agent.messages_skipped", 1),
+    ]
 
 
 async def test_messages_null_is_an_empty_conversation(simulated, agent):

@@ -1,12 +1,13 @@
 """Reading the newest of very many messages: the same as decoding the whole body, without its cost."""
 
 import json
+import re
 import tracemalloc
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentd.agents.agentapi import messages as module
@@ -14,7 +15,9 @@ from agentd.agents.agentapi.messages import (
     MessageTail,
 )
 from agentd.agents.json_scan import CUT_MARK, BodyError, JsonScan, JsonText, Scan
+from agentd.conversation.fit import fit
 from agentd.conversation.message import Message, NotAMessageError, parse_message
+from agentd.conversation.sanitize import clean_text
 
 TEXT = st.text(st.characters(codec="utf-8") | st.sampled_from('"\\\n\u0000\u2028😀,:{}[]'), max_size=40)
 # Texts that JSON writes without an escape.
@@ -166,6 +169,10 @@ def test_an_over_long_text_keeps_its_largest_tail_of_whole_characters(text, cap,
     if len(spelled(text)) <= cap:
         assert scan.found == JsonText(spelled(text))
         return
+    if len(spelled(clean_text(text))) <= cap:
+        assert clean_text(scan.found.decode()) == clean_text(text)
+        return
+    assume(text == clean_text(text))
     largest = next(text[i:] for i in range(len(text) + 1) if len(spelled(text[i:])) <= cap)
     assert scan.found.decode() == CUT_MARK + largest
 
@@ -229,9 +236,7 @@ def test_two_documents_in_one_body_are_refused():
         (b'{"messages":{}}', '"messages" is not a list'),
         (b'{"messages":"all"}', '"messages" is not a list'),
         (b'{"message":[]}', 'no "messages"'),
-        (b'{"messages":[' + b"[" * 40, "nested more than 32 deep"),
-        (b'{"messages":[1' + b"0" * 2000, "shorter number"),
-        (b'{"messages":[{"id":1,"role":"user","content":"\\q","time":"t"}]}', "bad escape"),
+        (b'{"messages":[' + b"[" * 1_100_000, "nested more than 1048576 deep"),
     ],
 )
 def test_a_body_that_is_not_a_message_list_is_refused_with_what_was_wrong(body, says):
@@ -277,6 +282,94 @@ def test_real_transcripts_read_the_same_through_the_scanner(conversations):
     for path in conversations:
         body = path.read_bytes()
         assert read([body[i : i + 1000] for i in range(0, len(body), 1000)], keep=10) == reference(body, 10)
+
+
+MALFORMED_ENTRIES = [
+    b'{"id":' + b"9" * 5000 + b',"role":"user","content":"x","time":"t"}',
+    b'{"id":1,"role":"user","content":"\\q","time":"t"}',
+    b'{"id":1,"role":"us\\uZZZZer","content":"x","time":"t"}',
+    b'{"id":1,"role":"user","content":' + b"[" * 50 + b"]" * 50 + b',"time":"t"}',
+    b'{"id":1,"x":' + b'{"a":' * 5_000 + b"1" + b"}" * 5_000 + b',"role":1,"content":"x","time":"t"}',
+    b'{"id":NaN,"role":"user","content":"x","time":"t"}',
+    b'{"id":1e999,"role":"user","content":"x","time":"t"}',
+    b'{"id":1.5,"role":"user","content":"x","time":"t"}',
+    b'{"id":true,"role":"user","content":"x","time":"t"}',
+    b'{"id":1,"role":"system","content":"x","time":"t"}',
+    b'{"id":1,"role":"user","content":null,"time":"t"}',
+    b'{"id":1,"\\q":"user","content":"x","time":"t"}',
+    b'{"id":1,"role":"user","content":"x","time":' + b"1" * 100_000 + b"}",
+    b"[]",
+    b"null",
+    b"-1",
+    b'"text"',
+    b"{}",
+]
+
+
+@given(
+    st.lists(st.sampled_from([None, *MALFORMED_ENTRIES]), max_size=8),
+    st.booleans(),
+    st.lists(st.integers(0, 400_000), max_size=4),
+    st.booleans(),
+)
+def test_a_malformed_message_costs_that_message_only(shapes, has_bom, cuts, has_one_id):
+    good = [
+        b'{"id":%d,"role":"agent","content":"m%d","time":"t"}' % (7 if has_one_id else number, number)
+        for number, shape in enumerate(shapes)
+        if shape is None
+    ]
+    ready = iter(good)
+    entries = [next(ready) if shape is None else shape for shape in shapes]
+    body = (b"\xef\xbb\xbf" if has_bom else b"") + b'{"messages":[' + b",".join(entries) + b"]}"
+    tail = MessageTail(3)
+    for chunk in pieces(body, cuts):
+        tail.feed(chunk)
+    assert [message.content.encode() for message in tail.close()] == [
+        re.search(rb"m[0-9]+", one)[0] for one in good
+    ][-3:]
+    assert tail.skipped == len(shapes) - len(good)
+    assert bool(tail.skipped_because) == bool(tail.skipped)
+
+
+@given(
+    st.integers(1, 300),
+    st.integers(0, 30),
+    st.sampled_from(["\n", "\r\n", "\0\n", " \0 \n"]),
+    st.lists(st.integers(0, 10_000), max_size=5),
+    st.integers(0, 200),
+    st.booleans(),
+)
+def test_padding_takes_no_space_of_the_limit(lines, text_size, line_end, cuts, at_end, ascii_only):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CONTENT_MAX_BYTES", 6 * 256)
+        content = (
+            "".join((f"{n} " + "\\é"[n % 2] * text_size).ljust(120) + line_end for n in range(lines))
+            + " " * at_end
+        )
+        entry = {"id": 1, "role": "agent", "content": content, "time": "t"}
+        body = json.dumps({"messages": [entry]}, ensure_ascii=ascii_only).encode()
+        [message] = read(pieces(body, cuts))
+    kept, whole = (
+        fit([one], max_messages=1, max_bytes=256) for one in (message, Message(1, "agent", content, "t"))
+    )
+    assert kept.payload == whole.payload
+
+
+def test_a_wide_terminal_fills_the_limit():
+    """72 KB of text on a terminal of 1,200 columns: 1.2 MB with its padding."""
+    content = "".join(f"{n:05d} {'x' * 66}".ljust(1200) + "\n" for n in range(1000))
+    body = json.dumps({"messages": [{"id": 1, "role": "agent", "content": content, "time": "t"}]}).encode()
+    for size in (1000, 100_000, len(body)):
+        messages = read([body[at : at + size] for at in range(0, len(body), size)])
+        assert len(fit(messages, max_messages=1).payload) >= 65_530
+
+
+def test_padding_of_one_message_displaces_no_other_message():
+    entries = [
+        {"id": n, "role": "agent", "content": (f"{n}".ljust(1200) + "\n") * 250, "time": "t"}
+        for n in range(30)
+    ]
+    assert len(read([json.dumps({"messages": entries}).encode()], keep=30)) == 30
 
 
 def test_a_scan_without_a_reader_walks_any_value():
