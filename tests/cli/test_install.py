@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd import config
+from agentd import config, proxy
 from agentd.cli import installation, main
 from agentd.cli.installation import Places
 from agentd.errors import ExitCode
@@ -267,9 +267,10 @@ def test_special_characters_in_the_programs_path_are_escaped(tmp_path: Path) -> 
 
 def test_every_setting_named_in_the_environment_file_exists() -> None:
     named = set(re.findall(r"^#?([A-Z][A-Z_]+)=", installation._source("agentd.env"), re.MULTILINE))
-    known = {name for key in config.keys().values() for name in key.env}
+    keys = {name for key in config.keys().values() for name in key.env}
+    proxies = {*(name for names in proxy.NAMES.values() for name in names), "NO_PROXY"}
     assert named
-    assert named <= known
+    assert named <= keys | proxies
 
 
 def test_a_fresh_environment_file_sets_nothing() -> None:
