@@ -92,6 +92,8 @@ class ClaimListener:
         self._connect_started = asyncio.Event()
         self._connection_is_good = False
         self._token_renewed = False
+        self._connection: asyncio.Timeout | None = None
+        self._connection_token = ""
 
     async def run(self) -> None:
         """Listen and run hooks until cancelled. A terminal answer only parks the stream."""
@@ -107,9 +109,15 @@ class ClaimListener:
         """For `/v1/status`."""
         return self._status.view()
 
-    def reconnect(self) -> None:
-        """Connect again now, also after a terminal answer: the token or the configuration has changed."""
+    def reconnect(self, token: str) -> None:
+        """End the wait for the next connection, also after a terminal answer. `token` is the present one.
+
+        A live stream with another token is closed and opened with this one. One with the same token stays open, because
+        coderd before v2.32 does not repeat a claim that comes in between.
+        """
         self._reconnect_requested.set()
+        if self._connection is not None and token != self._connection_token:
+            self._connection.reschedule(asyncio.get_running_loop().time())
 
     async def retry(self, claim_id: str) -> Claim:
         """For `agentd claims retry`. Raises as `Ledger.retry`."""
@@ -175,8 +183,11 @@ class ClaimListener:
                 await self._pause(exc)
 
     async def _connect(self) -> None:
-        """Open one connection and read it to its end. Always raises the `AgentdError` of its end."""
-        token = await self._tokens.current()
+        """Open one connection and read it to its end. Raises the `AgentdError` of its end.
+
+        Returns only if `reconnect` closed it for a new token.
+        """
+        token = self._connection_token = await self._tokens.current()
         self._ledger.token_fingerprint = fingerprint(token)
         self._wake_runner.set()  # the token may show that an unfinished claim belongs to this workspace
         self._connect_started.set()
@@ -190,14 +201,18 @@ class ClaimListener:
 
         items = self._stream.events(token, on_sent=sent.set, on_open=opened)
         try:
-            async with contextlib.aclosing(items):
+            async with asyncio.timeout(None) as self._connection, contextlib.aclosing(items):
                 async for item in items:
                     self._receive(item)
+        except TimeoutError:
+            self._ends.inc(end="token_changed")
+            self._log.info("stream.reopened", reason="the token has changed")
         except UnauthorizedError:
             acceptance.cancel()  # the exchange for a new token can take longer than the delay
             self._token_renewed = await self._tokens.renew(token)
             raise
         finally:
+            self._connection = None
             acceptance.cancel()
 
     async def _listening_after_delay(self, sent: asyncio.Event) -> None:

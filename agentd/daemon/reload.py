@@ -37,7 +37,7 @@ async def reload_config(
         if token is not None and listener is not None:
             await headers.renew()
             await token.renew(await token.current())
-            listener.reconnect()
+            listener.reconnect(await token.current())
     except (ConfigError, PeerError) as exc:
         daemon_log.error("config.rejected", error=str(exc), kept="the configuration in force")
         return config

@@ -538,11 +538,40 @@ async def test_reconnect_connects_again_after_a_terminal_answer(
         ws = coderd.add_workspace()
         async with start_side(coderd.url, ws.token) as side:
             await side.until("not_a_prebuild")
-            side.listener.reconnect()
+            side.listener.reconnect("")
             await soon(lambda: len(coderd.calls("reinit")) == 2)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     parked = [line for line in lines if line["event"] == "stream.parked"]
     assert [line["state"] for line in parked] == ["not_a_prebuild"]
+
+
+async def test_a_live_stream_is_opened_again_with_a_new_token_and_only_then(
+    hooks: Any, start_side: Any, tmp_path: Path
+) -> None:
+    hooks.add("10-a")
+    async with coderd_of() as coderd:
+        ws = coderd.add_prebuild()
+        path = tmp_path / "token"
+        path.write_text(ws.token)
+        tokens = FileToken(path)
+        async with start_side(coderd.url, "", tokens=tokens) as side:
+            await side.until("listening")
+            await soon(lambda: coderd.open_streams(ws) == 1)
+            side.listener.reconnect(await tokens.current())
+            await asyncio.sleep(0.05)
+            assert len(coderd.calls("reinit")) == 1, "the token is the same"
+            before = ws.token
+            path.write_text(coderd.start_build(ws))
+            # A 401 of another request may have renewed the token while the stream was open.
+            await tokens.renew(before)
+            side.listener.reconnect(await tokens.current())
+            await soon(lambda: len(coderd.calls("reinit")) == 2)
+            await soon(lambda: coderd.open_streams(ws) == 1)
+            assert coderd.calls("reinit")[-1].headers["Coder-Session-Token"] == path.read_text() != before
+            assert side.listener.view().failures == 0
+            await claimed(coderd, ws)
+            await side.until("settled")
+    assert hooks.runs() == ["10-a 1"]
 
 
 async def test_a_cancellation_ends_the_stream_and_records_the_running_hook_as_interrupted(
