@@ -1,9 +1,10 @@
 """Structured logging: dotted events with fields, as JSON lines or on a readable console, with secrets masked.
 
 Use `self._log = log.get("claims")` in a class, or `log.get(...)` in a function. Log each change once:
-`log.warning("stream.lost", reason="idle 45s", retry_in_s=3.2)`.
+`log.warning("stream.lost", reason="idle 45s", retry_in_s=3.2)`. `log_limit` limits events that a peer repeats.
 """
 
+import atexit
 import contextlib
 import enum
 import logging
@@ -15,6 +16,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from agentd import masking
+from agentd.log_limit import LineLimiter
 
 Format = Literal["auto", "json", "console"]
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -38,8 +40,17 @@ def get(name: str) -> FilteringBoundLogger:
     return cast("FilteringBoundLogger", structlog.get_logger(component=name))
 
 
+def _emit(method: str, fields: EventDict) -> None:
+    getattr(structlog.get_logger(), method)(**fields)
+
+
+_limiter: Final = LineLimiter(_emit)
+atexit.register(_limiter.flush)
+
+
 def configure(*, level: str = "info", fmt: Format = "auto", stream: TextIO | None = None) -> None:
     """Configure logging on `stream`, by default stderr. `auto` is console on a terminal, JSON elsewhere."""
+    _limiter.reset()
     out = _TolerantStream(sys.stderr if stream is None else stream)
     console = fmt == "console" or (fmt == "auto" and out.isatty())
     structlog.configure(
@@ -48,6 +59,7 @@ def configure(*, level: str = "info", fmt: Format = "auto", stream: TextIO | Non
             structlog.processors.add_log_level,
             # Formatted here, so that a traceback is masked like any other value.
             structlog.processors.format_exc_info,
+            _limiter,
             *(_console(colors=out.isatty()) if console else _json_lines(ensure_ascii=not out.utf8)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
