@@ -5,13 +5,20 @@ the conversation at a stop. Its log must be whole JSON lines without a traceback
 """
 
 import asyncio
+import contextlib
+import os
 import re
+import shutil
 import signal
+import stat
 from pathlib import Path
 
 import pytest
 from e2e.attack import answers
 from e2e.attack.gate import Gate
+from test_attack_docs import counted
+
+from agentd.simulator.daemon_process import ChildError, DaemonProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
@@ -172,3 +179,70 @@ async def test_hostile_requests_to_the_local_api(testbed, over, unused_tcp_port)
         writer.close()
         assert b" 500 " not in answer.split(b"\r\n", 1)[0], (each[:200], answer[:500])
     await attacked(testbed, f"requests over {over}", daemon, len(hostile))
+
+
+# Files.
+
+PLANTED = {
+    "a named pipe": os.mkfifo,
+    "a directory": lambda path: path.mkdir(),
+    "a link to an endless device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to nothing": lambda path: path.symlink_to("/nonexistent/x"),
+    "a socket": lambda path: os.mknod(path, stat.S_IFSOCK | 0o600),
+    "nothing": lambda path: path.touch(),
+    "deep JSON": lambda path: path.write_text(answers.DEEP),
+    "an endless number": lambda path: path.write_text('{"v":1,"at":1e999,"state":1e999,"pid":1e999}'),
+    "a huge integer": lambda path: path.write_text('{"v":' + answers.HUGE_INT + "}"),
+    "bytes that are no text": lambda path: path.write_bytes(b"\xff\xfe\x00" * 1000),
+    "4 GB": lambda path: (path.touch(), os.truncate(path, 4 << 30)),
+}
+EXITS = {0, 73, 75, 78}
+"""A start may be refused with an error for the operator, and a stop may leave a snapshot undelivered."""
+
+
+async def planted(testbed, folder, name, plant):
+    """Start and stop a daemon whose state directory has a planted file. Returns what went wrong, None if nothing did."""
+    state_dir = testbed.home / "planted" / f"{name.replace('/', '-')}-{plant.replace(' ', '-')}"
+    shutil.copytree(folder, state_dir, symlinks=True, ignore=shutil.ignore_patterns("*.sock"))
+    path = state_dir / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    PLANTED[plant](path)
+    daemon = DaemonProcess(testbed.environ | {"AGENTD_STATE_DIR": str(state_dir)}, state_dir=state_dir)
+    async with daemon:
+        try:
+            with contextlib.suppress(ChildError):  # a start that is refused
+                await daemon.log("agentd.started", wait_s=15)
+                daemon.signal(signal.SIGTERM)
+            code = await daemon.exit_code(wait_s=15)
+        except ChildError as exc:
+            return f"{name}, {plant}: {exc}"
+    defects = [line for line in daemon.lines if line["event"] in DEFECTS or "exception" in line]
+    refusal = [line["text"] for line in daemon.lines if line["event"] == "text"]
+    if code in {73, 78} and refusal:
+        defects = []  # one line for the operator
+    return None if code in EXITS and not defects else f"{name}, {plant}: exit {code}, {defects} {refusal}"
+
+
+async def test_planted_files_in_the_state_directory(testbed):
+    testbed.counting_hook("10-count")
+    testbed.agent.add_message("user", "hello")
+    daemon = await testbed.start()
+    await testbed.claim(daemon)
+    await daemon.status_until(lambda s: s["snapshot"]["messages"], what="a snapshot")
+    await daemon.ask("/v1/events", method="POST", body={"state": "working", "message": "x"})
+    assert await daemon.stop() == 0
+    names = sorted(
+        str(path.relative_to(testbed.state_dir))
+        for path in testbed.state_dir.rglob("*")
+        if not path.is_socket()
+    )
+    limit = asyncio.Semaphore(4)
+
+    async def one(name, plant):
+        async with limit:
+            return await planted(testbed, testbed.state_dir, name, plant)
+
+    wrong = await asyncio.gather(*(one(name, plant) for name in names for plant in PLANTED))
+    print(f"attack: {len(wrong)} planted files: {', '.join(names)}")
+    assert len(wrong) == counted()["files planted in the state directory"]
+    assert [each for each in wrong if each] == []
