@@ -52,6 +52,8 @@ def as_stranger(act: Callable[[], bool]) -> int:
 def changed_by_stranger(parts: list[Path]) -> bool:
     """True if the other user could replace, rewrite or take over one of `parts`."""
 
+    links = {part for part in parts if part.is_symlink()}
+
     def act() -> bool:
         changed = False
         for part in parts:
@@ -59,18 +61,19 @@ def changed_by_stranger(parts: list[Path]) -> bool:
                 part.rename(f"{part}.moved")
                 Path(f"{part}.moved").rename(part)
                 changed = True
-            if not part.is_symlink():
-                with contextlib.suppress(OSError):
-                    part.chmod(0o755)
-                    changed = True
-                with contextlib.suppress(OSError):
-                    os.close(os.open(part, os.O_WRONLY))
-                    changed = True
-                with contextlib.suppress(OSError):
-                    (part / "new").touch()
-                    (part / "new").unlink()
-                    # To add an entry to a sticky directory replaces nothing.
-                    changed = changed or not part.stat().st_mode & 0o1000
+            if part in links:
+                continue
+            with contextlib.suppress(OSError):
+                part.chmod(0o755)
+                changed = True
+            with contextlib.suppress(OSError):
+                os.close(os.open(part, os.O_WRONLY))
+                changed = True
+            with contextlib.suppress(OSError):
+                (part / "new").touch()
+                (part / "new").unlink()
+                # To add an entry to a sticky directory replaces nothing.
+                changed = changed or not part.stat().st_mode & 0o1000
         return changed
 
     status = os.waitpid(as_stranger(act), 0)[1]
@@ -82,7 +85,9 @@ OWNER = st.sampled_from([0, 0, 0, STRANGER])
 DIRECTORY = st.tuples(
     st.just("directory"), OWNER, st.sampled_from([0o755, 0o755, 0o777, 0o1777, 0o775, 0o700])
 )
-LINK = st.tuples(st.sampled_from(["absolute link", "relative link", "link over .."]), OWNER, st.just(0))
+LINK = st.tuples(
+    st.sampled_from(["absolute link", "relative link", "link over ..", "link to a link"]), OWNER, st.just(0)
+)
 FILE = st.tuples(st.just("file"), OWNER, st.sampled_from([0o755, 0o755, 0o757, 0o775, 0o700]))
 
 
@@ -105,12 +110,20 @@ def build(place: Path, steps: list[tuple[str, int, int]]) -> tuple[Path, list[Pa
             written = {
                 "absolute link": str(target),
                 "relative link": os.path.relpath(target, here),
+                "link to a link": str(place / f"shared-{number}" / "hop"),
                 "link over ..": f"{inner.name}/../{os.path.relpath(target, here)}",
             }[kind]
             if kind == "link over ..":
                 inner.mkdir()
                 parts.append(inner)
             part.symlink_to(written)
+            if kind == "link to a link":
+                # In a sticky directory, whose entries only their owner can replace.
+                part = Path(written)
+                part.parent.mkdir()
+                part.parent.chmod(0o1777)
+                part.symlink_to(target)
+                parts.append(part)
             parts.append(target)
             here = target
         os.chown(part, owner, owner, follow_symlinks=False)
