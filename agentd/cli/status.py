@@ -80,7 +80,9 @@ def _snapshot(snapshot: dict[str, Any]) -> str:
     if not snapshot["pending"]:
         return f"delivered ({size})" if receipt["outcome"] == "delivered" else f"kept ({size})"
     reasons = [f"{one['name']}: {one['detail']}" for one in receipt["destinations"] if one["detail"]]
-    return "; ".join([f"pending ({size})", *reasons])
+    # A refused snapshot is not sent again before the next start.
+    is_pending = any(one["outcome"] == "pending" for one in receipt["destinations"])
+    return "; ".join([f"{'pending' if is_pending else 'refused'} ({size})", *reasons])
 
 
 def _at(stamp: str | None) -> str:

@@ -15,9 +15,15 @@ from yarl import URL
 
 from agentd.clock import Clock
 from agentd.coderd.answers import ERROR_BODY_MAX_BYTES, Answer, call_error, tunnel_error
-from agentd.coderd.errors import CoderdError, InvalidRequestError, ProxyError, UnreachableError
+from agentd.coderd.errors import (
+    CoderdError,
+    InvalidRequestError,
+    ProxyError,
+    UnauthorizedError,
+    UnreachableError,
+)
 from agentd.coderd.extra_headers import ExtraHeaders
-from agentd.coderd.token import TokenSource
+from agentd.coderd.token import StaticToken, TokenSource
 from agentd.http_client import failure, one_line, read_start
 from agentd.proxy import Proxy, request_options
 from agentd.tls import aiohttp
@@ -115,7 +121,10 @@ class Coderd:
             hint = "set coder.ca_file to your deployment's CA" if is_tls else ""
             raise UnreachableError(f"{call}: {failure(exc)}", hint=hint) from exc
         if answer is not None:
-            raise call_error(call, answer, now_unix_s=self._clock.wall())
+            error = call_error(call, answer, now_unix_s=self._clock.wall())
+            if isinstance(error, UnauthorizedError):
+                error.token_can_change = not isinstance(self._token, StaticToken)
+            raise error
 
     async def _send(self, method: str, path: str, body: bytes, token: str, expect: int) -> Answer | None:
         """Send one request. Returns None on success."""

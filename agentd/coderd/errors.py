@@ -46,6 +46,9 @@ class CoderdError(PeerError):
 class UnauthorizedError(CoderdError, label="Unauthorized"):
     """401: coderd does not accept the token now. Normal while a claim's job runs (seconds to minutes)."""
 
+    token_can_change = True
+    """Whether this agentd can get another token: from its file, or for the identity of the instance."""
+
 
 class ProxyAuthError(CoderdError, label="ProxyAuthRequired"):
     """407: the proxy between agentd and coderd requires other credentials."""

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from agentd import log, strict_json
 from agentd.clock import Clock, rfc3339
 from agentd.durable import read_file, replace_file, set_aside
+from agentd.snapshots.receipts import Receipt, SnapshotOutcome
 from agentd.worker_thread import WorkerThread
 
 NAME: Final = "last-stop.json"
@@ -90,15 +91,15 @@ class LastStop:
         run = self._run._replace(state=RunState.STOPPED, ended_at=self._now(), outcome=outcome)
         await self._write(run, timeout_s)
 
-    def warn_if_killed(self) -> None:
-        """Log a warning if the run before did not end in order."""
+    def warn_if_killed(self, captured: Receipt | None = None) -> None:
+        """Log a warning if the run before did not end in order. `captured` is the receipt of the newest snapshot."""
         before = self.previous
         if before is None or before.state is RunState.STOPPED:
             return
         log.get("daemon").warning(
             "agentd.last_run_not_stopped",
             **before.as_json(),
-            kept="captured snapshots are in the spool and are delivered now",
+            kept=_kept(captured),
             hint=_HINTS[before.state],
         )
 
@@ -124,6 +125,15 @@ class LastStop:
 
     def _now(self) -> str:
         return rfc3339(self._clock.wall())
+
+
+def _kept(captured: Receipt | None) -> str:
+    """What is left of the conversation of a run that did not end in order."""
+    if captured is None or not captured.messages:
+        return "nothing: no message was captured"
+    if captured.outcome is SnapshotOutcome.PENDING:
+        return "captured snapshots are in the spool and are delivered now"
+    return f"captured snapshots are in the spool; the newest: {captured.outcome}"
 
 
 def read(directory: Path) -> Run | None:

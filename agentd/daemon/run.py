@@ -62,7 +62,7 @@ class Daemon:
         Raises `StateError` or `ConfigError` if the local API cannot listen.
         """
         await self._api.start()
-        self._components.last_stop.warn_if_killed()
+        self._components.last_stop.warn_if_killed(self._components.delivery.receipt())
         await self._components.last_stop.running(timeout_s=START_RECORD_TIMEOUT_S)
         self._notifier.send(READY=1, STATUS="running")
         config = self._components.config

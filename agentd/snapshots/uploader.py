@@ -20,6 +20,7 @@ from agentd.snapshots.destinations.destination import (
     Accepted,
     DeliveryError,
     Destination,
+    NotAuthorizedError,
     RejectedError,
     RetryableError,
     UnsupportedError,
@@ -34,6 +35,9 @@ SPACING_S: Final = 30.0
 """Least time between two snapshots of a conversation to the same destination, except in a flush."""
 SETTLED_MAX: Final = 8
 """Settled snapshots of earlier conversations that wait in memory, 64 KB each, while a destination does not answer."""
+NOT_AUTHORIZED_MAX_S: Final = 2.0
+"""A flush gives up when credentials that cannot change have been refused for so long, also before it. Not at the first
+refusal: while a claim's job runs, coderd refuses the token for some time."""
 UNSUPPORTED_PAUSE_S: Final = 3600.0
 """Time after which a server without the feature is asked again: it may have been upgraded."""
 
@@ -77,6 +81,7 @@ class DestinationUploader:
         self._backoff = Backoff(first_s=1.0, cap_s=60.0, floor_s=0.2)
         self._not_before = float("-inf")
         self._unsupported_until = float("-inf")
+        self._not_authorized_since: float | None = None
         self._attempt: asyncio.Timeout | None = None
         self._cut_short = False
         # The last receipt of this process by task: valid only while its serial equals the entry's serial.
@@ -129,6 +134,9 @@ class DestinationUploader:
             return entry.receipts[self.name]
         if self._clock.monotonic() < self._unsupported_until:
             return DestinationReceipt(self.name, DestinationOutcome.UNSUPPORTED)
+        if receipt is not None and receipt.outcome is DestinationOutcome.REFUSED:
+            detail = f"the snapshot before was refused: {receipt.detail}"
+            return DestinationReceipt(self.name, DestinationOutcome.PENDING, receipt.status, detail)
         return DestinationReceipt(self.name, DestinationOutcome.PENDING)
 
     async def run(self) -> None:
@@ -186,9 +194,13 @@ class DestinationUploader:
             with attempt:
                 while self.pending():  # a newer snapshot may arrive during an attempt
                     left_s = max(0.0, deadline - self._clock.monotonic())
-                    await self._deliver_pending(
-                        max(left_s * _ATTEMPT_SHARE, min(left_s * 0.95, _LAST_ATTEMPT_S))
-                    )
+                    timeout_s = max(left_s * _ATTEMPT_SHARE, min(left_s * 0.95, _LAST_ATTEMPT_S))
+                    try:
+                        await self._deliver_pending(timeout_s)
+                    except NotAuthorizedError:
+                        if self._not_authorized_s() >= NOT_AUTHORIZED_MAX_S:
+                            return
+                        raise
 
     async def _deliver_pending(self, timeout_s: float, serial_max: float = float("inf")) -> None:
         """Try every pending snapshot up to `serial_max` once, newest first. Raises the first `RetryableError`."""
@@ -205,6 +217,10 @@ class DestinationUploader:
         try:
             accepted = await self._try(entry, timeout_s)
         except RetryableError as exc:
+            if not isinstance(exc, NotAuthorizedError):
+                self._not_authorized_since = None
+            elif self._not_authorized_since is None:
+                self._not_authorized_since = self._clock.monotonic()
             if not self._cut_short:
                 self._record(entry, DestinationOutcome.PENDING, exc.status, exc)
             raise
@@ -215,9 +231,15 @@ class DestinationUploader:
         except RejectedError as exc:
             self._record(entry, DestinationOutcome.REFUSED, exc.status, exc)
         else:
+            self._not_authorized_since = None
             self._record(entry, DestinationOutcome.DELIVERED, accepted.status, accepted.detail)
 
         self._drop_settled(entry)
+
+    def _not_authorized_s(self) -> float:
+        """For how long every answer has refused the credentials."""
+        since = self._not_authorized_since
+        return 0.0 if since is None else self._clock.monotonic() - since
 
     def _replaced(self) -> list[SpoolEntry]:
         """Return the settled snapshots that the spool has no more, nor a continuation of them, oldest first."""

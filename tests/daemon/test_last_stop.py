@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 
 from agentd.daemon import last_stop
 from agentd.daemon.last_stop import NAME, LastStop, RunState, read
+from agentd.snapshots.receipts import Receipt, SnapshotOutcome
 from agentd.worker_thread import WorkerThread
 
 DISK = WorkerThread("state")
@@ -51,6 +52,27 @@ async def test_the_warning_says_how_far_a_killed_run_had_come(tmp_path, clock, s
     with capture_logs() as lines:
         after.warn_if_killed()
     assert [(line["event"], line["ended"]) for line in lines] == [("agentd.last_run_not_stopped", verdict)]
+
+
+@pytest.mark.parametrize(
+    ("captured", "kept"),
+    [
+        (Receipt(SnapshotOutcome.NOTHING), "nothing: no message was captured"),
+        (
+            Receipt(SnapshotOutcome.PENDING, messages=1),
+            "captured snapshots are in the spool and are delivered now",
+        ),
+        (
+            Receipt(SnapshotOutcome.DELIVERED, messages=1),
+            "captured snapshots are in the spool; the newest: delivered",
+        ),
+    ],
+)
+async def test_the_warning_says_what_is_left_of_the_conversation(tmp_path, clock, captured, kept):
+    await LastStop(tmp_path, clock, DISK).running()
+    with capture_logs() as lines:
+        LastStop(tmp_path, clock, DISK).warn_if_killed(captured)
+    assert [line["kept"] for line in lines] == [kept]
 
 
 async def test_the_file_describes_the_current_run(tmp_path, clock):

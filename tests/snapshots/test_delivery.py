@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from agentd.clock import Clock
 from agentd.coderd.client import Coderd
-from agentd.coderd.token import StaticToken
+from agentd.coderd.token import FileToken, StaticToken
 from agentd.conversation.fit import fit
 from agentd.conversation.message import Message
 from agentd.metrics import Registry
@@ -324,6 +324,41 @@ async def test_a_server_that_answers_413_to_any_size_is_retried_without_further_
     assert receipt.outcome is SnapshotOutcome.PENDING
     assert "but the payload has only" in receipt.destinations[0].detail
     assert min(len(call.body) for call in server.calls(ROUTE)) > 1000
+
+
+@pytest.mark.parametrize("can_change", [False, True])
+async def test_a_flush_gives_up_on_a_refused_token_that_cannot_change(
+    spool, server, task_id, workspace, session, tmp_path, can_change
+):
+    skipping = SkippingClock()
+    (tmp_path / "token").write_text(workspace.token)
+    token = FileToken(tmp_path / "token") if can_change else StaticToken(workspace.token)
+    destination = CoderDestination(Coderd(server.url, token=token, session=session))
+    delivery = delivery_of(spool, destination, clock=skipping.as_clock())
+    server.fail_next(ROUTE, 401, body=b'{"message":"Workspace agent not authorized."}', times=1000)
+    put(spool, task_id)
+    began = skipping.now
+    assert (await delivery.flush(began + 8)).outcome is SnapshotOutcome.PENDING
+    waited_s = skipping.now - began
+    assert waited_s > 6 if can_change else 2 <= waited_s < 5
+    before = len(server.calls(ROUTE))
+    began = skipping.now
+    await delivery.flush(began + 8)
+    if not can_change:
+        assert (skipping.now, len(server.calls(ROUTE)) - before) == (began, 1), "at once"
+    put(spool, task_id, "later")
+    server.clear_faults()
+    assert (await delivery.flush(skipping.now + 8)).outcome is SnapshotOutcome.DELIVERED
+
+
+async def test_after_a_refusal_the_next_snapshot_is_pending_with_the_reason(delivery, spool, server):
+    task_id = str(uuid.uuid4())
+    put(spool, task_id)
+    [refused] = (await delivery.flush(soon())).destinations
+    put(spool, task_id, "more")
+    [pending] = delivery.receipt().destinations
+    assert (pending.outcome, pending.status, pending.attempts) == (DestinationOutcome.PENDING, 404, 0)
+    assert pending.detail == f"the snapshot before was refused: {refused.detail}"
 
 
 # --- the daemon ---

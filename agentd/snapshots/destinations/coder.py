@@ -9,6 +9,7 @@ from agentd.errors import ConfigError
 from agentd.snapshots.destinations.destination import (
     Accepted,
     DeliveryError,
+    NotAuthorizedError,
     RejectedError,
     RetryableError,
     UnsupportedError,
@@ -83,6 +84,10 @@ def _as_delivery_error(error: errors.CoderdError) -> DeliveryError:
             )
         case errors.CoderdError(retryable=False):
             return RejectedError(message, status=error.status, hint=error.hint or "check snapshots.task_id")
+        case errors.UnauthorizedError(token_can_change=False):
+            return NotAuthorizedError(
+                message, status=error.status, retry_after_s=error.retry_after_s, hint=error.hint
+            )
         case _:
             return RetryableError(
                 message, status=error.status, retry_after_s=error.retry_after_s, hint=error.hint

@@ -27,6 +27,10 @@ class RetryableError(DeliveryError):
     """
 
 
+class NotAuthorizedError(RetryableError):
+    """The credentials are refused, and they cannot change while agentd runs. They may be accepted again in minutes."""
+
+
 class RejectedError(DeliveryError):
     """The destination will never accept this snapshot, whatever an operator changes. It is tried again after a restart."""
 
