@@ -140,6 +140,25 @@ async def agentd_stops(peers: Peers) -> Figures:
     return await peers.run([sys.executable, "-m", "agentd", "run"], environ, stable, signal_it=True)
 
 
+async def agentd_stops_in_a_turn(peers: Peers) -> Figures:
+    """The agent delivers a message: `/status` and `/messages` hang, only the event stream answers."""
+    was_ready = peers.run
+
+    async def run(
+        command: Sequence[str], environ: dict[str, str], ready: Step, *, signal_it: bool
+    ) -> Figures:
+        async def busy() -> None:
+            await ready()
+            peers.agent.hang()
+            peers.agent.set_status("running")
+            await asyncio.sleep(1.0)
+
+        return await was_ready(command, environ, busy, signal_it=signal_it)
+
+    peers.run = run
+    return await agentd_stops(peers)
+
+
 async def script_stops(peers: Peers) -> Figures:
     environ = {
         "TMPDIR": str(peers.home),
@@ -186,8 +205,12 @@ async def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=5)
-    runs = parser.parse_args().runs
-    missing = [name for name in NEEDED if shutil.which(name) is None]
+    parser.add_argument("--agentd", action="store_true", help="measure agentd alone")
+    args = parser.parse_args()
+    runs, programs = args.runs, {"agentd": agentd_stops}
+    if not args.agentd:
+        programs = {"bash + curl + jq": script_stops, **programs}
+    missing = [] if args.agentd else [name for name in NEEDED if shutil.which(name) is None]
     if missing:
         raise SystemExit(
             f"the script needs {', '.join(missing)}, which this machine lacks; on Debian: apt-get install {' '.join(missing)}"
@@ -195,9 +218,12 @@ async def main() -> None:
     print("| last ten of | program | SIGTERM to 204 | peak memory | coderd has |")
     print("| --- | --- | --- | --- | --- |")
     for case, contents in CASES.items():
-        for program, stop in (("bash + curl + jq", script_stops), ("agentd", agentd_stops)):
+        for program, stop in programs.items():
             measured = [await one_run(contents, stop) for _ in range(runs)]
             print(row(case, program, contents, measured), flush=True)
+    contents = CASES["10 small messages"]
+    measured = [await one_run(contents, agentd_stops_in_a_turn) for _ in range(runs)]
+    print(row("10 small messages, /status hangs", "agentd", contents, measured), flush=True)
 
 
 if __name__ == "__main__":

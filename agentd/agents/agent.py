@@ -78,7 +78,8 @@ class Observation(NamedTuple):
     `evidence` says why, in a few words. The evidence of a waiting agent is its question: it becomes the task's message.
     `last` is the newest message where the agent knows it without another read.
     `readable`: `messages` can be called now; False while that call would hang. `unread`: messages changed, or may have
-    changed, since the last call of `messages`.
+    changed, since the last call of `messages`. `poll_on`: the agent must be observed at the normal interval also while
+    nothing happens, so that a final read is quick.
     """
 
     activity: Activity
@@ -87,6 +88,7 @@ class Observation(NamedTuple):
     last: LastMessage | None = None
     readable: bool = True
     unread: bool = False
+    poll_on: bool = False
 
 
 class Change(NamedTuple):

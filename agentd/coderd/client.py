@@ -121,10 +121,10 @@ class Coderd:
             hint = "set coder.ca_file to your deployment's CA" if is_tls else ""
             raise UnreachableError(f"{call}: {failure(exc)}", hint=hint) from exc
         if answer is not None:
-            error = call_error(call, answer, now_unix_s=self._clock.wall())
-            if isinstance(error, UnauthorizedError):
-                error.token_can_change = not isinstance(self._token, StaticToken)
-            raise error
+            refusal = call_error(call, answer, now_unix_s=self._clock.wall())
+            if isinstance(refusal, UnauthorizedError):
+                refusal.token_can_change = not isinstance(self._token, StaticToken)
+            raise refusal
 
     async def _send(self, method: str, path: str, body: bytes, token: str, expect: int) -> Answer | None:
         """Send one request. Returns None on success."""

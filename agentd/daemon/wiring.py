@@ -64,6 +64,9 @@ def connect(
     def trigger_hooks(change: AgentStatusChange) -> None:
         if change.new in HOOK_EVENTS:
             hooks.trigger(HOOK_EVENTS[change.new])
+        elif change.new is not AgentStatus.SETTLING:
+            # A pause inside a turn is no event. But a restarted agent that is stable is stable anew.
+            hooks.forget_last()
 
     watcher.messages_read.add(recorder.record_messages)
     watcher.messages_read.add(task_reports.on_messages)

@@ -49,13 +49,17 @@ class EventHooks:
         self._log = log.get("hooks")
 
     def trigger(self, event: HookEvent) -> None:
-        """Queue one run of the event's hooks, unless the last triggered event is the same."""
+        """Queue one run of the event's hooks, unless the last triggered event is the same and `forget_last` was not called."""
         if event is self._last:
             return
         self._last = event
         self._queued.pop(event, None)
         self._queued[event] = None
         self._triggered.set()
+
+    def forget_last(self) -> None:
+        """The agent has a status without hooks. The next event is a new one, also if it is the last one again."""
+        self._last = None
 
     async def run(self) -> None:
         """Run the hooks of queued events until cancelled, then end the running hook."""

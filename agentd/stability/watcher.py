@@ -76,6 +76,7 @@ class Watcher:
         self._keep_messages = keep_messages
         self._log = log.get("stability")
         self._poll_now = asyncio.Event()
+        self._poll_on = False
         self._last: LastMessage | None = None
         self._read_at = float("-inf")
         self._read_took_s = 0.0
@@ -95,6 +96,7 @@ class Watcher:
             self.sessions = await self._asked(self._agent.sessions())
         except AgentBrokenError as exc:
             observation = Observation(Activity.BROKEN, evidence=str(exc), readable=False)
+        self._poll_on = observation.poll_on
         if self._needs_comparison(observation):
             observation = self._after_read(observation, await self._read())
         if observation.activity is Activity.GONE and self._tracker.status is not AgentStatus.UNREACHABLE:
@@ -109,11 +111,14 @@ class Watcher:
 
     async def read_final_messages(self, timeout_s: float) -> bool:
         """Read the messages a last time, from the agent or else from what it saved. False if it did not answer."""
-        if await self.read_messages(timeout_s):
+        error = await self._read(timeout_s, fresh=True)
+        if error is None:
             return True
         if self._agent.is_announcing:
-            # The agent hangs, but it has announced its messages until now.
-            await self._read(ANNOUNCED_TIMEOUT_S)
+            # The agent hangs, but it has announced its messages until now. What it saved is not newer while it runs.
+            announced = await self._read(ANNOUNCED_TIMEOUT_S) is None
+            if announced and isinstance(error, AgentBusyError):
+                return False
         await self._read_saved()
         return False
 
@@ -137,7 +142,11 @@ class Watcher:
 
     def _pause_s(self) -> float:
         evidence = self._tracker.evidence
-        if evidence.status not in (AgentStatus.STABLE, AgentStatus.UNREACHABLE) or evidence.for_s < LONG_S:
+        if (
+            self._poll_on
+            or evidence.status not in (AgentStatus.STABLE, AgentStatus.UNREACHABLE)
+            or evidence.for_s < LONG_S
+        ):
             return self._poll_interval_s
         is_followed = evidence.status is AgentStatus.STABLE and self._agent.is_announcing
         return max(self._poll_interval_s, WATCHDOG_POLL_S if is_followed else SLOW_POLL_S)

@@ -17,6 +17,7 @@ asked every second during a long turn would otherwise hold hundreds of blocked r
 import asyncio
 import json
 import ssl
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -80,23 +81,36 @@ class AgentApiClient:
         self._statuses = SingleFlight(self._read_status, "GET /status")
         self._histories: dict[int, SingleFlight[list[Message]]] = {}
         self._skipped = 0
+        self.now = time.monotonic
+        self.status_sent_at = float("-inf")
+        """When the request was sent that gave the last answer of `status`, by `now`."""
+        self.messages_sent_at = float("-inf")
+        """The same for `messages`."""
         self.history_bytes = 0
         """Size of the last `/messages` body."""
 
-    async def status(self) -> StatusReading:
-        """`GET /status`. Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`."""
+    async def status(self, *, timeout_s: float | None = None, fresh: bool = False) -> StatusReading:
+        """`GET /status`. `fresh` as in `messages`. Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`."""
         try:
-            return await self._statuses.join(STATUS_TIMEOUT_S)
+            return await self._statuses.join(
+                STATUS_TIMEOUT_S if timeout_s is None else timeout_s, fresh=fresh
+            )
         except TimeoutError as exc:
             raise AgentBusyError(str(exc)) from exc
 
     async def messages(
-        self, *, keep: int, timeout_s: float | None = None, fresh: bool = False
+        self,
+        *,
+        keep: int,
+        timeout_s: float | None = None,
+        first_byte_s: float = float("inf"),
+        fresh: bool = False,
     ) -> list[Message]:
         """`GET /messages`: the newest `keep`, oldest first. Memory use depends on `keep`, not on the history.
 
         `fresh`: the request is sent after this call, not shared with a call that waits already. `timeout_s` bounds the
-        whole call. Without it, `MESSAGES_TIMEOUT_S` bounds the time to the first byte, and `BODY_TIMEOUT_S` the rest.
+        whole call, `first_byte_s` the time to its first byte. Without them, `MESSAGES_TIMEOUT_S` bounds the time to the
+        first byte, and `BODY_TIMEOUT_S` the rest.
         Raises `AgentBusyError`, `AgentGoneError` or `AgentBrokenError`.
         """
         flight = self._histories.get(keep)
@@ -105,7 +119,8 @@ class AgentApiClient:
             flight = self._histories[keep] = SingleFlight(call, "GET /messages")
         try:
             if timeout_s is not None:
-                return await flight.join(timeout_s, fresh=fresh)
+                first_byte_s = min(first_byte_s, timeout_s)
+                return await flight.join(first_byte_s, then_s=timeout_s - first_byte_s, fresh=fresh)
             return await flight.join(MESSAGES_TIMEOUT_S, then_s=BODY_TIMEOUT_S, fresh=fresh)
         except TimeoutError as exc:
             raise AgentBusyError(str(exc)) from exc
@@ -168,12 +183,14 @@ class AgentApiClient:
             await flight.close()
 
     async def _read_status(self, _begun: asyncio.Event) -> StatusReading:
+        sent_at = self.now()
         async with self._exchange("GET", "/status") as response:
             text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
             fields = json_object(text) if response.status == 200 else {}
             word = fields.get("status")
             if not isinstance(word, str) or word not in _STATUSES:
                 raise _broken("GET /status", response, text)
+            self.status_sent_at = sent_at
             kinds = (fields.get("agent_type"), fields.get("transport"))
             return StatusReading(_STATUSES[word], *(kind if isinstance(kind, str) else "" for kind in kinds))
 
@@ -188,6 +205,7 @@ class AgentApiClient:
     async def _stream_messages(self, keep: int, begun: asyncio.Event) -> list[Message]:
         tail = MessageTail(keep)
         share = LoopShare()
+        sent_at = self.now()
         async with self._exchange("GET", "/messages") as response:
             if response.status != 200:
                 text = await read_start(response.content.iter_any(), _SMALL_BODY_MAX_BYTES)
@@ -199,7 +217,9 @@ class AgentApiClient:
                         async for piece in share.pieces(chunk):
                             tail.feed(piece)
                 self._on_skipped(tail.skipped, tail.skipped_because)
-                return tail.close()
+                messages = tail.close()
+                self.messages_sent_at = sent_at
+                return messages
             except TimeoutError as exc:
                 raise AgentBrokenError(
                     f"GET /messages: the answer did not end; {tail.received_bytes} bytes in {BODY_TIMEOUT_S:g} s"
