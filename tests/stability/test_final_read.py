@@ -6,13 +6,14 @@ import time
 import pytest
 
 from agentd.agents.agentapi import agent as agent_module
+from agentd.agents.agentapi import proof
 from agentd.simulator.agentapi import events as simulated_events
 from agentd.stability.tracker import AgentStatus
 
 
 @pytest.fixture
 def every_history_is_large(monkeypatch):
-    monkeypatch.setattr(agent_module, "CHEAP_READ_BYTES", 0)
+    monkeypatch.setattr(proof, "CHEAP_READ_BYTES", 0)
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ connected only to an agent that answers `/status` just before, and only if its h
 """
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,8 +33,8 @@ from agentd.agents.agent import (
 )
 from agentd.agents.agentapi.client import AgentApiClient, HostRefusedError, StatusReading
 from agentd.agents.agentapi.events import AgentErrorEvent, AgentEvent, StatusChange
+from agentd.agents.agentapi.proof import Proof
 from agentd.agents.agentapi.state_file import StateFileError, read_state_file
-from agentd.agents.agentapi.unchanged import UnchangedMessages
 from agentd.backoff import Backoff
 from agentd.clock import Clock
 from agentd.conversation.message import Message
@@ -48,10 +47,6 @@ REPLAY_MAX_BYTES: Final = 32 * 1024**2
 """A replay of this takes about a second of one core on either side. A larger history is only polled."""
 ANNOUNCE_S: Final = 1.0
 """A streaming screen changes 25 times a second; decoding and storing the messages each time costs 80 kB."""
-CHEAP_READ_BYTES: Final = 16 * 1024**2
-"""A history up to this size is read within 50 ms, which is not worth a proof that it has not changed."""
-PROOF_TIMEOUT_S: Final = 0.2
-PROOF_PERIOD_S: Final = 0.5
 BUSY_FIRST_BYTE_S: Final = 0.15
 """An agent that is known to be busy and does not begin to answer by then is delivering a message: it will not answer."""
 GOOD_CONNECTION_S: Final = 10.0
@@ -103,8 +98,7 @@ class AgentApiAgent(Agent):
         self._no_answer_since: float | None = None
         self._is_hanging = False
         self._announced_busy = False
-        self._unchanged = UnchangedMessages()
-        self._readers = 0
+        self._proof = Proof(client)
         self._status: StatusReading | None = None
         self._backoff = Backoff(first_s=1.0, cap_s=30.0, floor_s=0.5)
         self._reported_errors: deque[AgentErrorEvent] = deque(maxlen=100)
@@ -125,7 +119,7 @@ class AgentApiAgent(Agent):
     async def observe(self) -> Observation:
         """One `GET /status`."""
         try:
-            self._status = status = await self._read_status()
+            self._status = status = await self._proof.read_status()
         except AgentBusyError as exc:
             self._is_hanging = True
             return await self._no_answer(exc)
@@ -136,7 +130,7 @@ class AgentApiAgent(Agent):
             return Observation(activity, evidence=str(exc), readable=False)
         self._no_answer_since = None
         self._is_hanging = False
-        poll_on = self._is_large and self._unchanged.is_proven
+        poll_on = self._proof.is_worth_polling
         return Observation(
             _ACTIVITIES[status.status], last=self._last(), unread=self._is_uncertain, poll_on=poll_on
         )
@@ -147,26 +141,24 @@ class AgentApiAgent(Agent):
         """The window while the event stream keeps it, otherwise `GET /messages`.
 
         Fresh messages need the request, because an event may arrive after the answer to a later request. There are two
-        exceptions. A large history is not read again if it is proven not to have changed (`UnchangedMessages`). And an
+        exceptions. A large history is not read again if it is proven not to have changed (`Proof`). And an
         agent that the stream shows to be busy gets only a moment to begin its answer: while it delivers a message it
         answers nothing, and the events are the newest that there is.
         """
         if self._is_current() and not fresh:
             return self._window.live[-keep:]
-        if fresh and self._is_large and await self._is_unchanged(keep):
-            return self._unchanged.messages[-keep:]
+        if fresh and await self._proof.holds_now(keep):
+            return self._proof.messages[-keep:]
         is_busy = self.is_announcing and self._announced_busy and (self._is_current() or self._is_hanging)
         first_byte_s = BUSY_FIRST_BYTE_S if fresh and is_busy else float("inf")
         doubts = self._doubts
-        async with self._proving():
+        async with self._proof.reading():
             read = await self._client.messages(
                 keep=keep, timeout_s=timeout_s, first_byte_s=first_byte_s, fresh=fresh
             )
             # In a thread: ten large screens take longer than the event loop may be blocked.
             messages = await asyncio.to_thread(self._redact, read)
-            if self._is_large:
-                self._unchanged.on_read(messages, keep=keep, sent_at=self._client.messages_sent_at)
-                await self._is_unchanged(keep)
+            await self._proof.on_read(messages, keep=keep)
         # An empty list says nothing: a server that restarts has one.
         if messages and not self._is_current():
             self._window.replace(messages)
@@ -208,9 +200,7 @@ class AgentApiAgent(Agent):
             yield Change(observation)
             is_up = observation.activity in (Activity.BUSY, Activity.IDLE)
             if is_up and not self._client.history_bytes and not self._is_hanging:
-                with contextlib.suppress(
-                    AgentError
-                ):  # the size is not known; this shares the read of the poll
+                with suppress(AgentError):  # the size is not known; this shares the read of the poll
                     await self._client.messages(keep=self._keep)
             if is_up and self._client.history_bytes <= REPLAY_MAX_BYTES:
                 async with aclosing(self._stream()) as changes:
@@ -231,6 +221,7 @@ class AgentApiAgent(Agent):
         except AgentBusyError as exc:
             if not by_acp:
                 raise AgentBrokenError(f"{exc}; it may still be delivered") from exc
+        self._proof.on_doubt()
         self._doubts += 1
 
     async def end(self, *, timeout_s: float) -> None:
@@ -307,7 +298,7 @@ class AgentApiAgent(Agent):
         if isinstance(event, StatusChange):
             self._announced_busy = event.status == "running"
         if self.is_announcing:
-            self._unchanged.on_doubt()
+            self._proof.on_doubt()
         match event:
             case StatusChange() if not self.is_announcing:
                 self._end_replay()
@@ -364,51 +355,6 @@ class AgentApiAgent(Agent):
 
     def _last(self) -> LastMessage | None:
         return LastMessage.of(self._window.live) if self._is_current() else None
-
-    @property
-    def _is_large(self) -> bool:
-        return self._client.history_bytes > CHEAP_READ_BYTES
-
-    async def _read_status(self, *, timeout_s: float | None = None, fresh: bool = False) -> StatusReading:
-        """`GET /status`, and what its answer means for the proof. Raises as `AgentApiClient.status` does."""
-        try:
-            status = await self._client.status(timeout_s=timeout_s, fresh=fresh)
-        except AgentError:
-            self._unchanged.on_doubt()
-            raise
-        if status.status == "stable" and status.transport != "acp":
-            self._unchanged.on_stable(sent_at=self._client.status_sent_at, answered_at=self._client.now())
-        else:
-            self._unchanged.on_doubt()
-        return status
-
-    @contextlib.asynccontextmanager
-    async def _proving(self) -> AsyncIterator[None]:
-        """During a read that takes long, ask for the status as often as the proof needs it."""
-        if self._readers == 0:
-            self._unchanged.on_sent(self._client.now())
-        self._readers += 1
-        asking = asyncio.create_task(self._keep_asking(), name="status during a read")
-        try:
-            yield
-        finally:
-            self._readers -= 1
-            asking.cancel()
-            await asyncio.wait({asking})
-
-    async def _keep_asking(self) -> None:
-        while True:
-            await asyncio.sleep(PROOF_PERIOD_S)
-            with contextlib.suppress(AgentError):
-                await self._read_status()
-
-    async def _is_unchanged(self, keep: int) -> bool:
-        """Whether the messages of the last read are proven to be the newest now. Asks `/status` once."""
-        began = self._client.now()
-        if self._unchanged.is_proven:
-            with contextlib.suppress(AgentError):
-                await self._read_status(timeout_s=PROOF_TIMEOUT_S, fresh=True)
-        return self._unchanged.is_proven_for(began, keep=keep)
 
     async def _no_answer(self, exc: AgentBusyError) -> Observation:
         """`/status` hangs, as it does while a message is delivered; other paths answer meanwhile.
