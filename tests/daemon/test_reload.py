@@ -68,7 +68,7 @@ class Listener:
 
     reconnects = 0
 
-    def reconnect(self):
+    def reconnect(self, _token):
         self.reconnects += 1
 
 
