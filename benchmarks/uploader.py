@@ -69,11 +69,11 @@ class LargeHistory(SimulatedAgentApi):
             for number, content in enumerate(contents)
         ]
         self.load(entries)
-        self._prepared = json.dumps({"messages": entries}, ensure_ascii=False).encode()
+        self.prepared: bytes | None = json.dumps({"messages": entries}, ensure_ascii=False).encode()
 
     async def _answer(self, name: str, request: web.Request, body: bytes) -> web.StreamResponse:
-        if name == "messages":
-            return web.Response(body=self._prepared, content_type="application/json")
+        if name == "messages" and self.prepared is not None:
+            return web.Response(body=self.prepared, content_type="application/json")
         return await super()._answer(name, request, body)
 
 
@@ -149,6 +149,7 @@ async def agentd_stops_in_a_turn(peers: Peers) -> Figures:
     ) -> Figures:
         async def busy() -> None:
             await ready()
+            peers.agent.prepared = None
             peers.agent.hang()
             peers.agent.set_status("running")
             await asyncio.sleep(1.0)
