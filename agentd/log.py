@@ -23,6 +23,8 @@ LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 MASK: Final = masking.MASK
 SECRET_MIN_CHARS: Final = masking.SECRET_MIN_CHARS
 _DEPTH_MAX: Final = 8
+LIBRARY_MAX_PER_MINUTE: Final = 10
+"""Messages of one library logger; the others are counted."""
 
 # Every log line is masked, so a module that logs finds here what it needs of `masking`.
 register_secret: Final = masking.register_secret
@@ -120,13 +122,30 @@ class _TolerantStream:
 class _ToStructlog(logging.Handler):
     """Passes the records of the standard logging module, which libraries use, to structlog."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # By logger: when its minute began, and its messages since.
+        self._minutes: dict[str, tuple[float, int]] = {}
+
     def emit(self, record: logging.LogRecord) -> None:
+        began, count = self._minutes.get(record.name, (float("-inf"), 0))
+        if not 0 <= record.created - began < 60.0:
+            if count > LIBRARY_MAX_PER_MINUTE:
+                get(record.name).info("library.messages_dropped", count=count - LIBRARY_MAX_PER_MINUTE)
+            began, count = record.created, 0
+        self._minutes[record.name] = (began, count + 1)
+        if count >= LIBRARY_MAX_PER_MINUTE:
+            return
         level = min(LEVELS.values(), key=lambda value: abs(value - record.levelno))
         try:
             text = record.getMessage()
         except Exception:  # noqa: BLE001 - a wrong format in a library must not raise an error in it
             text = f"{record.msg} {record.args}"
-        get(record.name).log(level, "library.message", text=text, exc_info=record.exc_info or None)
+        exc_info = record.exc_info or None
+        if exc_info and record.name == "aiohttp.server":
+            # A client sent what is not HTTP, or went away: the local API logs the errors of its own handlers itself.
+            level, text, exc_info = LEVELS["info"], f"{text}: {type(exc_info[1]).__name__}", None
+        get(record.name).log(level, "library.message", text=text, exc_info=exc_info)
 
 
 def _mask_values(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

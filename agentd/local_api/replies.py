@@ -10,7 +10,7 @@ from agentd import log
 from agentd.errors import AgentdError, PeerError
 from agentd.masking import masked
 
-BODY_MAX_BYTES: Final = 1 << 20
+BODY_MAX_BYTES: Final = 64 * 1024
 """Largest request body."""
 
 Json = Mapping[str, Any]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from aiohttp import web
 
@@ -11,6 +11,7 @@ from agentd import log
 from agentd.config.formats import loopback_address
 from agentd.errors import ConfigError
 from agentd.local_api import request_guard, unix_socket
+from agentd.local_api.connections import ConnectionLimit, bounded_body, connections_max
 from agentd.local_api.feed import Feed
 from agentd.local_api.input import event_handler, message_handler, report_handler
 from agentd.local_api.replies import (
@@ -71,6 +72,7 @@ class LocalApi:
         self._operations = operations
         self.feed = Feed(self._operations.status)
         self._runner: web.AppRunner | None = None
+        self._servers: list[asyncio.Server] = []
         self._bound = False
         self._closing = False
         self._running: set[asyncio.Future[Json]] = set()
@@ -81,7 +83,9 @@ class LocalApi:
         try:
             listener = unix_socket.bind(self._path)
             self._bound = True
-            app = web.Application(client_max_size=BODY_MAX_BYTES, middlewares=[errors_as_json, self._guard])
+            app = web.Application(
+                client_max_size=BODY_MAX_BYTES, middlewares=[errors_as_json, self._guard, bounded_body]
+            )
             app.add_routes(self._routes())
             if self._listen:
                 from agentd import ui  # noqa: PLC0415 - only the TCP port has a page
@@ -89,7 +93,7 @@ class LocalApi:
                 app.add_routes(ui.routes("daemon"))
             self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=RESPONSE_TIMEOUT_S)
             await self._runner.setup()
-            await web.SockSite(self._runner, listener).start()
+            self._servers.append(await self._serve(self._runner, sock=listener))
             if self._listen:
                 await self._listen_on_tcp(self._runner)
         except BaseException:
@@ -100,17 +104,25 @@ class LocalApi:
     async def _listen_on_tcp(self, runner: web.AppRunner) -> None:
         host, port = loopback_address(self._listen)
         try:
-            await web.TCPSite(runner, host, port).start()
+            self._servers.append(await self._serve(runner, host=host, port=port))
         except OSError as exc:
             raise ConfigError(
                 f"local_api.listen: cannot listen on {self._listen}: {exc.strerror}",
                 hint="choose another port",
             ) from exc
 
+    async def _serve(self, runner: web.AppRunner, **listener: Any) -> asyncio.Server:  # noqa: ANN401 - asyncio's arguments
+        limit = connections_max()
+        connections = ConnectionLimit(cast("web.Server", runner.server), limit)
+        # asyncio accepts so many connections at once, each with a descriptor, before the first can be refused.
+        return await asyncio.get_running_loop().create_server(connections, backlog=limit, **listener)
+
     async def close(self) -> None:
         """Stop listening and cancel the operations that still run. Can be called again."""
         self._closing = True
         self.feed.close()
+        for server in self._servers:
+            server.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._bound:

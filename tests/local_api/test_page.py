@@ -29,7 +29,7 @@ async def tcp(tmp_path):
         proxies=("Coder.Example.com",),
     )
     await api.start()
-    port = next(address[1] for address in api._runner.addresses if isinstance(address, tuple))
+    port = api._servers[-1].sockets[0].getsockname()[1]
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         yield session
     await api.close()

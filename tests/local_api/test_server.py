@@ -372,7 +372,7 @@ async def test_the_longest_path_is_accepted_and_one_more_byte_is_refused(tmp_pat
 async def tcp(path, daemon):
     api = LocalApi(socket_path=path, listen="127.0.0.1:0", operations=daemon.operations())
     await api.start()
-    port = next(address[1] for address in api._runner.addresses if isinstance(address, tuple))
+    port = api._servers[-1].sockets[0].getsockname()[1]
     async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
         yield session, port
     await api.close()
