@@ -76,7 +76,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """
     tmp = path.with_name(TMP_PREFIX + path.name)
     try:
-        fd = _create(tmp, mode)
+        fd = create_file(tmp, mode)
         try:
             view = memoryview(data)
             while view:
@@ -97,7 +97,7 @@ def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     sync_directory(path.parent)
 
 
-def _create(path: Path, mode: int) -> int:
+def create_file(path: Path, mode: int = 0o600) -> int:
     """Create and open a new file in place of whatever is at `path`: it may be a FIFO or a link to another file."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:

@@ -19,9 +19,10 @@ and agentd acts on the record.
 - Compaction starts the sequence numbers again. Before the new ledger is renamed into place, the mark names the last record
   of the old file and that of the new one, and is fsynced. Either file is then whole, whenever a crash comes.
 
-The file is created, durably, before the first record. A mark that cannot be read is therefore a lost mark: next to a ledger
-without records it counts as damage, next to a ledger with records it is written anew. If ledger and mark are both gone, the
-directory was reset, and agentd starts with an empty ledger.
+The file is created at the start, without an fsync, because a hung disk must not hold a start. A power cut can leave it empty
+or full of zeros; that counts as no mark. Any other mark that cannot be read is a lost one: next to a ledger without records
+it is damage, next to a ledger with records it is written anew. If ledger and mark are both gone, the directory was reset, and
+agentd starts with an empty ledger.
 """
 
 import errno
@@ -33,7 +34,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from agentd.durable import ForeignFileError, read_file, replace_file
+from agentd.durable import ForeignFileError, create_file, read_file
 
 MARK_NAME: Final = "claims.mark"
 
@@ -75,13 +76,16 @@ def _has(checksums: Sequence[int], last: LastRecord) -> bool:
 
 
 def read_mark(path: Path) -> Mark | str | None:
-    """The mark; why it cannot be read; None if there is none. Raises `OSError` if the disk refuses to read it."""
+    """The mark; why it cannot be read; None if there is none or it was never written. Raises `OSError` if the disk refuses to read it."""
     try:
-        line = _LINE.fullmatch(read_file(path, _MAX_BYTES))
+        data = read_file(path, _MAX_BYTES)
     except FileNotFoundError:
         return None
     except ForeignFileError as exc:
         return exc.strerror
+    if not data.strip(b"\0"):
+        return None
+    line = _LINE.fullmatch(data)
     if line is None or int(line[5], 16) != zlib.crc32(line[0][:40]):
         return "it is not a mark of agentd"
     return Mark(
@@ -98,7 +102,7 @@ class MarkFile:
         self._fd: int | None = None
 
     def write(self, last: LastRecord, alternative: LastRecord | None = None, *, sync: bool = False) -> None:
-        """Overwrite the mark in place, or create it durably. Raises `OSError`."""
+        """Overwrite the mark in place, or create it. Raises `OSError`. Calls fsync only with `sync`."""
         pairs = b"%010d %08x %010d %08x " % (*last, *(last if alternative is None else alternative))
         line = b"%b%08x\n" % (pairs, zlib.crc32(pairs))
         # A file that was removed while open would not be found by the next start.
@@ -107,8 +111,7 @@ class MarkFile:
         if self._fd is None:
             self._fd = self._opened(len(line))
         if self._fd is None:
-            replace_file(self._path, line)
-            return
+            self._fd = create_file(self._path)
         if os.pwrite(self._fd, line, 0) != len(line):
             raise OSError(errno.EIO, "the mark was written in part")
         if sync:

@@ -10,6 +10,7 @@ memory, or SIGTERM does not reach agentd.
 import asyncio
 import enum
 import json
+import os
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -74,7 +75,7 @@ class LastStop:
         self._disk = disk
         self._run = Run(RunState.RUNNING)
         self.previous = read(directory)
-        if self.previous is None:
+        if self.previous is None and os.path.lexists(self._path):
             self._set_damaged_aside()
 
     async def running(self, *, timeout_s: float | None = None) -> None:
@@ -106,8 +107,6 @@ class LastStop:
     def _set_damaged_aside(self) -> None:
         try:
             kept = set_aside(self._path)
-        except FileNotFoundError:
-            return
         except OSError as exc:
             log.get("daemon").warning("last_stop.damaged", file=str(self._path), reason=exc.strerror)
         else:
