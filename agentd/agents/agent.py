@@ -5,7 +5,7 @@ of agent is a package beside it; `discovery.py` chooses and builds one.
 """
 
 import enum
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from agentd.conversation.message import Message
@@ -203,6 +203,10 @@ class Agent(Protocol):
     async def diagnose(self) -> Diagnosis:
         """Why the agent can or cannot be observed, for `agentd doctor`. Takes 4 s at most."""
         ...
+
+    async def diagnoses(self) -> Mapping[str, Diagnosis]:
+        """What `agentd doctor` says, by the kind of agent that it is about."""
+        return {self.kind: await self.diagnose()}
 
     async def close(self) -> None:
         """Cancel requests that have not ended. May be called twice."""

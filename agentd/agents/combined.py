@@ -6,7 +6,7 @@ counts for the state and the messages, and AgentAPI takes the input.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -204,6 +204,23 @@ class CombinedAgent(Agent):
         if usable:
             return Diagnosis("ok", "; ".join(one.cause for one in usable))
         return min(found, key=lambda one: ("warn", "fail").index(one.severity))
+
+    async def diagnoses(self) -> Mapping[str, Diagnosis]:
+        """Every agent that is there. AgentAPI is left out if it does not answer and another one can be observed."""
+        if self._candidates:
+            await self.look()
+        if not self._members:
+            return {self.kind: await self.diagnose()}
+        members = list(self._members)
+        found = dict(zip(members, await asyncio.gather(*(one.diagnose() for one in members)), strict=True))
+        for member in members:
+            if member.kind != AGENTAPI or found[member].severity != "fail":
+                continue
+            if any(one.severity == "ok" for one in found.values()):
+                seen = await member.observe()
+                if seen.activity is Activity.GONE:
+                    del found[member]
+        return {member.kind: diagnosis for member, diagnosis in found.items()}
 
     async def close(self) -> None:
         for member in self._members:

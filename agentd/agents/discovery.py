@@ -52,7 +52,23 @@ class FileKind(NamedTuple):
         return Path(named) / self.below if named.startswith("/") else home / self.default
 
 
-FILE_KINDS: Final[dict[str, FileKind]] = {}
+def _claude_code(given: Surroundings) -> Agent:
+    from agentd.agents.claude_code.agent import ClaudeCodeAgent  # noqa: PLC0415 - most workspaces have one agent
+
+    return ClaudeCodeAgent(
+        given.folder,
+        owner=given.owner,
+        directory=given.directory,
+        keep=given.keep,
+        clock=given.clock,
+        disk=given.disk,
+        redact=given.redact,
+    )
+
+
+FILE_KINDS: Final[dict[str, FileKind]] = {
+    "claude-code": FileKind("CLAUDE_CONFIG_DIR", "", ".claude", _claude_code),
+}
 """By the name of the kind, in the order in which they are looked for."""
 
 

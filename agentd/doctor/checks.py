@@ -95,8 +95,10 @@ def _token(
 
 
 async def _check_agent(agent: Agent) -> list[Finding]:
-    diagnosis = await agent.diagnose()
-    return [Finding(agent.kind, Level(diagnosis.severity), diagnosis.cause, diagnosis.remedy)]
+    return [
+        Finding(kind, Level(diagnosis.severity), diagnosis.cause, diagnosis.remedy)
+        for kind, diagnosis in (await agent.diagnoses()).items()
+    ]
 
 
 async def _with_time_limit(name: str, check: Awaitable[list[Finding]]) -> list[Finding]:

@@ -146,7 +146,8 @@ class AgentContract:
         await stage.stop()
         with pytest.raises(AgentGoneError):
             await agent.messages(keep=3, timeout_s=2)
-        assert list(await agent.saved_messages(keep=3)) == []
+        saved = [message.content for message in await agent.saved_messages(keep=3)]
+        assert saved in ([], ["hello", "hello yourself"]), "what the agent left, or nothing"
 
     # Announcements.
 

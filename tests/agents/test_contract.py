@@ -1,9 +1,11 @@
 """Every kind of agent passes the same contract."""
 
 import json
+import os
 
 import aiohttp
 import pytest
+from agents.claude_files import ClaudeHome
 from agents.contract import AgentContract
 from agents.scripted import ScriptedAgent
 
@@ -11,6 +13,7 @@ from agentd.agents.agent import Activity
 from agentd.agents.agentapi import client as client_module
 from agentd.agents.agentapi.agent import AgentApiAgent
 from agentd.agents.agentapi.client import AgentApiClient
+from agentd.agents.claude_code.agent import ClaudeCodeAgent
 from agentd.agents.combined import Candidate, CombinedAgent
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.worker_thread import WorkerThread
@@ -74,6 +77,36 @@ class AgentApiStage:
         return [json.loads(call.body)["content"] for call in self.simulated.calls("message")]
 
 
+class ClaudeCodeStage:
+    def __init__(self, home, agent) -> None:
+        self.home, self.agent = home, agent
+        self.home.turn("hello", "hello yourself")
+
+    async def work(self, prompt):
+        self.home.turn(prompt)
+
+    async def finish(self, answer):
+        self.home.write(self.home.records.answer(answer), self.home.records.duration())
+        self.home.status("idle")
+
+    async def ask(self, question):
+        self.home.write(self.home.records.call(name="AskUserQuestion", questions=[{"question": question}]))
+        self.home.status("waiting", "input needed")
+
+    async def stop(self):
+        self.home.exit()
+
+    async def start(self):
+        self.home.begin()
+        self.home.status("idle")
+
+    async def break_down(self):
+        self.home.row_path.write_text('{"pid":')
+
+    def received(self):
+        return []
+
+
 class TestScripted(AgentContract):
     @pytest.fixture
     def stage(self):
@@ -112,3 +145,16 @@ class TestAgentApi(AgentContract):
             agent = AgentApiAgent(client, keep=3, clock=fake_clock.as_clock())
             yield AgentApiStage(simulated, agent)
             await agent.close()
+
+
+class TestClaudeCode(AgentContract):
+    @pytest.fixture
+    async def stage(self, fake_clock, tmp_path):
+        home, disk = ClaudeHome(tmp_path / ".claude"), WorkerThread("test")
+        agent = ClaudeCodeAgent(
+            home.folder, owner=os.getuid(), directory=None, keep=3, clock=fake_clock.as_clock(), disk=disk
+        )
+        yield ClaudeCodeStage(home, agent)
+        await agent.close()
+        disk.close(1)
+        home.close()

@@ -1,0 +1,1 @@
+"""Observes Claude Code: its registry of live processes, and the transcripts of its sessions."""
