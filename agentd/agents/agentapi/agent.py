@@ -8,8 +8,8 @@ connected only to an agent that answers `/status` just before, and only if its h
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -92,6 +92,7 @@ class AgentApiAgent(Agent):
         self._replay = Window(keep)
         self._announced_at = float("-inf")
         self._is_announcing = False
+        self._collecting: list[dict[int, UndecodedMessage]] = []
         # Counts reasons why the window may lack something that no event announces, and those that a read has removed.
         self._doubts = 1
         self._doubts_at_read = 0
@@ -152,22 +153,37 @@ class AgentApiAgent(Agent):
         is_busy = self.is_announcing and self._announced_busy and (self._is_current() or self._is_hanging)
         first_byte_s = BUSY_FIRST_BYTE_S if fresh and is_busy else float("inf")
         doubts = self._doubts
-        async with self._proof.reading():
-            read = await self._client.messages(
-                keep=keep, timeout_s=timeout_s, first_byte_s=first_byte_s, fresh=fresh
-            )
-            # In a thread: ten large screens take longer than the event loop may be blocked.
-            messages = await asyncio.to_thread(self._redact, read)
-            await self._proof.on_read(messages, keep=keep)
+        with self._updates_meanwhile() as updates:
+            async with self._proof.reading():
+                read = await self._client.messages(
+                    keep=keep, timeout_s=timeout_s, first_byte_s=first_byte_s, fresh=fresh
+                )
+                # In a thread: ten large screens take longer than the event loop may be blocked.
+                messages = await asyncio.to_thread(self._redact, read)
+                await self._proof.on_read(messages, keep=keep)
         # An empty list says nothing: a server that restarts has one.
         if messages and not self._is_current():
             self._window.replace(messages)
+            # What the events announced during the read may be newer than its answer.
+            for update in updates.values():
+                if update.id >= messages[-1].id:
+                    self._doubts += not self._window.update(update)
         elif messages and messages[-1:] != list(self._window.live[-1:]):
             # The events lag behind the answer, or are ahead of it: only another read can tell.
             self._doubts += 1
             return messages
         self._doubts_at_read = doubts
         return messages
+
+    @contextmanager
+    def _updates_meanwhile(self) -> Iterator[dict[int, UndecodedMessage]]:
+        """Collect the announced messages until the end of the block: the last one of each id."""
+        updates: dict[int, UndecodedMessage] = {}
+        self._collecting.append(updates)
+        try:
+            yield updates
+        finally:
+            self._collecting.remove(updates)
 
     async def saved_messages(self, *, keep: int) -> Sequence[Message]:
         """Read AgentAPI's state file, where one is configured.
@@ -313,12 +329,18 @@ class AgentApiAgent(Agent):
                 # False for ids that run backwards: such a replay is not a list of messages in order.
                 self._doubts += not self._replay.update(event)
             case UndecodedMessage():
-                self._doubts += not self._window.update(event)
-                now = self._clock.monotonic()
-                if now - self._announced_at >= ANNOUNCE_S and self._is_current():
-                    self._announced_at = now
-                    return Change(messages=True)
+                return self._update(event)
         return None
+
+    def _update(self, update: UndecodedMessage) -> Change | None:
+        for updates in self._collecting:
+            updates[update.id] = update
+        self._doubts += not self._window.update(update)
+        now = self._clock.monotonic()
+        if now - self._announced_at < ANNOUNCE_S or not self._is_current():
+            return None
+        self._announced_at = now
+        return Change(messages=True)
 
     def _decoded(self, update: UndecodedMessage) -> Message:
         [message] = self._redact([update.decode()])
