@@ -35,10 +35,10 @@ class Metric:
         self._read: Callable[[], float] | None = None
         self._lock = threading.Lock()
 
-    def inc(self, **labels: str) -> None:
+    def inc(self, by: float = 1.0, /, **labels: str) -> None:
         key = self._key(labels)
         with self._lock:
-            self._values[key] = self._values.get(key, 0.0) + 1.0
+            self._values[key] = self._values.get(key, 0.0) + by
 
     def set(self, value: float, **labels: str) -> None:
         if self.kind == "counter":

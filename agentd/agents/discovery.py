@@ -12,6 +12,7 @@ from agentd.agents.agentapi.client import AgentApiClient
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.conversation.redaction import Redactor
+from agentd.metrics import Metric, Registry
 from agentd.tls import aiohttp, client_context
 from agentd.worker_thread import WorkerThread
 
@@ -23,7 +24,8 @@ class Surroundings(NamedTuple):
     """What a kind that reads files gets. `folder` is the agent's own; files of another user than `owner` are not read.
 
     `directory`: the current session is one below it, if there is one. `keep`: messages to keep. Files are read in the thread `disk`.
-    `redact`, if any, is applied to every message before `Agent.messages` or a digest of it leaves the kind.
+    `redact`, if any, is applied to every message before `Agent.messages` or a digest of it leaves the kind. `skipped`
+    counts the lines of session files that are left out (`kind`, `reason`).
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class Surroundings(NamedTuple):
     clock: Clock
     disk: WorkerThread
     redact: Redactor | None = None
+    skipped: Metric | None = None
 
 
 class FileKind(NamedTuple):
@@ -66,19 +69,48 @@ def _claude_code(given: Surroundings) -> Agent:
     )
 
 
+def _codex(given: Surroundings) -> Agent:
+    from agentd.agents.codex.agent import CodexAgent  # noqa: PLC0415 - most workspaces have one agent
+
+    return CodexAgent(
+        given.folder,
+        owner=given.owner,
+        keep=given.keep,
+        clock=given.clock,
+        disk=given.disk,
+        directory=given.directory,
+        redact=given.redact,
+        skipped=given.skipped,
+    )
+
+
 FILE_KINDS: Final[dict[str, FileKind]] = {
     "claude-code": FileKind("CLAUDE_CONFIG_DIR", "", ".claude", _claude_code),
+    "codex": FileKind("CODEX_HOME", "", ".codex", _codex),
 }
 """By the name of the kind, in the order in which they are looked for."""
 
 
 def agent_of(
-    config: Config, *, session: aiohttp.ClientSession, clock: Clock, redact: Redactor | None = None
+    config: Config,
+    *,
+    session: aiohttp.ClientSession,
+    clock: Clock,
+    redact: Redactor | None = None,
+    metrics: Registry | None = None,
 ) -> Agent:
     """The agents that `agent.sources` names, as one. Raises `ConfigError` for an unreadable CA file.
 
     `redact` is applied to every message of an agent, before any reader gets it.
     """
+    skipped = None
+    if metrics is not None:
+        skipped = metrics.counter(
+            "agentd_agent_records_skipped_total",
+            "Lines of session files that are no JSON object or too long.",
+            "kind",
+            "reason",
+        )
     sources = config.agent.sources
     has_agentapi = AUTO in sources or "agentapi" in sources
     kinds = [kind for kind in FILE_KINDS if AUTO in sources or kind in sources]
@@ -98,6 +130,7 @@ def agent_of(
             clock=clock,
             disk=disk,
             redact=redact,
+            skipped=skipped,
         )
         candidates.append(Candidate(kind, folder, partial(FILE_KINDS[kind].build, surroundings)))
     members = [_agentapi(config, session=session, clock=clock, redact=redact)] if has_agentapi else []

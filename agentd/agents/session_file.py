@@ -19,6 +19,8 @@ READ_MAX_BYTES: Final = 32 << 20
 READ_MAX_S: Final = 1.0
 """Time after which one call ends; the next one continues."""
 BLOCK_BYTES: Final = 256 << 10
+"""The first block that is read backwards; each further one is twice as large, up to `BLOCK_MAX_BYTES`."""
+BLOCK_MAX_BYTES: Final = 2 << 20
 
 Record = dict[str, Any]
 
@@ -28,23 +30,28 @@ class Read(NamedTuple):
 
     `records` are JSON objects in the order of the file. `restarted`: they replace all earlier ones, because the file is
     read for the first time, was truncated, or is another file now. `skipped` counts lines that are no JSON object, by
-    reason: `json`, `long`.
+    reason: `json`, `long`. `is_whole`: a restarted read reached the start of the file.
     """
 
     records: list[Record]
     restarted: bool
     skipped: dict[str, int]
+    is_whole: bool = False
 
 
 class SessionFile:
     """One file. Every call blocks on the disk: call it in a `WorkerThread`.
 
-    Only a regular file of `owner` (uid) is opened, and no symbolic link.
+    Only a regular file of `owner` (uid) is opened, and no symbolic link. `skim` gets each line before it is parsed, and
+    may return a record of its own in place of it: {} leaves the line out, None has it parsed.
     """
 
-    def __init__(self, path: Path, *, owner: int) -> None:
+    def __init__(
+        self, path: Path, *, owner: int, skim: Callable[[bytes], Record | None] | None = None
+    ) -> None:
         self.path = path
         self._owner = owner
+        self._skim = skim
         self._inode = 0
         self._offset = 0
         self._skipping = False
@@ -68,20 +75,44 @@ class SessionFile:
         finally:
             os.close(fd)
 
+    def restart(self) -> None:
+        """Read the end of the file anew at the next call."""
+        self._inode = 0
+
     def _read_end(self, fd: int, size: int, enough: Callable[[list[Record]], bool]) -> Read:
-        """Read backwards, doubling the part of the file that is read, until `enough` or a limit."""
+        """Read backwards, block by block, until `enough` or a limit. Only one block and one line are in memory."""
         ends_at = time.monotonic() + READ_MAX_S
-        self._skipping = False
-        length = min(size, BLOCK_BYTES)
-        data = _pread(fd, length, size - length)
-        while True:
-            start = size - len(data)
-            records, skipped, used = _records(data, is_start=start == 0)
-            if start == 0 or len(data) >= READ_MAX_BYTES or time.monotonic() > ends_at or enough(records):
-                self._offset = start + used
-                return Read(records, restarted=True, skipped=skipped)
-            more = min(start, max(len(data), BLOCK_BYTES), READ_MAX_BYTES - len(data))
-            data = _pread(fd, more, start - more) + data
+        records: list[Record] = []
+        skipped: dict[str, int] = {}
+        start, block, has_end, is_long = size, BLOCK_BYTES, False, False
+        line = b""  # the end of a line that begins in a block before
+        while start > 0 and size - start < READ_MAX_BYTES and time.monotonic() < ends_at:
+            length = min(start, block)
+            start, block = start - length, min(2 * block, BLOCK_MAX_BYTES)
+            data = _pread(fd, length, start)
+            if not has_end or is_long:
+                # What is behind the last line break is not whole yet, or belongs to a line that is too long.
+                end = data.rfind(b"\n") + 1
+                data = data[:end]
+                if end and not has_end:
+                    self._offset, has_end = start + end, True
+                is_long = is_long and not end
+            data += line
+            begin = data.find(b"\n") + 1 if start > 0 else 0
+            line = data[:begin] or data
+            if begin or start == 0:
+                found, lost = self._records(data[begin:])
+                records = found + records
+                _add(skipped, lost)
+            if start > 0 and len(line) > LINE_MAX_BYTES:
+                _add(skipped, {"long": 1})
+                line, is_long = b"", True
+            if begin and enough(records):
+                break
+        if not has_end:
+            self._offset = start
+        self._skipping = not has_end and start > 0
+        return Read(records, restarted=True, skipped=skipped, is_whole=start == 0)
 
     def _read_on(self, fd: int, size: int) -> Read:
         ends_at = time.monotonic() + READ_MAX_S
@@ -98,7 +129,8 @@ class SessionFile:
                 self._offset += end or len(data)
                 self._skipping = not end
                 continue
-            found, lost, used = _records(data, is_start=True)
+            used = data.rfind(b"\n") + 1
+            found, lost = self._records(data[:used])
             records += found
             _add(skipped, lost)
             if not used and len(data) >= LINE_MAX_BYTES:
@@ -109,33 +141,30 @@ class SessionFile:
                 break  # the last line is not whole yet
         return Read(records, restarted=False, skipped=skipped)
 
-
-def _records(data: bytes, *, is_start: bool) -> tuple[list[Record], dict[str, int], int]:
-    """The objects in the whole lines of `data`, what was skipped, and the bytes up to the end of the last whole line.
-
-    Without `is_start`, `data` begins inside a line, which is left out.
-    """
-    begin = 0 if is_start else data.find(b"\n") + 1
-    end = data.rfind(b"\n") + 1
-    records: list[Record] = []
-    skipped: dict[str, int] = {}
-    if not is_start and begin == 0:
-        return records, skipped, 0
-    for line in data[begin:end].split(b"\n"):
-        if not line.strip():
-            continue
-        if len(line) > LINE_MAX_BYTES:
-            _add(skipped, {"long": 1})
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):  # also bytes that are not UTF-8, and a number of 5,000 digits
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            _add(skipped, {"json": 1})
-    return records, skipped, end
+    def _records(self, data: bytes) -> tuple[list[Record], dict[str, int]]:
+        """The objects in the whole lines of `data`, and what was skipped."""
+        records: list[Record] = []
+        skipped: dict[str, int] = {}
+        for line in data.split(b"\n"):
+            if not line.strip():
+                continue
+            if len(line) > LINE_MAX_BYTES:
+                _add(skipped, {"long": 1})
+                continue
+            record = self._skim(line) if self._skim else None
+            if record is None:
+                try:
+                    record = json.loads(line)
+                except (
+                    ValueError,
+                    RecursionError,
+                ):  # also bytes that are not UTF-8, and a number of 5,000 digits
+                    record = None
+            if not isinstance(record, dict):
+                _add(skipped, {"json": 1})
+            elif record:
+                records.append(record)
+        return records, skipped
 
 
 def _add(counts: dict[str, int], more: dict[str, int]) -> None:

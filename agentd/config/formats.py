@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
-AGENT_SOURCES: Final = ("auto", "none", "agentapi", "claude-code")
+AGENT_SOURCES: Final = ("auto", "none", "agentapi", "claude-code", "codex")
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 # httpx encodes header values as ASCII. Without this check another character fails at the first request.

@@ -78,7 +78,7 @@ class AgentSection(Section):
     sources: tuple[str, ...] = key(
         ("auto",),
         "Agents to observe: `auto` (AgentAPI where it answers, and every agent found in agent.home), `none`,"
-        " or a list of agentapi, claude-code.",
+        " or a list of agentapi, claude-code, codex.",
         format=formats.agent_source,
     )
     home: Path = key(

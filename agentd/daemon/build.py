@@ -97,7 +97,13 @@ class Components:
         self.metrics = Registry()
         info = self.metrics.gauge("agentd_info", "Always 1; the version is a label.", "version")
         info.set(1, version=__version__)
-        peers = connect(config, session, clock, workspace_id=lambda: ledger.workspace_id or "")
+        peers = connect(
+            config,
+            session,
+            clock,
+            workspace_id=lambda: ledger.workspace_id or "",
+            metrics=self.metrics,
+        )
         self.headers = peers.headers
         self.token = peers.token
         self.agent = peers.agent
@@ -290,7 +296,12 @@ async def check(config: Config, clock: Clock) -> None:
 
 
 def connect(
-    config: Config, session: aiohttp.ClientSession, clock: Clock, *, workspace_id: Callable[[], str]
+    config: Config,
+    session: aiohttp.ClientSession,
+    clock: Clock,
+    *,
+    workspace_id: Callable[[], str],
+    metrics: Registry | None = None,
 ) -> Peers:
     """Build the clients of all peers without contacting one. The caller closes the agent. Raises `ConfigError`."""
     headers = extra_headers(config)
@@ -305,7 +316,7 @@ def connect(
     return Peers(
         headers=headers,
         token=token,
-        agent=agent_of(config, session=session, clock=clock, redact=redact),
+        agent=agent_of(config, session=session, clock=clock, redact=redact, metrics=metrics),
         stream=claim_stream(config, headers, clock) if config.claims.enabled and token is not None else None,
         status_client=client() if config.status.app_slug else None,
         destinations=_destinations(config, client, session, workspace_id),

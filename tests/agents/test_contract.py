@@ -6,6 +6,7 @@ import os
 import aiohttp
 import pytest
 from agents.claude_files import ClaudeHome
+from agents.codex_files import FakeDaemon, RolloutWriter, WriterLock
 from agents.contract import AgentContract
 from agents.scripted import ScriptedAgent
 
@@ -14,6 +15,7 @@ from agentd.agents.agentapi import client as client_module
 from agentd.agents.agentapi.agent import AgentApiAgent
 from agentd.agents.agentapi.client import AgentApiClient
 from agentd.agents.claude_code.agent import ClaudeCodeAgent
+from agentd.agents.codex.agent import CodexAgent
 from agentd.agents.combined import Candidate, CombinedAgent
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.worker_thread import WorkerThread
@@ -107,6 +109,45 @@ class ClaudeCodeStage:
         return []
 
 
+class CodexStage:
+    """A thread of Codex whose lock this process holds."""
+
+    def __init__(self, folder, agent) -> None:
+        self.folder, self.agent = folder, agent
+        self.daemon = FakeDaemon(folder)
+        self.begin()
+        self.rollout.start_turn("hello")
+        self.rollout.end_turn("hello yourself")
+
+    def begin(self):
+        self.rollout = RolloutWriter(self.folder)
+        self.lock = WriterLock(self.folder, self.rollout.thread)
+        self.rollout.begin()
+
+    async def work(self, prompt):
+        self.rollout.start_turn(prompt)
+
+    async def finish(self, answer):
+        self.rollout.end_turn(answer)
+
+    async def ask(self, question):
+        self.rollout.call("rm -r /", question)
+        self.daemon.say(self.rollout.thread, "active", "waitingOnApproval")
+        await self.daemon.start(self.folder / "s")
+
+    async def stop(self):
+        self.lock.release()
+
+    async def start(self):
+        self.begin()
+
+    async def break_down(self):
+        self.rollout.path.write_bytes(b"\x00\xff no JSON\n" * 10)
+
+    def received(self):
+        return []
+
+
 class TestScripted(AgentContract):
     @pytest.fixture
     def stage(self):
@@ -158,3 +199,16 @@ class TestClaudeCode(AgentContract):
         await agent.close()
         disk.close(1)
         home.close()
+
+
+class TestCodex(AgentContract):
+    @pytest.fixture
+    async def stage(self, fake_clock, tmp_path):
+        folder, disk = tmp_path / ".codex", WorkerThread("test")
+        folder.mkdir()
+        agent = CodexAgent(folder, owner=os.getuid(), keep=3, clock=fake_clock.as_clock(), disk=disk)
+        stage = CodexStage(folder, agent)
+        yield stage
+        await agent.close()
+        await stage.daemon.stop()
+        disk.close(1)

@@ -1,0 +1,47 @@
+import os
+
+import pytest
+from agents.codex_files import FakeDaemon
+
+from agentd.agents.codex import locks
+from agentd.agents.codex.agent import CodexAgent
+from agentd.worker_thread import WorkerThread
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / ".codex"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+async def daemon(folder):
+    daemon = FakeDaemon(folder)
+    yield daemon
+    await daemon.stop()
+
+
+@pytest.fixture
+async def make_agent(folder, fake_clock, daemon):
+    """Builds agents; closed at the end, before the daemon."""
+    made = []
+
+    def make(keep=10, **more):
+        disk = WorkerThread("test")
+        agent = CodexAgent(
+            folder, owner=os.getuid(), keep=keep, clock=fake_clock.as_clock(), disk=disk, **more
+        )
+        made.append((agent, disk))
+        return agent
+
+    yield make
+    for agent, disk in made:
+        await agent.close()
+        disk.close(1)
+
+
+@pytest.fixture
+def old_process(monkeypatch):
+    """This process counts as older than every record."""
+    monkeypatch.setattr(locks, "started_at", lambda _pid: 0.0)
