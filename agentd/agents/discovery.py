@@ -66,6 +66,7 @@ def _claude_code(given: Surroundings) -> Agent:
         clock=given.clock,
         disk=given.disk,
         redact=given.redact,
+        skipped=given.skipped,
     )
 
 
@@ -107,7 +108,7 @@ def agent_of(
     if metrics is not None:
         skipped = metrics.counter(
             "agentd_agent_records_skipped_total",
-            "Lines of session files that are no JSON object or too long.",
+            "Records of session files that are left out.",
             "kind",
             "reason",
         )

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import subprocess
 import uuid
 from datetime import UTC, datetime
@@ -138,7 +137,3 @@ class ClaudeHome:
         for process in self.processes:
             process.kill()
             process.wait()
-
-
-def reader_options(folder, **options):
-    return {"folder": folder, "owner": os.getuid(), "directory": None, "keep": 3} | options

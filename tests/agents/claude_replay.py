@@ -18,7 +18,7 @@ class Replay:
 
     def __init__(self, recorded: Path, home: Path, monkeypatch) -> None:
         self.at_ms = 0
-        self.skipped: list[str] = []
+        self.skipped: list[tuple[str, int]] = []
         self.home = home
         (home / "sessions").mkdir(parents=True)
         (home / "projects" / "-workspace").mkdir(parents=True)
@@ -49,7 +49,7 @@ class Replay:
             keep=keep,
             wall=self.wall,
             redact=Redactor(values=tuple),
-            skipped=self.skipped.append,
+            skipped=lambda *skipped: self.skipped.append(skipped),
         )
 
     def advance(self, to_ms: int) -> None:

@@ -161,13 +161,13 @@ class ClaudeCodeAgent(Agent):
                 self._log.warning("agent.session_unreadable", kind=self.kind, reason=problem)
         return self._view
 
-    def _count_skipped(self, reason: str) -> None:
+    def _count_skipped(self, reason: str, count: int) -> None:
         """Called in the thread of the disk."""
         if reason not in self._said:
             self._said.add(reason)
             self._log.warning("agent.records_skipped", kind=self.kind, reason=reason)
         if self._skipped is not None:
-            self._skipped.inc(kind=self.kind, reason=reason)
+            self._skipped.inc(count, kind=self.kind, reason=reason)
 
     # What was found.
 

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from agentd.agents.agent import Activity, Observation, Session, Strength
 from agentd.agents.claude_code.registry import read_registry
 from agentd.agents.claude_code.row import Row, observation_of
-from agentd.agents.claude_code.transcript import Record, Transcript
+from agentd.agents.claude_code.transcript import Record, Transcript, skim
 from agentd.agents.session_file import SessionFile
 from agentd.clock import rfc3339
 from agentd.conversation.message import Message
@@ -63,8 +63,8 @@ class _Followed:
 
 
 class SessionReader:
-    """`directory`: as `agent.directory`. `redact` is applied to every message. `skipped` is called with a reason for
-    every record that is left out.
+    """`directory`: as `agent.directory`. `redact` is applied to every message. `skipped` is called with a reason and the
+    number of records that are left out.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SessionReader:
         keep: int,
         wall: Callable[[], float],
         redact: Redactor,
-        skipped: Callable[[str], None],
+        skipped: Callable[[str, int], None],
     ) -> None:
         self._folder = folder
         self._owner = owner
@@ -164,7 +164,7 @@ class SessionReader:
             if followed.file is not None:
                 self._read_on(followed, followed.file)
             if followed.file is not None and followed.transcript.lacks_records and self._is_due(followed):
-                followed.file = self._file(followed.file.path)
+                followed.file.restart()
                 self._read_on(followed, followed.file)
         except OSError as exc:
             # Deleted, moved, or not readable: it is searched again.
@@ -186,8 +186,7 @@ class SessionReader:
             followed.transcript = Transcript(self._keep)
         unknown = followed.transcript.add(read.records)
         for reason, count in (*read.skipped.items(), *unknown.items()):
-            for _ in range(count):
-                self._skipped(reason)
+            self._skipped(reason, count)
 
     def _is_enough(self, records: list[Record]) -> bool:
         probe = Transcript(self._keep)
@@ -214,7 +213,7 @@ class SessionReader:
         return None
 
     def _file(self, path: Path) -> SessionFile:
-        return SessionFile(path, owner=self._owner)
+        return SessionFile(path, owner=self._owner, skim=skim)
 
     def _has(self, folder: Path, name: str) -> bool:
         try:

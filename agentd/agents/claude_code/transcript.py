@@ -30,6 +30,7 @@ _SIDE_TYPES: Final = frozenset(
 )  # fmt: skip
 _SPEAKERS: Final = ("user", "assistant")
 _TURN_ENDS: Final = frozenset({"end_turn", "stop_sequence", "max_tokens", "refusal"})
+_REQUEST: Final = b'{"type":"api-request'
 _INTERRUPTED: Final = "[Request interrupted by user"
 # A body that begins with one of these was made by Claude Code itself.
 _COMMAND: Final = ("<command-name>", "<command-message>")
@@ -44,6 +45,11 @@ _MARKUP: Final = (
 _PROMPT_SOURCES: Final = frozenset({"typed", "queued", "sdk"})
 
 Record = dict[str, object]
+
+
+def skim(line: bytes) -> Record | None:
+    """{} for a line that need not be parsed: the requests to the model are most of a file, and no part of the tree."""
+    return {} if line.startswith(_REQUEST) else None
 
 
 class Tool(NamedTuple):
@@ -187,7 +193,7 @@ class Transcript:
             self._change(record)
             return ""
         text = _joined(content)
-        if record.get("promptSource") not in _PROMPT_SOURCES:
+        if _text(record.get("promptSource")) not in _PROMPT_SOURCES:
             if text.startswith(_INTERRUPTED):
                 self._end(record, "interrupted")
                 return ""
@@ -226,8 +232,8 @@ class Transcript:
             self._tools[_text(block.get("id"))] = _tool(block)
         if is_synthetic:
             self._end(record, "API error" if is_error else "interrupted")
-        elif message.get("stop_reason") in _TURN_ENDS:
-            self._end(record, str(message["stop_reason"]))
+        elif (stop_reason := _text(message.get("stop_reason"))) in _TURN_ENDS:
+            self._end(record, stop_reason)
         else:
             self._change(record)
         if is_synthetic and not is_error:
@@ -316,7 +322,11 @@ class Transcript:
 
     def _prune(self) -> None:
         """Drop the records that are not needed for the newest messages, and link the others."""
-        keys, visited, _ = self._chain(self._keep + 1)
+        keys, visited, is_broken = self._chain(self._keep + 1)
+        if is_broken and len(self._nodes) < 10 * NODES_MAX and self._size < 10 * TEXT_MAX:
+            # The missing record may be in a part of the file that is not read yet.
+            self._nodes_max, self._text_max = 2 * len(self._nodes), 2 * max(TEXT_MAX, self._size)
+            return
         nodes, order = self._nodes, list(self._nodes)
         behind = order[order.index(self._leaf) + 1 :] if self._leaf in nodes else order[-RECENT:]
         chain = [uuid for number, uuid in enumerate(visited) if number < RECENT or nodes[uuid].key]
