@@ -22,7 +22,7 @@ FILE_MAX_BYTES: Final = 1 << 20
 _NOT_SETTINGS: Final = {
     # The configuration file, the environment of a hook, and the tests' data.
     "AGENTD_CONFIG", "AGENTD_EVENT_ID", "AGENTD_ATTEMPT", "AGENTD_HOOK", "AGENTD_REASON", "AGENTD_OWNER_ID",
-    "AGENTD_RUN_ID", "AGENTD_TEST_DATA",
+    "AGENTD_RUN_ID", "AGENTD_AGENT", "AGENTD_SESSION_ID", "AGENTD_TEST_DATA",
     # The environment of an exec:// destination, which may call agentd.
     "AGENTD_TASK_ID", "AGENTD_CAPTURED_AT", "AGENTD_MESSAGES", "AGENTD_SHA256",
 }  # fmt: skip

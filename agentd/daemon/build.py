@@ -158,7 +158,11 @@ class Components:
             redact_env=config.snapshots.redact_env,
         )
         self.hooks = EventHooks(
-            policy=policy, workspace_id=lambda: ledger.workspace_id, clock=clock, metrics=self.metrics
+            policy=policy,
+            workspace_id=lambda: ledger.workspace_id,
+            agent=self._current_agent,
+            clock=clock,
+            metrics=self.metrics,
         )
         self.last_stop = LastStop(state.path, clock, spool.disk)
         self.final_snapshot = FinalSnapshot(self.watcher, self.recorder, self.delivery, self.agent, clock)
@@ -182,6 +186,10 @@ class Components:
             budget_s=config.shutdown.budget_s,
             end_agent=config.shutdown.stop_agent,
         )
+
+    def _current_agent(self) -> tuple[str, str]:
+        """The kind of the agent and the id of its current session, as `/v1/status` shows them."""
+        return self.agent.kind, next((session.id for session in self.watcher.sessions[:1]), "")
 
     def drill(self) -> "Drill":
         """A rehearsal of the shutdown with these components."""

@@ -17,7 +17,11 @@ from agentd.stability.watcher import Watcher
 if TYPE_CHECKING:
     from agentd.stability.app_status import AppStatusReporter
 
-HOOK_EVENTS: Final = {AgentStatus.STABLE: HookEvent.STABLE, AgentStatus.RUNNING: HookEvent.BUSY}
+HOOK_EVENTS: Final = {
+    AgentStatus.STABLE: HookEvent.STABLE,
+    AgentStatus.RUNNING: HookEvent.BUSY,
+    AgentStatus.WAITING: HookEvent.WAITING,
+}
 
 
 class SnapshotDue:

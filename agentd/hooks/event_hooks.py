@@ -1,4 +1,4 @@
-"""Runs the hooks of events other than a claim: the agent is idle, the agent is busy, agentd stops.
+"""Runs the hooks of events other than a claim: the agent is idle, busy or waiting, agentd stops.
 
 These hooks are notifications. No run is recorded; a failed run is logged and not retried; a run that agentd's
 end interrupts is not repeated. Work that must happen at least once belongs in `on-claim.d`.
@@ -22,6 +22,7 @@ class HookEvent(enum.StrEnum):
 
     STABLE = "stable"
     BUSY = "busy"
+    WAITING = "waiting"
     STOP = "stop"
 
 
@@ -29,13 +30,21 @@ class EventHooks:
     """Runs the hooks of one event at a time and coalesces the triggers that arrive during a run.
 
     An event is queued at most once, in the order of the last triggers: the last run is for the present state.
+    `agent` returns the kind of the agent and the id of its current session, "" if that is not known.
     """
 
     def __init__(
-        self, *, policy: HookPolicy, workspace_id: Callable[[], str | None], clock: Clock, metrics: Registry
+        self,
+        *,
+        policy: HookPolicy,
+        workspace_id: Callable[[], str | None],
+        agent: Callable[[], tuple[str, str]],
+        clock: Clock,
+        metrics: Registry,
     ) -> None:
         self._policy = policy
         self._workspace_id = workspace_id
+        self._agent = agent
         self._clock = clock
         self._queued: dict[HookEvent, None] = {}
         self._triggered = asyncio.Event()
@@ -93,12 +102,17 @@ class EventHooks:
 
     async def _run_one(self, event: HookEvent, path: Path) -> None:
         facts = {"occasion": event.value, "hook": path.name}
-        env = self._policy.environment(
-            hook=path.name,
-            reason=event.value,
-            workspace_id=self._workspace_id(),
-            run_id=secrets.token_hex(12),
-        )
+        kind, session = self._agent()
+        env = {
+            **self._policy.environment(
+                hook=path.name,
+                reason=event.value,
+                workspace_id=self._workspace_id(),
+                run_id=secrets.token_hex(12),
+            ),
+            "AGENTD_AGENT": kind,
+            "AGENTD_SESSION_ID": session,
+        }
         try:
             result = await HookRun(path, policy=self._policy, env=env, clock=self._clock).execute()
         except HookSurvivedError as exc:

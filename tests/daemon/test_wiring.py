@@ -19,7 +19,8 @@ UNKNOWN, RUNNING, WAITING, SETTLING, STABLE, UNREACHABLE = AgentStatus
         ([STABLE, SETTLING, STABLE], ["stable"]),
         ([STABLE, UNREACHABLE, SETTLING, STABLE], ["stable", "stable"]),
         ([RUNNING, UNREACHABLE, RUNNING], ["busy", "busy"]),
-        ([RUNNING, WAITING, RUNNING, STABLE], ["busy", "busy", "stable"]),
+        ([RUNNING, WAITING, RUNNING, STABLE], ["busy", "waiting", "busy", "stable"]),
+        ([WAITING, UNREACHABLE, WAITING], ["waiting", "waiting"]),
     ],
 )
 async def test_hooks_are_triggered_by_each_new_status_but_not_by_a_pause(tmp_path, statuses, triggered):

@@ -5,6 +5,7 @@ import sys
 import time
 
 import aiohttp
+from agents.claude_files import ClaudeHome
 
 from agentd.simulator.agentapi import SimulatedAgentApi
 
@@ -208,6 +209,21 @@ async def test_hooks_run_at_idle_busy_and_stop(testbed):
         await asyncio.sleep(0.02)
     assert await daemon.stop() == 0
     assert testbed.runs() == ["stable", "busy", "stable", "stop"]
+
+
+async def test_waiting_hooks_run_when_the_agent_asks_and_know_its_session(testbed):
+    event_hook(testbed, "waiting", f'echo "$AGENTD_AGENT $AGENTD_SESSION_ID" >> {testbed.home}/runs')
+    claude = ClaudeHome(testbed.home / "claude")
+    try:
+        claude.write(claude.records.prompt("go"))
+        claude.status("busy")
+        daemon = await testbed.start(CLAUDE_CONFIG_DIR=str(claude.folder), AGENTD_AGENT_SOURCES="claude-code")
+        await agent_is(daemon, "running")
+        claude.status("waiting", "permission prompt")
+        await daemon.log("hook.succeeded", where=lambda line: line["occasion"] == "waiting")
+    finally:
+        claude.exit()
+    assert testbed.runs() == ["waiting", f"claude-code {claude.records.session}"]
 
 
 async def test_a_stop_hook_that_hangs_exceeds_no_budget_and_delays_no_snapshot(testbed):

@@ -12,7 +12,7 @@ from agentd.hooks.event_hooks import EventHooks, HookEvent
 from agentd.hooks.run import HookPolicy
 from agentd.metrics import Registry
 
-STABLE, BUSY, STOP = HookEvent
+STABLE, BUSY, WAITING, STOP = HookEvent
 
 
 class Hooks:
@@ -32,6 +32,7 @@ class Hooks:
                 stop_grace_s=0.3,
             ),
             workspace_id=lambda: "w-1",
+            agent=lambda: ("claude-code", "s-1"),
             clock=Clock(),
             metrics=self.metrics,
         )
@@ -76,12 +77,15 @@ async def test_each_event_runs_its_own_hooks_in_name_order(hooks):
     hooks.add(STABLE, "20-b")
     hooks.add(STABLE, "10-a")
     hooks.add(BUSY, "10-c")
+    hooks.add(WAITING, "10-d")
     async with hooks.running():
         hooks.runner.trigger(STABLE)
         await hooks.until(lambda: len(hooks.runs()) == 2)
         hooks.runner.trigger(BUSY)
         await hooks.until(lambda: len(hooks.runs()) == 3)
-    assert hooks.runs() == ["stable 10-a", "stable 20-b", "busy 10-c"]
+        hooks.runner.trigger(WAITING)
+        await hooks.until(lambda: len(hooks.runs()) == 4)
+    assert hooks.runs() == ["stable 10-a", "stable 20-b", "busy 10-c", "waiting 10-d"]
 
 
 async def test_triggers_during_a_run_are_coalesced_and_the_last_run_is_for_the_present_state(hooks):
@@ -117,6 +121,7 @@ async def test_the_environment_of_a_hook_names_the_event_and_has_no_token(hooks)
     env = dict(line.split("=", 1) for line in environment.read_text().splitlines())
     assert (env["AGENTD_HOOK"], env["AGENTD_REASON"], env["AGENTD_WORKSPACE_ID"]) == ("10-a", "stop", "w-1")
     assert env["AGENTD_STATE_DIR"] == str(hooks.root / "state")
+    assert (env["AGENTD_AGENT"], env["AGENTD_SESSION_ID"]) == ("claude-code", "s-1")
     assert "CODER_AGENT_TOKEN" not in env
 
 
