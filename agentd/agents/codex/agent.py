@@ -34,6 +34,7 @@ from agentd.worker_thread import WorkerThread
 UNDERSTOOD: Final = "0.169.0"
 """The newest release whose files were tried."""
 LOOK_TIMEOUT_S: Final = 3.0
+REPORTED_MAX: Final = 100
 PRIVACY: Final = (
     "agentd reads the prompts and the answers in these files; it keeps the newest in its state directory with mode 0600,"
     " and sends them to the configured destinations only"
@@ -61,6 +62,7 @@ class CodexAgent(Agent):
         skipped: Metric | None = None,
     ) -> None:
         self._folder = folder
+        self._owner = owner
         self._directory = directory
         self._disk = disk
         self._threads = Threads(
@@ -89,11 +91,23 @@ class CodexAgent(Agent):
         parents = {thread.meta.parent for thread in self._open if thread.meta}
 
         def rank(thread: Thread) -> tuple[bool, bool, float, str]:
-            inside = self._directory is None or Path(thread.directory).is_relative_to(self._directory)
             is_open = thread.writer is not None or thread.id in parents
-            return is_open, inside, thread.prompted_at, thread.id
+            return is_open, self._is_inside(thread), thread.prompted_at, thread.id
 
         return sorted((one for one in self._look.threads if one.is_main), key=rank, reverse=True)
+
+    def _reason(self) -> str:
+        """Why the current session is the current one."""
+        open_ = [thread for thread in self._open if thread.is_main]
+        inside = [thread for thread in open_ if self._is_inside(thread)]
+        if len(open_) < 2:
+            return "the only open one"
+        if self._directory is not None and 0 < len(inside) < len(open_):
+            return f"in {self._directory}" + (", prompted last" if len(inside) > 1 else "")
+        return f"prompted last of {len(open_)} open ones"
+
+    def _is_inside(self, thread: Thread) -> bool:
+        return self._directory is None or Path(thread.directory).is_relative_to(self._directory)
 
     async def sessions(self) -> Sequence[Session]:
         return [
@@ -122,12 +136,18 @@ class CodexAgent(Agent):
         threads = sorted((one for one in self._open if one.is_read), key=lambda one: one is not current)
         if not threads:
             return Observation(Activity.GONE, evidence=self._why_gone(), readable=False)
-        observed = [self._observed(thread) for thread in threads]
-        activity = next(one for one in _ORDER if any(seen.activity is one for seen in observed))
-        decisive = [seen for seen in observed if seen.activity is activity]
+        observed = [(self._observed(thread), thread) for thread in threads]
+        activity = next(one for one in _ORDER if any(seen.activity is one for seen, _ in observed))
+        decisive = [(seen, thread) for seen, thread in observed if seen.activity is activity]
         # Any busy thread makes the agent busy; all of them must be idle, so the weakest evidence counts.
-        seen = (max if activity is Activity.BUSY else min)(decisive, key=lambda one: one.strength)
+        best = min if activity is Activity.IDLE else max
+        seen, thread = best(decisive, key=lambda one: one[0].strength)
+        evidence = seen.evidence
+        if activity is not Activity.WAITING:  # of a waiting agent it is its question
+            why = f", {self._reason()}" if thread is current else ""
+            evidence = f"{evidence} (session {thread.id[:8]}{why})"
         return seen._replace(
+            evidence=evidence,
             last=LastMessage.of(current.messages) if current else None,
             readable=activity is not Activity.BROKEN,
             unread=current is not None and (current.id, current.version) != self._given,
@@ -163,6 +183,12 @@ class CodexAgent(Agent):
             await self._refresh(LOOK_TIMEOUT_S)
         except AgentBusyError as exc:
             return Diagnosis("fail", str(exc), f"check the disk of {self._folder}")
+        if self._look.owner not in (self._owner, -1):
+            return Diagnosis(
+                "warn",
+                f"{self._folder} belongs to user {self._look.owner}, agentd runs as user {self._owner} and reads nothing there",
+                "run agentd as the user who runs Codex",
+            )
         current = self._current
         found = f"{self._folder}: {self._look.rollouts:,} sessions, {len(self._open)} open"
         problems = [f"thread {one.id} {one.problem}" for one in self._look.threads if one.problem]
@@ -178,7 +204,9 @@ class CodexAgent(Agent):
         is_newer = _numbers(version) > _numbers(UNDERSTOOD)
         parts = [
             found,
-            f"current session {current.id}" + (f" in {current.directory}" if current.directory else ""),
+            f"current session {current.id}"
+            + (f" in {current.directory}" if current.directory else "")
+            + f" ({self._reason()})",
             f"Codex {version or 'of an unknown version'}"
             + (f", newer than {UNDERSTOOD}, the last one that was tried" if is_newer else ""),
         ]
@@ -213,12 +241,14 @@ class CodexAgent(Agent):
 
     def _take(self, look: Look) -> None:
         self._look = look
-        for reason in look.skipped.keys() - self._reported:
-            self._reported.add(reason)
-            self._log.warning("agent.records_skipped", kind=self.kind, reason=reason)
-        for problem in {f"{one.id}: {one.problem}" for one in look.threads if one.problem} - self._reported:
-            self._reported.add(problem)
-            self._log.warning("agent.session_unreadable", kind=self.kind, reason=problem)
+        problems = {f"{one.id}: {one.problem}" for one in look.threads if one.problem}
+        for event, reasons in (
+            ("agent.records_skipped", set(look.skipped)),
+            ("agent.session_unreadable", problems),
+        ):
+            for reason in sorted(reasons - self._reported) if len(self._reported) < REPORTED_MAX else ():
+                self._reported.add(reason)
+                self._log.warning(event, kind=self.kind, reason=reason)
 
     async def _ask(self) -> Mapping[str, ThreadStatus]:
         """The daemon's word on the threads, only while a turn is open: between turns the rollout tells enough."""

@@ -27,7 +27,7 @@ TOUCHED_S: Final = 60.0
 _FRESH_S: Final = 2.0
 
 _NAME: Final = re.compile(
-    r"rollout-[0-9T-]{10,25}-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_[0-9a-f-]{36})?\.jsonl"
+    r"rollout-[0-9T-]{10,25}-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:_([0-9a-f-]{36}))?\.jsonl"
 )
 _DATE: Final = (re.compile(r"\d{4}"), re.compile(r"\d{2}"), re.compile(r"\d{2}"))
 
@@ -52,16 +52,20 @@ class RolloutFiles:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._folders: dict[str, _Folder] = {}
-        self._files: dict[str, str] = {}
+        self._files: set[str] = set()
+        self._named: dict[str, list[str]] = {}
+        self._metas: dict[tuple[str, int], Meta] = {}
         self._listed_at = float("-inf")
         self._touched: list[str] = []
         self._touched_at = float("-inf")
         self.count = 0
 
-    def of_thread(self, thread: str) -> Path | None:
+    def of_thread(self, thread: str, owner: int) -> Path | None:
         """The file of a thread that was touched last; None if it has none yet. Looks for a file that is new."""
-        self._list(0.0 if not self._named(thread) else RELIST_S)
-        paths = [path for path in self._named(thread) if signature(path) is not None]
+        self._list(RELIST_S if thread in self._named else 0.0)
+        paths = [path for name in self._named.get(thread, ()) if signature(path := Path(name)) is not None]
+        if len(paths) > 1:
+            paths = [path for path in paths if self._is_of(path, thread, owner)] or paths
         return max(paths, key=_changed_ns, default=None)
 
     def newest(self, count: int, *, max_age_s: float = TOUCHED_S) -> list[Path]:
@@ -74,8 +78,19 @@ class RolloutFiles:
             self._touched = by_age[: max(count, 8)]
         return [Path(path) for path in self._touched[:count]]
 
-    def _named(self, thread: str) -> list[Path]:
-        return [Path(path) for path, named in self._files.items() if named == thread]
+    def _is_of(self, path: Path, thread: str, owner: int) -> bool:
+        """Whether the first record names the thread. A session that went back to an earlier turn has two ids in its name."""
+        found = signature(path)
+        key = str(path), found.inode if found else 0
+        if key not in self._metas:
+            try:
+                meta = read_meta(path, owner)
+            except (OSError, ValueError):
+                meta = None
+            if meta is None:
+                return False
+            self._metas[key] = meta
+        return self._metas[key].thread == thread
 
     def _list(self, max_age_s: float) -> None:
         now = time.monotonic()
@@ -87,20 +102,25 @@ class RolloutFiles:
         ):
             return
         seen: dict[str, _Folder] = {}
-        files = dict(self._walk(str(self._root), 0, seen))
-        if files.keys() != self._files.keys():
+        named: dict[str, list[str]] = {}
+        files = set()
+        for path, threads in self._walk(str(self._root), 0, seen):
+            files.add(path)
+            for thread in filter(None, threads):
+                named.setdefault(thread, []).append(path)
+        if files != self._files:
             self._touched_at = float("-inf")
-        self._folders, self._files, self.count = seen, files, len(files)
+        self._folders, self._files, self._named, self.count = seen, files, named, len(files)
 
-    def _walk(self, path: str, depth: int, seen: dict[str, _Folder]) -> Iterator[tuple[str, str]]:
-        """Paths and the thread in each name, the newest folders first."""
+    def _walk(self, path: str, depth: int, seen: dict[str, _Folder]) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Paths and the ids in each name, the newest folders first."""
         folder = self._folder(path, depth) if len(seen) < FOLDERS_MAX else None
         if folder is None:
             return
         seen[path] = folder
         for name in folder.files:
             if (match := _NAME.fullmatch(name)) is not None:
-                yield f"{path}/{name}", match[1]
+                yield f"{path}/{name}", match.groups()
         count = len(folder.files)
         for name in folder.folders:
             for found in self._walk(f"{path}/{name}", depth + 1, seen):

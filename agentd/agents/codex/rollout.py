@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
 from agentd.conversation.message import Message
+from agentd.conversation.sanitize import clean_text
 from agentd.masking import excerpt
 
 Record = dict[str, Any]
@@ -52,6 +53,7 @@ _WRAPPER: Final = re.compile(
 )
 _KINDS_OF_THE_USER: Final = "user."
 _LINE_MAX_CHARS: Final = 200
+_PATH_MAX_CHARS: Final = 4096
 
 
 class Meta(NamedTuple):
@@ -122,7 +124,7 @@ class Rollout:
         at = _seconds(record.get("timestamp"))
         match record.get("type"):
             case "turn_context":
-                self.directory = _text(payload.get("cwd")) or self.directory
+                self.directory = _path(payload.get("cwd")) or self.directory
             case "event_msg":
                 self._add_event(payload, at)
             case "response_item":
@@ -212,9 +214,9 @@ def meta_of(record: Record) -> Meta | None:
         return None
     return Meta(
         thread,
-        _text(payload.get("cwd")),
-        _text(payload.get("timestamp")) or _text(record.get("timestamp")),
-        _text(payload.get("cli_version"))[:40],
+        _path(payload.get("cwd")),
+        (_text(payload.get("timestamp")) or _text(record.get("timestamp")))[:40],
+        clean_text(_text(payload.get("cli_version")))[:40],
         parent,
         is_subagent=bool(parent or spawned or payload.get("thread_source") == "subagent"),
     )
@@ -301,5 +303,10 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
+def _path(value: object) -> str:
+    text = clean_text(_text(value))
+    return text if len(text) <= _PATH_MAX_CHARS else ""
+
+
 def _line(text: str) -> str:
-    return excerpt(" ".join(text.split()), _LINE_MAX_CHARS)
+    return excerpt(clean_text(" ".join(text.split())), _LINE_MAX_CHARS)

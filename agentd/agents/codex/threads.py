@@ -51,7 +51,8 @@ class Thread(NamedTuple):
 class Look(NamedTuple):
     """What one look found. `has_locks`: the locks were read, so a thread without a writer is closed.
 
-    `skipped`: the lines that were skipped since the start, by reason.
+    `skipped`: the lines that were skipped since the start, by reason. `owner`: the user whom the folder belongs to, -1 if
+    there is none.
     """
 
     threads: tuple[Thread, ...]
@@ -59,6 +60,7 @@ class Look(NamedTuple):
     rollouts: int
     socket: Path | None
     skipped: dict[str, int]
+    owner: int = -1
 
 
 class _Followed:
@@ -152,7 +154,7 @@ class Threads:
     def look(self) -> Look:
         held = writers(self._folder, self._owner)
         open_threads = dict(list((held or {}).items())[:THREADS_MAX])
-        paths = {thread: self._files.of_thread(thread) for thread in open_threads}
+        paths = {thread: self._files.of_thread(thread, self._owner) for thread in open_threads}
         followed = {thread: self._follow(path) for thread, path in paths.items() if path is not None}
         others = []
         if not open_threads:
@@ -173,7 +175,14 @@ class Threads:
             self._files.count,
             socket_of(self._folder, self._owner) if open_threads else None,
             dict(self._skipped),
+            self._owner_of_folder(),
         )
+
+    def _owner_of_folder(self) -> int:
+        try:
+            return self._folder.stat().st_uid
+        except OSError:
+            return -1
 
     def _follow(self, path: Path) -> _Followed:
         return self._followed.get(path) or _Followed(path, self._owner, self._keep)

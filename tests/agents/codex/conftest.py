@@ -3,9 +3,17 @@ import os
 import pytest
 from agents.codex_files import FakeDaemon
 
-from agentd.agents.codex import locks
+from agentd.agents.codex import locks, threads
 from agentd.agents.codex.agent import CodexAgent
 from agentd.worker_thread import WorkerThread
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_other_codex():
+    """A Codex that runs on this machine is not seen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "programs", lambda _owner: [])
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from agentd.agents.codex.threads import Threads
 from agentd.agents.discovery import FILE_KINDS
 from agentd.conversation.redaction import Redactor
 from agentd.metrics import Registry
+from agentd.worker_thread import WorkerThread
 
 
 @pytest.fixture
@@ -139,6 +140,7 @@ async def test_the_current_session_has_the_latest_prompt_and_not_the_latest_chan
     sessions = await agent.sessions()
     assert [one.id for one in sessions] == [old.thread, session.thread]
     assert all(one.is_live and one.pid == os.getpid() for one in sessions)
+    assert observation.evidence == f"a turn runs (session {old.thread[:8]}, prompted last of 2 open ones)"
     lock.release()
 
 
@@ -151,6 +153,7 @@ async def test_the_current_session_is_in_the_directory_if_there_is_one(session, 
     agent = make_agent(directory=tmp_path / "project")
     await agent.observe()
     assert (await agent.sessions())[0].id == other.thread
+    assert f"in {tmp_path / 'project'}" in (await agent.observe()).evidence
     lock.release()
 
 
@@ -358,12 +361,40 @@ def test_a_rollout_is_found_in_any_folder_and_when_it_appears(folder):
     assert files.newest(8) == []
     for day in ("2024/02/29", "2026/11/21"):
         writer = RolloutWriter(folder, day=day)
-        assert files.of_thread(writer.thread) is None
+        assert files.of_thread(writer.thread, os.getuid()) is None
         writer.begin()
-        assert files.of_thread(writer.thread) == writer.path
+        assert files.of_thread(writer.thread, os.getuid()) == writer.path
     assert files.count == 2
     writer.path.unlink()
-    assert files.of_thread(writer.thread) is None
+    assert files.of_thread(writer.thread, os.getuid()) is None
+
+
+def test_the_first_record_tells_the_thread_where_the_name_has_two_ids(folder):
+    old, other = RolloutWriter(folder), RolloutWriter(folder)
+    old.begin()
+    name = f"rollout-2026-11-21T10-00-00-{other.thread}_{old.thread}.jsonl"
+    other.path = other.path.with_name(name)
+    other.begin()
+    files = RolloutFiles(folder / "sessions")
+    assert files.of_thread(old.thread, os.getuid()) == old.path
+    assert files.of_thread(other.thread, os.getuid()) == other.path
+    back = RolloutWriter(folder, thread=old.thread)
+    back.path = back.path.with_name(name.replace("10-00-00", "11-00-00"))
+    back.begin()
+    assert RolloutFiles(folder / "sessions").of_thread(old.thread, os.getuid()) == back.path
+
+
+async def test_a_folder_of_another_user_is_named(session, folder, fake_clock):
+    disk = WorkerThread("test")
+    agent = agent_module.CodexAgent(
+        folder, owner=os.getuid() + 1, keep=3, clock=fake_clock.as_clock(), disk=disk
+    )
+    diagnosis = await agent.diagnose()
+    assert diagnosis.severity == "warn"
+    assert f"belongs to user {os.getuid()}" in diagnosis.cause
+    assert (await agent.observe()).activity is Activity.GONE
+    await agent.close()
+    disk.close(1)
 
 
 def test_a_tree_of_folders_that_are_no_dates_is_not_walked(folder):

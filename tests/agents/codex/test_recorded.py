@@ -8,6 +8,7 @@ import pytest
 from agents.codex_files import WriterLock
 
 from agentd.agents.agent import Activity
+from agentd.agents.codex.threads import Threads
 
 SESSION = re.compile(r"sessions/.*-([0-9a-f]{8}-[0-9a-f-]{27})\.jsonl$")
 LOCK = re.compile(r"thread-writer-locks/([0-9a-f-]{36})\.lock$")
@@ -117,5 +118,32 @@ async def test_a_recorded_session_shows_what_its_terminal_showed(
                 next_ms += POLL_MS
         replay.close()
         assert len(states) > 30
-        print(*(f"{ms:7d} {activity.value:8} {mark}" for ms, mark, activity in states), sep="\n")
         assert replay.daemon.clients < (60 if has_daemon else 1)
+
+
+def test_every_recorded_session_is_read_the_same_whole_and_line_by_line(recorded, tmp_path):
+    for recording in recorded:
+        for path in sorted(recording.glob("*.jsonl")):
+            lines = path.read_bytes().splitlines(keepends=True)
+            meta = json.loads(lines[0])
+            if meta.get("type") != "session_meta":
+                continue
+            home = tmp_path / path.stem
+            copy = home / "sessions/2026/11/21" / f"rollout-2026-11-21T10-42-44-{meta['payload']['id']}.jsonl"
+            copy.parent.mkdir(parents=True)
+            following = Threads(home, owner=tmp_path.stat().st_uid, keep=10)
+            with copy.open("ab", buffering=0) as out:
+                for line in lines:
+                    out.write(line)
+                    following.look()
+            followed = following.look().threads
+            [whole] = Threads(home, owner=tmp_path.stat().st_uid, keep=10).look().threads
+            assert [one.messages for one in followed] == [whole.messages]
+            texts = [message.content for message in whole.messages]
+            assert texts, path.stem
+            assert not [text for text in texts if text.startswith("<")]
+            assert whole.messages[0].role == "user" or len(texts) == 10
+            ends = [json.loads(line)["payload"] for line in lines if b'"type":"task_complete"' in line]
+            said = [end["last_agent_message"] for end in ends if end.get("last_agent_message")]
+            if whole.ending == "the turn is complete":
+                assert texts[-1] == said[-1]
