@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from agents.codex_files import FakeDaemon
+from agents.codex_files import FakeDaemon, RolloutWriter, WriterLock
 
 from agentd.agents.codex import locks, threads
 from agentd.agents.codex.agent import CodexAgent
@@ -53,3 +53,14 @@ async def make_agent(folder, fake_clock, daemon):
 def old_process(monkeypatch):
     """This process counts as older than every record."""
     monkeypatch.setattr(locks, "started_at", lambda _pid: 0.0)
+
+
+@pytest.fixture
+def session(folder):
+    """An open session with one turn that is over."""
+    writer = RolloutWriter(folder)
+    writer.lock = WriterLock(folder, writer.thread)
+    writer.begin()
+    writer.start_turn("hello")
+    writer.end_turn("hello yourself")
+    return writer
