@@ -20,6 +20,7 @@ import hashlib
 import os
 import resource
 import signal
+import time
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,7 @@ _POLL_S: Final = 0.05
 _RLIMIT_LOCKS: Final = 10
 _LIMIT_NAME: Final = b"Max file locks"
 _GROUP_PREFIX: Final = "agentd-run-"
-_JOIN_TRIES: Final = 3
+_NEW_GROUP_S: Final = 60.0
 
 
 class RunMarks:
@@ -46,19 +47,22 @@ class RunMarks:
         self._group = None if own is None else own / f"{_GROUP_PREFIX}{digest[:24]}"
 
     def remove_empty_groups(self) -> None:
-        """Remove the control groups of earlier runs whose last process has ended."""
+        """Remove the control groups of this run and of earlier ones whose last process has ended.
+
+        A new group of another run is left alone: its process may not have joined it yet.
+        """
         if self._group is not None:
             with contextlib.suppress(OSError):
                 for earlier in self._group.parent.glob(f"{_GROUP_PREFIX}*"):
-                    _remove_group(earlier)
+                    if earlier == self._group or time.time() - earlier.stat().st_mtime > _NEW_GROUP_S:
+                        _remove_group(earlier)
 
     def apply(self) -> None:
         """Mark this process: for the child, between fork and exec. A system that refuses is no obstacle."""
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(_RLIMIT_LOCKS, (self._limit, resource.getrlimit(_RLIMIT_LOCKS)[1]))
         if self._group is not None:
-            # Another run may remove the group while it is empty.
-            any(_joined(self._group) for _ in range(_JOIN_TRIES))
+            _join(self._group)
 
     def pids(self, among: list[int]) -> set[int]:
         """The pids of `among` that are marked, and those of the control group."""
@@ -185,14 +189,11 @@ def _own_group() -> Path | None:
     return group if ".." not in group.parts else None
 
 
-def _joined(group: Path) -> bool:
-    """Create the control group if necessary and move this process into it. False if that is not possible."""
-    try:
+def _join(group: Path) -> None:
+    """Create the control group if necessary, and move this process into it, where that is possible."""
+    with contextlib.suppress(OSError):
         group.mkdir(mode=0o755, exist_ok=True)
         (group / "cgroup.procs").write_bytes(b"0")
-    except OSError:
-        return False
-    return True
 
 
 def _remove_group(group: Path) -> None:

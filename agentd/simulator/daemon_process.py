@@ -48,6 +48,8 @@ class DaemonProcess:
             **inherited_environ(),
             "AGENTD_STATE_DIR": str(state_dir),
             "AGENTD_LOG_FORMAT": "json",
+            # Not the agents of the user who runs this.
+            "AGENTD_AGENT_SOURCES": "agentapi",
             **environ,
         }
         self._process: asyncio.subprocess.Process | None = None

@@ -45,6 +45,7 @@ class Testbed:
         return {
             "CODER_AGENT_URL": self.coderd.url,
             "CODER_AGENT_TOKEN": self.workspace.token,
+            "AGENTD_AGENT_SOURCES": "agentapi",
             "AGENTD_AGENTAPI_URL": self.agent.url,
             "AGENTD_AGENTAPI_POLL_INTERVAL_S": "0.05",
             "AGENTD_STABILITY_SETTLE_S": "0.2",

@@ -31,7 +31,7 @@ from agentd.agents.agent import (
     Session,
     Strength,
 )
-from agentd.agents.agentapi.client import AgentApiClient, HostRefusedError, StatusReading
+from agentd.agents.agentapi.client import AgentApiClient, StatusReading
 from agentd.agents.agentapi.events import AgentErrorEvent, AgentEvent, StatusChange
 from agentd.agents.agentapi.proof import Proof
 from agentd.agents.agentapi.state_file import StateFileError, read_state_file
@@ -165,9 +165,8 @@ class AgentApiAgent(Agent):
         if messages and not self._is_current():
             self._window.replace(messages)
             # What the events announced during the read may be newer than its answer.
-            for update in updates.values():
-                if update.id >= messages[-1].id:
-                    self._doubts += not self._window.update(update)
+            newer = [update for update in updates.values() if update.id >= messages[-1].id]
+            self._doubts += sum(not self._window.update(update) for update in newer)
         elif messages and messages[-1:] != list(self._window.live[-1:]):
             # The events lag behind the answer, or are ahead of it: only another read can tell.
             self._doubts += 1
@@ -254,31 +253,9 @@ class AgentApiAgent(Agent):
         self._log.info("agent.ended", outcome=outcome.value, pid_file=str(pid_file), saved_first=saves_state)
 
     async def diagnose(self) -> Diagnosis:
-        """Whether it answers, is AgentAPI, and accepts the Host header: asks `/status`, then any other route; 3.5 s at most."""
-        try:
-            reading = await self._client.status()
-            return Diagnosis(
-                "ok", f"answers at {self._client.url}: {reading.agent_type or 'agent'} is {reading.status}"
-            )
-        except AgentBusyError:
-            if await self._client.is_up():
-                return Diagnosis(
-                    "warn",
-                    "AgentAPI is running; /status does not answer while it delivers a message",
-                    "nothing; run `agentd doctor` again later",
-                )
-            cause = f"{self._client.url} accepts connections and does not answer"
-            remedy = "restart AgentAPI; check agentapi.url (AGENTD_AGENTAPI_URL)"
-        except AgentGoneError as exc:
-            cause = f"AgentAPI does not answer at {self._client.url}: {exc.message}"
-            remedy = "start the agent (agentapi server …), or set agentapi.url (AGENTD_AGENTAPI_URL) to its address"
-        except HostRefusedError as exc:
-            cause = f"AgentAPI refuses the Host header: {exc.message}"
-            remedy = "start it with AGENTAPI_ALLOWED_HOSTS that include localhost, or use an allowed name in agentapi.url"
-        except AgentBrokenError as exc:
-            cause = f"another program answers at {self._client.url}: {exc.message}"
-            remedy = "free the port, or set agentapi.url (AGENTD_AGENTAPI_URL) to the address of AgentAPI"
-        return Diagnosis("fail", cause, remedy)
+        from agentd.agents.agentapi.diagnosis import diagnose  # noqa: PLC0415 - for `agentd doctor` only
+
+        return await diagnose(self._client)
 
     async def close(self) -> None:
         await self._client.close()
