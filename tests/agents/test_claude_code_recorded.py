@@ -2,11 +2,17 @@
 
 import itertools
 import json
+import os
 
 import pytest
 from agents.claude_replay import STEP_MS, Replay, observed, states
 
+from agentd.agents.claude_code.agent import ClaudeCodeAgent
 from agentd.agents.claude_code.transcript import Transcript
+from agentd.clock import Clock
+from agentd.stability.tracker import Tracker
+from agentd.stability.watcher import Watcher
+from agentd.worker_thread import WorkerThread
 
 # The recorder and the replay see each change at most 100 ms late.
 TOLERANCE_MS = 250
@@ -177,3 +183,53 @@ def test_a_reader_that_begins_at_any_time_sees_what_one_that_followed_sees(
         followed, fresh = following.look(), replay.reader(keep=4).look()
         assert observed(followed) == observed(fresh)
         assert followed.live == fresh.live
+
+
+SHOWN = {BUSY: "running", WAITING: "waiting", IDLE: "stable", GONE: "unreachable"}
+
+
+@pytest.mark.parametrize("phase_ms", [0, 300, 600, 900])
+@pytest.mark.parametrize("folder", EXPECTED)
+async def test_idle_and_waiting_are_reported_within_a_second_and_a_half(
+    data_dir, tmp_path, monkeypatch, folder, phase_ms
+):
+    """The daemon's own watcher, with its own pauses between polls, beside a recording."""
+    replay = Replay(data_dir / "sessions" / folder, tmp_path / ".claude", monkeypatch)
+    marks = [(event["t_ms"], event["mark"]) for event in replay.timeline if "mark" in event]
+    clock = Clock(monotonic=lambda: replay.at_ms / 1000, wall=replay.wall)
+    disk = WorkerThread("test")
+    agent = ClaudeCodeAgent(replay.home, owner=os.getuid(), directory=None, keep=10, clock=clock, disk=disk)
+    watcher = Watcher(
+        agent=agent,
+        tracker=Tracker(5.0),
+        clock=clock,
+        poll_interval_s=1.0,
+        checkpoint_s=5.0,
+        keep_messages=10,
+    )
+    reported = []
+    watcher.status_changed.add(lambda change: reported.append((replay.at_ms, change.new.value)))
+    at = phase_ms
+    while at < replay.timeline[-1]["t_ms"]:
+        replay.advance(at)
+        await watcher.poll()
+        at += int(watcher._pause_s() * 1000)
+    disk.close(1)
+    changes = [*shown(folder, marks), (at, "")]
+    checked = 0
+    for (_, before), (began, state), (ended, _) in zip(changes, changes[1:], changes[2:], strict=False):
+        # A process that starts is idle without a status for up to a second: that is inferred, and settles.
+        if state in (IDLE, WAITING) and before != GONE and ended - began > 2000:
+            status = [one for when, one in reported if when <= began + 1500]
+            assert status[-1] == SHOWN[state], f"{state} at {began} ms of the recording"
+            checked += 1
+    assert checked > 3
+
+
+def shown(folder, marks):
+    """The expected states of a recording in order, with milliseconds since its start."""
+    left = iter(marks)
+    for name, changes in EXPECTED[folder]:
+        start = next(at for at, mark in left if mark.startswith(name))
+        for after, state in changes:
+            yield start + after, state

@@ -80,6 +80,8 @@ class ClaudeCodeAgent(Agent):
         self._log = log.get("agents")
 
     async def sessions(self) -> Sequence[Session]:
+        if not self._view.live:
+            return [self._view.ended] if self._view.ended else []
         return [one.session for one in self._view.live]
 
     async def observe(self) -> Observation:
@@ -190,12 +192,10 @@ class ClaudeCodeAgent(Agent):
     def _described(self, view: View) -> str:
         current = view.live[0]
         version = current.session.agent_version or "of an unknown version"
-        if _numbers(version) > _numbers(LAST_UNDERSTOOD):
-            version += f", newer than {LAST_UNDERSTOOD}, the last one tried"
         where = f"{_name(current)} in {current.session.directory}"
         state = f"{current.observation.activity.value}, {current.observation.evidence}"
         parts = (
-            f"Claude Code {version}, in {self._folder}",
+            f"Claude Code {version} (the last one tried is {LAST_UNDERSTOOD}) in {self._folder}",
             f"live sessions: {len(view.live)}, the current one is {where} ({view.reason}): {state}",
             *view.problems[:1],
             PRIVACY,
@@ -212,7 +212,3 @@ def _why_gone(view: View) -> str:
         return view.problems[0]
     ended = f"; {view.stale} rows are of processes that have ended" if view.stale else ""
     return f"no Claude Code runs{ended}"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit() and len(part) < 10)

@@ -40,13 +40,15 @@ class LiveSession(NamedTuple):
 
 
 class View(NamedTuple):
-    """What one look found. `live`: the current session first, `reason`: why it is the current one.
+    """What one look found. `live`: the current session first, `reason`: why it is the current one. `ended`: the session
+    that was the current one, if no process runs now.
 
     `problems` name what could not be understood or read, `stale` counts rows of processes that have ended.
     """
 
     live: tuple[LiveSession, ...] = ()
     reason: str = ""
+    ended: Session | None = None
     stale: int = 0
     broken: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -87,13 +89,14 @@ class SessionReader:
         self._skipped = skipped
         self._followed: dict[str, _Followed] = {}
         self._current: Row | None = None
+        self._ended: Session | None = None
         self._problem = ""
 
     def look(self) -> View:
         """Read what changed since the last call."""
         problem = self._folder_problem()
         if problem:
-            return View(problems=(problem,))
+            return View(ended=self._ended, problems=(problem,))
         rows = read_registry(self._folder, owner=self._owner)
         newest = sorted(rows.live, key=lambda row: (row.status_at, row.started_at, row.pid), reverse=True)
         wanted = {row.session for row in newest[:FOLLOWED_MAX]}
@@ -104,12 +107,17 @@ class SessionReader:
         live = {row.pid: self._read(row, is_followed=row.session in wanted) for row in newest}
         problems = tuple(one for one in (rows.unreadable, self._problem) if one)
         if not live:
-            return View(stale=rows.stale, broken=rows.broken, problems=problems)
+            return View(ended=self._ended, stale=rows.stale, broken=rows.broken, problems=problems)
         order = sorted(newest, key=lambda row: self._rank(row, live[row.pid].session), reverse=True)
         self._current = order[0]
         sessions = [live[row.pid].session for row in order]
+        self._ended = sessions[0]._replace(is_live=False, pid=0)
         return View(
-            tuple(live[row.pid] for row in order), self._reason(sessions), rows.stale, rows.broken, problems
+            tuple(live[row.pid] for row in order),
+            self._reason(sessions),
+            stale=rows.stale,
+            broken=rows.broken,
+            problems=problems,
         )
 
     def last_messages(self) -> tuple[Message, ...]:

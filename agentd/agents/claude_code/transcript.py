@@ -112,11 +112,13 @@ class Transcript:
         self._size = 0
         self._nodes_max, self._text_max = NODES_MAX, TEXT_MAX
         self._is_pruned = False
+        self._chains: dict[int, tuple[list[str], list[str], bool]] = {}
 
     def add(self, records: Iterable[Record]) -> dict[str, int]:
         """Take in further records. Returns how many were skipped, by reason: `unknown`, `malformed`."""
         skipped: dict[str, int] = {}
         for record in records:
+            self._chains.clear()
             reason = self._add(record)
             if reason:
                 skipped[reason] = skipped.get(reason, 0) + 1
@@ -301,6 +303,11 @@ class Transcript:
 
         Returns the keys of the messages, the ids of the records, and whether a record between them is missing.
         """
+        if keep not in self._chains:
+            self._chains[keep] = self._walk(keep)
+        return self._chains[keep]
+
+    def _walk(self, keep: int) -> tuple[list[str], list[str], bool]:
         keys: dict[str, None] = {}
         visited: dict[str, None] = {}
         is_broken = False
@@ -327,6 +334,7 @@ class Transcript:
             # The missing record may be in a part of the file that is not read yet.
             self._nodes_max, self._text_max = 2 * len(self._nodes), 2 * max(TEXT_MAX, self._size)
             return
+        self._chains.clear()
         nodes, order = self._nodes, list(self._nodes)
         behind = order[order.index(self._leaf) + 1 :] if self._leaf in nodes else order[-RECENT:]
         chain = [uuid for number, uuid in enumerate(visited) if number < RECENT or nodes[uuid].key]
