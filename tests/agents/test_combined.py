@@ -127,3 +127,26 @@ async def test_without_any_agent_the_state_says_so(combine):
     assert await agent.observe() == Observation(Activity.GONE, evidence="no agent was found", readable=False)
     assert (await agent.diagnose()).severity == "fail"
     assert agent.kind == "none"
+
+
+async def test_each_agent_has_a_diagnosis_and_an_absent_agentapi_has_none_beside_another(combine, tmp_path):
+    (tmp_path / "later").mkdir()
+    screen, own = Named("agentapi"), Named("one")
+    screen.turn(Activity.GONE)
+    agent = combine(screen, own, candidates=[Candidate("later", tmp_path / "later", lambda: Named("later"))])
+    assert list(await agent.diagnoses()) == ["one", "later"]
+    screen.turn(Activity.BROKEN)
+    found = await agent.diagnoses()
+    assert {kind: one.severity for kind, one in found.items()} == {
+        "agentapi": "fail",
+        "one": "ok",
+        "later": "ok",
+    }
+
+
+async def test_agents_that_cannot_be_observed_are_all_named(combine):
+    screen, own = Named("agentapi"), Named("one")
+    screen.turn(Activity.GONE)
+    own.turn(Activity.GONE)
+    assert list(await combine(screen, own).diagnoses()) == ["agentapi", "one"]
+    assert list(await combine().diagnoses()) == ["none"]
