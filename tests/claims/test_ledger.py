@@ -381,5 +381,5 @@ class LedgerModel(RuleBasedStateMachine):
             assert self.known[claim].hook(hook).state is HookState.SUCCEEDED
 
 
-LedgerModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+LedgerModel.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 TestLedgerModel = LedgerModel.TestCase

@@ -13,7 +13,7 @@ from agentd.simulator.coderd import SimulatedCoderd
 from agentd.simulator.coderd.control import CoderdControl
 
 TASK = "44444444-4444-4444-8444-444444444444"
-EXAMPLES = "15"
+EXAMPLES = "6"
 SEED = "20260302"
 CHECKS = (
     # These checks find undocumented answers. The check that forbids every 500 is left out, because the real

@@ -77,7 +77,7 @@ QUERIES = st.text("abcdefgh0123456789=&", min_size=8, max_size=12)
 URLS = st.lists(
     st.builds(
         "{}{}".format,
-        st.sampled_from(["https://h/x/", "https://h/y", "http://h/x/"]),
+        st.sampled_from(["http://h/x/", "http://h/y", "http://k/x/"]),
         st.one_of(st.just(""), QUERIES.map("?{}".format)),
     ),
     unique=True,
