@@ -126,3 +126,49 @@ def test_any_splitting_of_the_writes_gives_each_record_once(tmp_path_factory, si
         read = file.read(everything)
         found = numbers(read) if read.restarted else found + numbers(read)
     assert found == list(range(len(sizes)))
+
+
+@given(
+    sizes=st.lists(st.integers(0, 400), max_size=12),
+    tail=st.binary(max_size=500).map(lambda data: data.replace(b"\n", b"")),
+    block=st.sampled_from([16, 100, 700]),
+    line_max=st.sampled_from([60, 250, 10**6]),
+)
+def test_reading_backwards_in_any_blocks_gives_every_line_once(
+    tmp_path_factory, sizes, tail, block, line_max
+):
+    lines = [line(n, size) for n, size in enumerate(sizes)]
+    path = tmp_path_factory.mktemp("blocks") / "session.jsonl"
+    path.write_bytes(b"".join(lines) + tail)
+    file = SessionFile(path, owner=os.getuid())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (
+            ("BLOCK_BYTES", block),
+            ("BLOCK_MAX_BYTES", 2 * block),
+            ("LINE_MAX_BYTES", line_max),
+        ):
+            patch.setattr(session_file, name, value)
+        read = file.read(everything)
+        short = [n for n, one in enumerate(lines) if len(one) - 1 <= line_max]
+        assert numbers(read) == short
+        assert read.skipped.get("long", 0) == len(lines) - len(short)
+        assert read.is_whole
+        with path.open("ab") as out:
+            out.write(b"\n" + line(99))
+        found = [number for _ in range(50) for number in numbers(file.read(everything))]
+        assert found == ([99] if len(line(99)) - 1 <= line_max else [])
+
+
+def test_a_line_that_is_skimmed_is_not_parsed(path):
+    path.write_bytes(line(0) + b"left out\n" + b"replaced\n" + line(1) + b"nonsense\n")
+    answers = {b"left out": {}, b"replaced": {"n": 7}}
+    read = SessionFile(path, owner=os.getuid(), skim=answers.get).read(everything)
+    assert (numbers(read), read.skipped) == ([0, 7, 1], {"json": 1})
+
+
+def test_a_file_is_read_anew_after_a_restart(path, file):
+    path.write_bytes(line(0))
+    file.read(everything)
+    file.restart()
+    read = file.read(everything)
+    assert (numbers(read), read.restarted) == ([0], True)

@@ -4,6 +4,7 @@ Formats: `codex-rs/rollout` and `codex-rs/protocol`. Both history modes have `re
 turns, so only these are used: `event_msg` records repeat the messages. A record that is unknown changes nothing.
 """
 
+import itertools
 import json
 import re
 from collections import deque
@@ -84,7 +85,7 @@ class Rollout:
         self._keep = keep
         self._messages: deque[tuple[int, Message]] = deque()
         self._number = 0
-        self._trimmed = self._reached_back = False
+        self._trimmed = self._reached_back = self._needs_turns = False
         self._calls: dict[str, str] = {}
         self.turn: Turn | None = None
         self.ending = ""
@@ -105,7 +106,8 @@ class Rollout:
     @property
     def is_enough(self) -> bool:
         """Whether older records would change nothing."""
-        return self.has_start and self.prompted_at > 0 and len(self._messages) >= self._keep
+        is_certain = self.has_start and self.prompted_at > 0 and not self._needs_turns
+        return is_certain and len(self._messages) >= self._keep
 
     @property
     def is_short(self) -> bool:
@@ -132,8 +134,12 @@ class Rollout:
 
     def assume_turn(self) -> None:
         """Count a turn as open if no record of a turn was found: it began before the first record."""
-        if self.turn is None and not self.has_start and not self.ending:
+        if not self._has_turns:
             self.turn = Turn("", 0.0)
+
+    @property
+    def _has_turns(self) -> bool:
+        return self.has_start or bool(self.ending)
 
     # Events.
 
@@ -159,6 +165,11 @@ class Rollout:
     def _roll_back(self, turns: object) -> None:
         if not isinstance(turns, int) or turns <= 0:
             return
+        if not self._has_turns:
+            self._needs_turns = True  # the turns that are removed may begin before the first record
+            # A rollout of an old release, without records of turns: each prompt begins one.
+            prompts = itertools.accumulate(message.role == "user" for _, message in self._messages)
+            self._messages = deque(zip(prompts, self.messages, strict=True))
         prompted = sorted({number for number, message in self._messages if message.role == "user"})
         first = prompted[-turns] if turns <= len(prompted) else -1
         while self._messages and self._messages[-1][0] >= first:
@@ -185,8 +196,8 @@ class Rollout:
             if _is_of_codex(payload, text):
                 return
             self.prompted_at = at
-            if self.turn is None:
-                self._number += 1  # a rollout of an old release, without records of turns
+            if self.turn is None and self._has_turns:
+                self._number += 1
         last = self._messages[-1][1].id if self._messages else 0
         number = max(last + 1, int(at * 1000))
         self._messages.append((self._number, Message(number, role, text, time)))

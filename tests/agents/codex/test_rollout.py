@@ -8,6 +8,7 @@ from agents.codex_files import RolloutWriter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentd.agents import session_file
 from agentd.agents.codex import threads
 from agentd.agents.codex.rollout import folded, meta_of, skim
 from agentd.agents.codex.threads import Threads
@@ -203,23 +204,31 @@ def test_following_in_any_steps_gives_what_a_whole_read_gives(sandbox, steps, da
         play(writer, part)
     whole = {writer.path.relative_to(source): writer.path.read_bytes() for writer in writers}
     following = Threads(home, owner=home.stat().st_uid, keep=KEEP)
-    written = dict.fromkeys(whole, 0)
+    written, block = dict.fromkeys(whole, 0), data.draw(st.sampled_from([300, 2000, 10**6]))
     for _ in range(data.draw(st.integers(1, 6))):
         path = data.draw(st.sampled_from(sorted(whole)))
         end = data.draw(st.integers(written[path], len(whole[path])))
         append(home / path, whole[path][written[path] : end])
         written[path] = end
         look(following)
-        assert state(following.look()) == state(Threads(home, owner=home.stat().st_uid, keep=KEEP).look())
+        assert state(following.look()) == state(read_whole(home, block))
     for path, start in written.items():
         append(home / path, whole[path][start:])
     look(following)
-    assert state(following.look()) == state(Threads(source, owner=source.stat().st_uid, keep=KEEP).look())
+    assert state(following.look()) == state(read_whole(source, block))
     for thread in following.look().threads:
         number = [writer.thread for writer in writers].index(thread.id)
         lines = records(writers[number].path)
         every = folded(lines, 100)
         assert thread.messages == every.messages[-KEEP:]
+
+
+def read_whole(home, block):
+    """Backwards, with a first block of that size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session_file, "BLOCK_BYTES", block)
+        patch.setattr(session_file, "BLOCK_MAX_BYTES", 2 * block)
+        return Threads(home, owner=home.stat().st_uid, keep=KEEP).look()
 
 
 def look(following):
@@ -236,7 +245,14 @@ def append(path, data):
 
 def state(found):
     return sorted(
-        (one.id, one.messages, one.turn_at, one.ending, one.directory, one.prompted_at)
+        (
+            one.id,
+            one.messages,
+            one.turn_at,
+            one.ending if one.turn_at is None else "",
+            one.directory,
+            one.prompted_at,
+        )
         for one in found.threads
     )
 
