@@ -31,12 +31,14 @@ class Read(NamedTuple):
     `records` are JSON objects in the order of the file. `restarted`: they replace all earlier ones, because the file is
     read for the first time, was truncated, or is another file now. `skipped` counts lines that are no JSON object, by
     reason: `json`, `long`. `is_whole`: a restarted read reached the start of the file.
+    `has_more`: a limit ended the call before the last whole line.
     """
 
     records: list[Record]
     restarted: bool
     skipped: dict[str, int]
     is_whole: bool = False
+    has_more: bool = False
 
 
 class SessionFile:
@@ -119,6 +121,7 @@ class SessionFile:
         records: list[Record] = []
         skipped: dict[str, int] = {}
         taken = 0
+        is_partial = False
         while self._offset < size and taken < READ_MAX_BYTES and time.monotonic() < ends_at:
             data = _pread(fd, min(size - self._offset, LINE_MAX_BYTES), self._offset)
             if not data:
@@ -138,8 +141,10 @@ class SessionFile:
                 self._skipping, used = True, len(data)
             self._offset += used
             if not used:
-                break  # the last line is not whole yet
-        return Read(records, restarted=False, skipped=skipped)
+                is_partial = True
+                break
+        has_more = self._offset < size and not is_partial
+        return Read(records, restarted=False, skipped=skipped, has_more=has_more)
 
     def _records(self, data: bytes) -> tuple[list[Record], dict[str, int]]:
         """The objects in the whole lines of `data`, and what was skipped."""

@@ -20,10 +20,14 @@ PROGRAM: Final = "codex"
 
 
 class Writer(NamedTuple):
-    """The process that has a thread open, and its start in Unix seconds; 0.0 if the start is not known."""
+    """The process that has a thread open. `started_at` is in Unix seconds, 0.0 if it is not known.
+
+    `ticks` is its start as the kernel counts it: with the pid it identifies the process, also when the clock is set.
+    """
 
     pid: int
     started_at: float
+    ticks: int = 0
 
 
 def writers(folder: Path, owner: int) -> dict[str, Writer] | None:
@@ -48,26 +52,25 @@ def writers(folder: Path, owner: int) -> dict[str, Writer] | None:
         thread = inodes.get(int(inode)) if inode.isdecimal() else None
         # A file of another file system can have the same inode; device numbers differ on overlay and btrfs.
         if thread is not None and fields[4].isdecimal() and _owner(int(fields[4])) == owner:
-            held[thread] = Writer(int(fields[4]), started_at(int(fields[4])))
+            held[thread] = writer_of(int(fields[4]))
     return held
 
 
 def programs(owner: int) -> list[Writer]:
     """The Codex processes of a user. For releases without locks."""
     return [
-        Writer(stat.pid, started_at(stat.pid))
+        writer_of(stat.pid)
         for stat in all_stats()
         if read_name(stat.pid) == PROGRAM and _owner(stat.pid) == owner
     ]
 
 
-def started_at(pid: int) -> float:
-    """The start of a process in Unix seconds; 0.0 if it is not known."""
+def writer_of(pid: int) -> Writer:
     process = read_stat(pid)
     if process is None:
-        return 0.0
+        return Writer(pid, 0.0)
     age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - process.start_ticks / os.sysconf("SC_CLK_TCK")
-    return time.time() - age_s
+    return Writer(pid, time.time() - age_s, process.start_ticks)
 
 
 def socket_of(folder: Path, owner: int) -> Path | None:

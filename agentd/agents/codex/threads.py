@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from agentd.agents.codex.files import RolloutFiles, Signature, read_meta, signature
 from agentd.agents.codex.locks import Writer, programs, socket_of, writers
-from agentd.agents.codex.rollout import Meta, Record, Rollout, folded, skim
+from agentd.agents.codex.rollout import Meta, Record, Rollout, Turn, folded, skim
 from agentd.agents.session_file import READ_MAX_BYTES, READ_MAX_S, SessionFile
 from agentd.conversation.message import Message
 from agentd.metrics import Metric
@@ -71,8 +71,11 @@ class _Followed:
         self.meta: Meta | None = None
         self.rollout = Rollout(keep)
         self.problem = ""
+        self.was_open = True
         self.version = 0
         self.read_at = float("-inf")
+        self.seen_turn: Turn | None = None
+        self.seen_writer: tuple[int, int] | None = None
         self.messages: tuple[Message, ...] = ()
         self._owner = owner
         self._keep = keep
@@ -101,21 +104,41 @@ class _Followed:
             self._signature = None
             self._file.restart()
             return {}
-        before = self.rollout.messages
+        before, turn = self.rollout.messages, self.rollout.turn
         if read.restarted:
             self.rollout = Rollout(self._keep)
         for record in read.records:
             self.rollout.add(record)
         if read.restarted and not read.is_whole:
             self.rollout.assume_turn()
+        if self.rollout.turn != turn:
+            self.was_open = read.restarted
         self.rollout.trim()
         if self.rollout.is_short:
             self._file.restart()
+        if self.rollout.is_short or read.has_more:
             self._signature = None
         if self.rollout.messages != before:
             self.messages = tuple(redact(self.rollout.messages))
             self.version += 1
         return read.skipped
+
+    def is_cut_off(self, writer: Writer) -> bool:
+        """Whether the open turn belongs to an earlier process than `writer`, which does not continue it.
+
+        Codex does not write the end of a killed process's turn, also not when the session is resumed. The times are
+        compared only for a turn that was open when the file was first read: the clock can be set during a turn.
+        """
+        turn, process = self.rollout.turn, (writer.pid, writer.ticks)
+        if turn != self.seen_turn:
+            self.seen_turn = turn
+            self.seen_writer = None if self.was_open and self.is_older_than(writer) else process
+        return turn is not None and self.seen_writer != process
+
+    def is_older_than(self, writer: Writer) -> bool:
+        """Whether the open turn began before `writer` started."""
+        turn = self.rollout.turn
+        return turn is not None and 0 < turn.started_at < writer.started_at - TURN_CLOCK_S
 
     def _read_meta(self) -> None:
         self.meta = None
@@ -168,10 +191,14 @@ class Threads:
             else Thread(thread, None, writer)
             for thread, writer in open_threads.items()
         ]
-        threads += [self._thread(one, "", self._program(one) if held is None else None) for one in others]
+        has_locks = held is not None
+        threads += [
+            self._thread(one, "", None if has_locks else self._program(one), has_locks=has_locks)
+            for one in others
+        ]
         return Look(
             tuple(threads),
-            held is not None,
+            has_locks,
             self._files.count,
             socket_of(self._folder, self._owner) if open_threads else None,
             dict(self._skipped),
@@ -213,7 +240,9 @@ class Threads:
         older = [writer for writer in self._programs if writer.started_at <= changed_at + TURN_CLOCK_S]
         return min(older, key=lambda writer: writer.started_at, default=None)
 
-    def _thread(self, one: _Followed, thread: str, writer: Writer | None) -> Thread:
+    def _thread(
+        self, one: _Followed, thread: str, writer: Writer | None, *, has_locks: bool = True
+    ) -> Thread:
         rollout, meta, problem = one.rollout, one.meta, one.problem
         if meta and thread and meta.thread != thread:
             meta, problem = None, "its first record describes another thread"
@@ -221,8 +250,7 @@ class Threads:
         turn_at, ending = turn.started_at if turn else None, rollout.ending
         if turn is not None and writer is None:
             turn_at, ending = None, "the turn was cut off: no process has the thread open"
-        elif turn is not None and writer and 0 < turn.started_at < writer.started_at - TURN_CLOCK_S:
-            # Codex does not write the end of a killed process's turn, also not when the session is resumed.
+        elif writer is not None and (one.is_cut_off(writer) if has_locks else one.is_older_than(writer)):
             turn_at, ending = None, "the turn was cut off: its process has ended"
         return Thread(
             thread or (meta.thread if meta else ""),

@@ -5,6 +5,7 @@ from agents.codex_files import FakeDaemon, RolloutWriter, WriterLock
 
 from agentd.agents.codex import locks, threads
 from agentd.agents.codex.agent import CodexAgent
+from agentd.agents.codex.locks import Writer
 from agentd.worker_thread import WorkerThread
 
 
@@ -52,7 +53,7 @@ async def make_agent(folder, fake_clock, daemon):
 @pytest.fixture
 def old_process(monkeypatch):
     """This process counts as older than every record."""
-    monkeypatch.setattr(locks, "started_at", lambda _pid: 0.0)
+    monkeypatch.setattr(locks, "writer_of", lambda pid: Writer(pid, 0.0))
 
 
 @pytest.fixture

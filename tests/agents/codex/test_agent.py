@@ -43,14 +43,29 @@ async def test_a_turn_without_an_end_is_over_when_its_writer_is_gone(
     assert (await agent.observe()).activity is Activity.GONE
     # The session is resumed: the new process holds the lock, and the old turn still has no end.
     lock = WriterLock(session.path.parents[4], session.thread)
-    monkeypatch.setattr(locks, "started_at", lambda _pid: time.time() + 60)
-    observation = await agent.observe()
-    assert (observation.activity, observation.strength) == (Activity.IDLE, Strength.RECORDED)
-    assert "cut off" in observation.evidence
+    monkeypatch.setattr(locks, "writer_of", lambda pid: Writer(pid, time.time() + 60, 7))
+    for one in (agent, make_agent()):
+        observation = await one.observe()
+        assert (observation.activity, observation.strength) == (Activity.IDLE, Strength.RECORDED)
+        assert "cut off" in observation.evidence
     session.at = time.time() + 120
     session.start_turn("work again")
     assert (await agent.observe()).activity is Activity.BUSY
     lock.release()
+
+
+async def test_a_clock_that_is_set_during_a_turn_does_not_end_it(session, make_agent, monkeypatch):
+    agent = make_agent()
+    await agent.observe()
+    session.start_turn("work")
+    assert (await agent.observe()).activity is Activity.BUSY
+    own = locks.writer_of(os.getpid())
+    monkeypatch.setattr(locks, "writer_of", lambda _pid: own._replace(started_at=time.time() + 3600))
+    assert (await agent.observe()).activity is Activity.BUSY
+    session.at = time.time() - 7200
+    session.end_turn("done")
+    session.start_turn("more")
+    assert (await agent.observe()).activity is Activity.BUSY
 
 
 async def test_an_open_thread_without_a_prompt_is_idle(folder, make_agent):
@@ -84,7 +99,7 @@ def test_a_codex_process_is_found_by_its_name(monkeypatch):
     own = [writer for writer in locks.programs(os.getuid()) if writer.pid == os.getpid()]
     assert len(own) == 1
     assert time.time() - 3600 * 24 < own[0].started_at <= time.time()
-    assert locks.started_at(2**22 + 1) == 0.0
+    assert locks.writer_of(2**22 + 1) == Writer(2**22 + 1, 0.0)
 
 
 # Sessions.

@@ -9,6 +9,7 @@ import tracemalloc
 import pytest
 from agents.codex_files import RolloutWriter, WriterLock
 
+from agentd.agents import session_file
 from agentd.agents.agent import Activity
 from agentd.agents.codex import agent as agent_module
 from agentd.agents.codex import locks
@@ -117,6 +118,20 @@ def test_a_huge_rollout_opens_in_little_time_and_memory(session, folder, monkeyp
     assert (thread.turn_at, thread.directory) == (None, "/w")
     assert peak < 10e6
     assert took_s < 2, "0.3 s without tracing, on a machine without load"
+
+
+def test_what_a_limit_left_is_read_by_the_next_look(session, folder, monkeypatch):
+    found = Threads(folder, owner=os.getuid(), keep=2)
+    found.look()
+    monkeypatch.setattr(session_file, "LINE_MAX_BYTES", 20_000)
+    monkeypatch.setattr(session_file, "READ_MAX_BYTES", 40_000)
+    session.start_turn("one")
+    for _ in range(20):
+        session.result("x" * 10_000)
+    session.end_turn("two")
+    for _ in range(20):
+        [thread] = found.look().threads
+    assert (thread.turn_at, thread.messages[-1].content) == (None, "two")
 
 
 def test_a_rollout_is_found_in_any_folder_and_when_it_appears(folder):
