@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from e2e.attack.answers import series
+from e2e.attack.answers import CONNECTIONS, series
 
 ROOT = Path(__file__).parents[1]
 
@@ -15,6 +15,15 @@ def counted():
 
 
 def test_the_document_has_the_number_of_inputs_of_each_attack():
-    inputs = {name: len(each) for name, each in series().items()}
+    inputs = {name: len(each) for name, each in series().items()} | CONNECTIONS
     # `make attack` compares the number of planted files, which depends on the files that a daemon writes.
     assert inputs == {name: count for name, count in counted().items() if not name.startswith("files")}
+
+
+def test_the_document_names_each_test_of_the_attack():
+    text = (ROOT / "docs" / "guarantees.md").read_text("utf-8").partition("## Attacks")[2]
+    named = set(re.findall(r"`tests/e2e/attack/test_attack\.py::(test_\w+)`", text))
+    source = (ROOT / "tests" / "e2e" / "attack" / "test_attack.py").read_text("utf-8")
+    written = set(re.findall(r"^async def (test_\w+)", source, re.MULTILINE))
+    # The answers to a status update are not counted: how many are met depends on the reporter's pauses.
+    assert named == written - {"test_hostile_answers_to_a_status_update"}

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import time
+from pathlib import Path
 
 import aiohttp
+import httpx  # noqa: F401 - the claim stream imports it late, which is not the peer's doing
 import pytest
 
 from agentd.agents.agent import AgentError
@@ -29,6 +32,14 @@ FLOODS = {
     "lines with a colon": one(b":\n" * 100_000),
     "empty data": one(b"data\n" * 12_000 + b"\n"),
     "small events": one(b"event: ping\n\n" * 15_000),
+}
+UPDATE = b'event: message_update\ndata: {"id":1,"role":"agent","time":"t","message":"%s","x":%s}\n\n'
+LARGE_UPDATES = {
+    "nested": lambda size: UPDATE % (b"m", b"[" * size),
+    "fields": lambda size: UPDATE % (b"m", b'{"a":1' + b',"a":1' * (size // 6) + b"}"),
+    "padding": lambda size: UPDATE % (b"  \\n" * (size // 4), b"1"),
+    "escapes": lambda size: UPDATE % (b'\\"\\\\' * (size // 4), b"1"),
+    "no UTF-8": lambda size: UPDATE % (b"\xff" * size, b"1"),
 }
 BODIES = {
     "one-byte chunks": (b"", one(b" ") * 20_000),
@@ -59,7 +70,6 @@ class Flood:
             await self.work
 
     def serve(self):
-
         self.sock = socket.create_server(("127.0.0.1", 0))
         self.sock.settimeout(10)
         self.loop.call_soon_threadsafe(self.ready.set_result, self.sock.getsockname()[1])
@@ -72,19 +82,31 @@ class Flood:
             while sent < self.total:
                 peer.sendall(self.flood)
                 sent += len(self.flood)
+            peer.sendall(b"0\r\n\r\n")
+            peer.shutdown(socket.SHUT_WR)
+
+
+def waited_s():
+    """How long this thread was ready to run and had no CPU, 0 where the kernel does not count it."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 async def lag_of(work):
-    """How long the longest turn of the event loop lasts while `work` runs."""
+    """How long the longest turn of the event loop lasts while `work` runs, without the time that it waits for a CPU."""
     longest = 0.0
 
     async def probe():
         nonlocal longest
         while True:
-            before = time.perf_counter()
+            before, waited = time.perf_counter(), waited_s()
             await asyncio.sleep(0.001)
-            longest = max(longest, time.perf_counter() - before - 0.001)
+            longest = max(longest, time.perf_counter() - before - (waited_s() - waited) - 0.001)
 
+    gc.collect()
+    gc.freeze()  # the objects of the test run are not those of a daemon
     probing = asyncio.create_task(probe())
     await asyncio.sleep(0.01)
     try:
@@ -94,42 +116,56 @@ async def lag_of(work):
         pass
     finally:
         probing.cancel()
+        gc.unfreeze()
     return longest
 
 
+async def assert_no_long_turn(start, flood, total, read):
+    """While `read` reads a flood, no turn of the loop is 50 ms longer than the longest of an idle loop on this machine.
+
+    A turn that is long because the machine was stopped does not come again, so the shortest of three attempts counts.
+    """
+    for _ in range(3):
+        idle_s = await lag_of(asyncio.sleep(0.1))
+        async with Flood(start, flood, total) as url:
+            lag_s = await lag_of(read(url))
+        print(f"longest turn {1000 * lag_s:.0f} ms, idle {1000 * idle_s:.0f} ms")
+        if lag_s < 0.05 + idle_s:
+            return
+    raise AssertionError(f"each attempt had a long turn, the last one of {1000 * lag_s:.0f} ms")
+
+
 SIZES = [
-    pytest.param(100_000, 0.25, id="short"),
-    pytest.param(20_000_000, 0.05, id="long", marks=pytest.mark.long),
+    pytest.param(100_000, id="short"),
+    pytest.param(20_000_000, id="long", marks=pytest.mark.long),
 ]
 
 
-@pytest.mark.parametrize(("total", "bound_s"), SIZES)
+@pytest.mark.parametrize("total", SIZES)
 @pytest.mark.parametrize("kind", FLOODS)
-async def test_a_flood_on_the_claim_stream_does_not_block_the_loop(kind, total, bound_s):
+async def test_a_flood_on_the_claim_stream_does_not_block_the_loop(kind, total):
     async def read(url):
         stream = ReinitStream(url, context=None, clock=Clock())
         async for _ in stream.events("token"):
             pass
 
-    async with Flood(STREAM, FLOODS[kind], total) as url:
-        assert await lag_of(read(url)) < bound_s
+    await assert_no_long_turn(STREAM, FLOODS[kind], total, read)
 
 
-@pytest.mark.parametrize(("total", "bound_s"), SIZES)
+@pytest.mark.parametrize("total", SIZES)
 @pytest.mark.parametrize("kind", FLOODS)
-async def test_a_flood_on_the_agents_stream_does_not_block_the_loop(kind, total, bound_s):
+async def test_a_flood_on_the_agents_stream_does_not_block_the_loop(kind, total):
     async def read(url):
         async with aiohttp.ClientSession() as session:
             async for _ in AgentApiClient(url, session=session).events():
                 pass
 
-    async with Flood(STREAM, FLOODS[kind], total) as url:
-        assert await lag_of(read(url)) < bound_s
+    await assert_no_long_turn(STREAM, FLOODS[kind], total, read)
 
 
-@pytest.mark.parametrize(("total", "bound_s"), SIZES)
+@pytest.mark.parametrize("total", SIZES)
 @pytest.mark.parametrize("kind", BODIES)
-async def test_a_flood_in_a_body_does_not_block_the_loop(kind, total, bound_s):
+async def test_a_flood_in_a_body_does_not_block_the_loop(kind, total):
     start, flood = BODIES[kind]
 
     async def read(url):
@@ -140,5 +176,19 @@ async def test_a_flood_in_a_body_does_not_block_the_loop(kind, total, bound_s):
             finally:
                 await client.close()
 
-    async with Flood(JSON + (one(start) if start else b""), flood, total) as url:
-        assert await lag_of(read(url)) < bound_s
+    await assert_no_long_turn(JSON + (one(start) if start else b""), flood, total, read)
+
+
+@pytest.mark.parametrize("size", [70_000, pytest.param(1_900_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", LARGE_UPDATES)
+async def test_a_large_update_does_not_block_the_loop(kind, size):
+    event = LARGE_UPDATES[kind](size)
+    read = []
+
+    async def read_all(url):
+        async with aiohttp.ClientSession() as session:
+            read[:] = [update.decode() async for update in AgentApiClient(url, session=session).events()]
+
+    await assert_no_long_turn(STREAM, one(event), 3 * len(event), read_all)
+    # What is not JSON is left out.
+    assert [message.id for message in read] == ([] if kind == "nested" else [1, 1, 1])

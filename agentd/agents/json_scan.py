@@ -31,8 +31,8 @@ _SCALAR_MAX_BYTES: Final = 1024
 _DEPTH_MAX: Final = 1024**2
 # A larger chunk is split: a string keeps at most one piece more than its limit.
 _PIECE_BYTES: Final = 256 * 1024
-# A string is squeezed when it is so many times longer than its limit: then the work is linear.
-_SQUEEZE_AT: Final = 4
+# A longer string is squeezed, a part of this size at a time: padding takes 4 ms.
+_SQUEEZE_BYTES: Final = 64 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 
 _SPACE: Final = re.compile(rb"[ \t\r\n]*+")
@@ -45,6 +45,8 @@ _NUMBER: Final = re.compile(rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?[0-
 _NUL: Final = re.compile(rb"\\u0000|\x00")
 _PADDING: Final = re.compile(rb"(?<! ) ++(?=(?:\\r|\r)*+(?:\\n|\n))")
 _END_PADDING: Final = re.compile(rb"(?<! ) ++(?=(?:\\r|\r)*+\Z)")
+# The end of a part, of which the next part decides whether it is padding. Reversed, so that the search is linear.
+_UNDECIDED: Final = re.compile(rb"(?: |\r|r\\)*+")
 _ESCAPED_BACKSLASH: Final = b"\xff\xfe"
 # What a truncated string may begin with: the rest of a UTF-8 character, the second half of a surrogate pair.
 _BROKEN_HEAD: Final = re.compile(rb"(?:[\x80-\xbf]|\\u[dD][c-fC-F][0-9a-fA-F]{2})*+")
@@ -63,10 +65,14 @@ MALFORMED: Final = Malformed()
 
 
 class JsonText(NamedTuple):
-    """The raw inside of a JSON string, not decoded. `cut`: the string was longer than its limit, and this is its end."""
+    """The raw inside of a JSON string, not decoded. `cut`: the string was longer than its limit, and this is its end.
+
+    `is_tight`: it has no padding.
+    """
 
     raw: bytes
     cut: bool = False
+    is_tight: bool = False
 
     @property
     def is_valid(self) -> bool:
@@ -75,7 +81,7 @@ class JsonText(NamedTuple):
 
     def squeezed(self) -> "JsonText":
         """Without padding, which `sanitize.clean_text` removes from the text."""
-        return self._replace(raw=_squeezed(self.raw, at_end=True))
+        return self if self.is_tight else JsonText(_squeezed(self.raw, at_end=True), self.cut, is_tight=True)
 
     def decode(self) -> str:
         """The text, with lone surrogates where the body has them. Raises `BodyError` on a bad escape."""
@@ -229,38 +235,20 @@ class JsonScan:
     def text(self, cap: int) -> Scan[JsonText]:
         """A string, from its opening quote. One longer than `cap` bytes is truncated to its end, between characters.
 
-        The padding of a longer string is removed before it is truncated. Memory: `_SQUEEZE_AT` times `cap`, and a piece.
+        The padding of a long string is removed, before it is truncated. Memory: twice `cap`, and two pieces.
         """
         self._at += 1
-        pieces: deque[bytes] = deque()
-        kept = 0
-        is_cut = False
+        string = _LongString(cap)
         while True:
             quote = self._masked.find(b'"', self._at)
             end = quote if quote >= 0 else _whole_characters(self._masked, self._at)
-            pieces.append(self._buffer[self._at : end])
-            kept += end - self._at
-            if cap == 0:
-                pieces.clear()
-            elif kept > _SQUEEZE_AT * cap:
-                text, run = _without_end_run(b"".join(pieces))
-                # The run of spaces at the end may be padding, or not: that depends on what follows.
-                text, is_cut = _shortened(_squeezed(text, at_end=False), cap, is_cut=is_cut)
-                pieces = deque((text, run[-cap:]))
-                kept = len(text) + len(pieces[-1])
+            string.add(self._buffer[self._at : end])
             self._at = end
             if quote >= 0:
                 break
             yield from self._more()
         self._at += 1
-        if cap == 0:
-            return JsonText(b"", cut=kept > 0)
-        raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        return (
-            JsonText(raw, is_cut)
-            if kept <= cap
-            else JsonText(*_shortened(_squeezed(raw, at_end=True), cap, is_cut=is_cut))
-        )
+        return string.close()
 
     def unexpected(self, wanted: str) -> BodyError:
         """The error for what is at this position."""
@@ -303,6 +291,51 @@ def _whole_characters(masked: bytes, at: int) -> int:
     return escape if escape + size > end else end
 
 
+class _LongString:
+    """Collects the inside of a string, and keeps its last `cap` bytes. Padding is removed part by part."""
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._part_bytes = min(cap, _SQUEEZE_BYTES)
+        self._received = 0
+        self._parts: deque[bytes] = deque()
+        self._parts_bytes = 0
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+
+    def add(self, piece: bytes) -> None:
+        """`piece` ends between two characters."""
+        self._received += len(piece)
+        if self._cap == 0:
+            return
+        self._rest.append(piece)
+        self._rest_bytes += len(piece)
+        if self._received > self._part_bytes and self._rest_bytes > self._part_bytes:
+            text, undecided = _split(_squeezed(b"".join(self._rest), at_end=False))
+            if len(undecided) > self._cap:
+                undecided = _tail(undecided, self._cap + len(rb"\u0000"))
+            self._rest, self._rest_bytes = [undecided], 0
+            self._keep(text)
+
+    def close(self) -> JsonText:
+        if self._cap == 0:
+            return JsonText(b"", cut=self._received > 0)
+        rest = b"".join(self._rest)
+        if self._received <= self._part_bytes:
+            return JsonText(rest)
+        self._keep(_squeezed(rest, at_end=True))
+        raw = b"".join(self._parts)
+        is_cut = len(raw) > self._cap
+        return JsonText(_tail(raw, self._cap) if is_cut else raw, is_cut, is_tight=True)
+
+    def _keep(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._parts_bytes += len(part)
+        # What is left stays longer than the limit, so that `close` cuts between characters.
+        while self._parts_bytes - len(self._parts[0]) > self._cap:
+            self._parts_bytes -= len(self._parts.popleft())
+
+
 def _squeezed(raw: bytes, *, at_end: bool) -> bytes:
     """The inside of a JSON string without NUL and without spaces before a line end. `raw` begins between characters.
 
@@ -313,15 +346,10 @@ def _squeezed(raw: bytes, *, at_end: bool) -> bytes:
     return (_END_PADDING.sub(b"", text) if at_end else text).replace(_ESCAPED_BACKSLASH, rb"\\")
 
 
-def _without_end_run(raw: bytes) -> tuple[bytes, bytes]:
-    """`raw`, and the spaces at its end."""
-    text = raw.rstrip(b" ")
-    return text, raw[len(text) :]
-
-
-def _shortened(raw: bytes, cap: int, *, is_cut: bool) -> tuple[bytes, bool]:
-    """`raw`, truncated to its end where it is longer than `cap`, and whether it is truncated."""
-    return (_tail(raw, cap), True) if len(raw) > cap else (raw, is_cut)
+def _split(raw: bytes) -> tuple[bytes, bytes]:
+    """`raw` before the spaces and carriage returns at its end, and these."""
+    end = len(raw) - _end(_UNDECIDED, raw.replace(rb"\\", _ESCAPED_BACKSLASH)[::-1], 0)
+    return raw[:end], raw[end:]
 
 
 def _tail(raw: bytes, cap: int) -> bytes:

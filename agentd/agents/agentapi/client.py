@@ -27,11 +27,12 @@ from yarl import URL
 
 from agentd import log
 from agentd.agents.agent import AgentBrokenError, AgentBusyError, AgentError, AgentGoneError
-from agentd.agents.agentapi.events import AgentEvent, AgentEventDecoder
+from agentd.agents.agentapi.events import AgentEvent, AgentEventDecoder, LargeUpdate, read_update
 from agentd.agents.agentapi.messages import MessageTail
 from agentd.agents.json_scan import BodyError
 from agentd.agents.single_flight import SingleFlight
-from agentd.conversation.message import Message
+from agentd.conversation.message import Message, NotAMessageError
+from agentd.conversation.window import UndecodedMessage
 from agentd.http_client import LoopShare, failure, json_object, one_line, read_start
 from agentd.sse import StreamTooLargeError
 from agentd.tls import aiohttp
@@ -171,8 +172,15 @@ class AgentApiClient:
             async for chunk in response.content.iter_any():
                 try:
                     async for piece in share.pieces(chunk):
+                        skipped = decoder.skipped
                         for event in decoder.feed(piece):
-                            yield event
+                            prepared = await self._prepared(event, share)
+                            if prepared is not None:
+                                yield prepared
+                        if decoder.skipped > skipped:
+                            self._on_skipped(
+                                self._skipped + decoder.skipped - skipped, decoder.skipped_because
+                            )
                 except StreamTooLargeError as exc:
                     raise AgentBrokenError(f"GET /events: {exc}") from exc
 
@@ -217,7 +225,10 @@ class AgentApiClient:
                         async for piece in share.pieces(chunk):
                             tail.feed(piece)
                 self._on_skipped(tail.skipped, tail.skipped_because)
-                messages = tail.close()
+                messages = []
+                for message in tail.messages():
+                    await share.pause()
+                    messages.append(message)
                 self.messages_sent_at = sent_at
                 return messages
             except TimeoutError as exc:
@@ -229,8 +240,28 @@ class AgentApiClient:
             finally:
                 self.history_bytes = tail.received_bytes
 
+    async def _prepared(self, event: AgentEvent | LargeUpdate, share: LoopShare) -> AgentEvent | None:
+        """An event as its reader gets it, None for a large update that is malformed."""
+        if isinstance(event, LargeUpdate):
+            try:
+                message = await read_update(event, share)
+            except NotAMessageError as exc:
+                self._on_skipped(self._skipped + 1, str(exc))
+                return None
+            return UndecodedMessage(message.id, message.role, lambda: message)
+        if isinstance(event, UndecodedMessage):
+            return event._replace(decode=partial(self._decoded, event))
+        return event
+
+    def _decoded(self, update: UndecodedMessage) -> Message:
+        try:
+            return update.decode()
+        except NotAMessageError as exc:
+            self._on_skipped(self._skipped + 1, str(exc))
+            raise
+
     def _on_skipped(self, count: int, reason: str) -> None:
-        """Log the entries of a history that are not messages, once until a history has none."""
+        """Log the entries and updates that are not messages, once until a history has none."""
         if count and not self._skipped:
             log.get("agents").warning("agent.messages_skipped", messages=count, reason=reason)
         self._skipped = count

@@ -2,7 +2,7 @@
 
 AgentAPI sends a message whole at every change of the screen (422 events and 18.5 MB in 18 s were measured), so most
 updates are outdated on arrival. Of several updates of one message in one chunk only the last is passed on, and its
-JSON is decoded when the message is read.
+JSON is decoded when the message is read. A large update is passed on undecoded, for `read_update`.
 """
 
 import json
@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final, Literal, NamedTuple, TypeAlias
 
+from agentd.agents.agentapi.messages import UpdateScan
+from agentd.agents.json_scan import BodyError
 from agentd.conversation.message import Message, NotAMessageError, parse_message
 from agentd.conversation.window import UndecodedMessage
-from agentd.http_client import json_object
+from agentd.http_client import LoopShare, json_object
 from agentd.masking import excerpt
 from agentd.sse import EventDecoder, Heartbeat
 
@@ -21,7 +23,7 @@ from agentd.sse import EventDecoder, Heartbeat
 EVENT_MAX_BYTES: Final = 2 * 1024**2
 
 _ERROR_MAX_CHARS: Final = 500
-# Of an event without a message; decoding a larger one could block the event loop.
+# `json.loads` of a larger event could block the event loop: two million brackets take 70 ms.
 _SMALL_MAX_CHARS: Final = 64 * 1024
 # The order of fields that AgentAPI writes; any other order is decoded at once.
 _HEAD: Final = re.compile(r'\{"id":(-?[0-9]{1,18}),"role":"(agent|user)",')
@@ -41,6 +43,12 @@ class AgentErrorEvent(NamedTuple):
     time: str
 
 
+class LargeUpdate(NamedTuple):
+    """The JSON of a `message_update` that is too large to be decoded at once."""
+
+    data: str
+
+
 AgentEvent: TypeAlias = UndecodedMessage | StatusChange | AgentErrorEvent
 
 
@@ -49,12 +57,21 @@ class AgentEventDecoder:
 
     def __init__(self) -> None:
         self._events = EventDecoder(event_max_bytes=EVENT_MAX_BYTES)
+        self.skipped = 0
+        """Updates that are not messages. Those that are passed on undecoded are not among them."""
+        self.skipped_because = ""
+        """Why the last of them is none."""
 
-    def feed(self, chunk: bytes) -> Iterator[AgentEvent]:
+    def feed(self, chunk: bytes) -> Iterator[AgentEvent | LargeUpdate]:
         """The events of `chunk`, without updates that a later one in it replaces. Unknown events are skipped."""
         pending: UndecodedMessage | None = None
         for raw in self._events.feed(chunk):
-            event = None if isinstance(raw, Heartbeat) else _event(raw.event, raw.data)
+            try:
+                event = None if isinstance(raw, Heartbeat) else _event(raw.event, raw.data)
+            except NotAMessageError as exc:
+                self.skipped += 1
+                self.skipped_because = str(exc)
+                continue
             if event is None:
                 continue
             if pending is not None and not (isinstance(event, UndecodedMessage) and event.id == pending.id):
@@ -77,9 +94,21 @@ def decode_update(data: str) -> Message:
     return parse_message(fields, text="message")
 
 
-def _event(name: str, data: str) -> AgentEvent | None:
+async def read_update(update: LargeUpdate, share: LoopShare) -> Message:
+    """The message of a large update, parsed in parts. Its text is limited as in `/messages`. Raises `NotAMessageError`."""
+    scan = UpdateScan()
+    try:
+        async for piece in share.pieces(update.data.encode()):
+            scan.feed(piece)
+        return scan.close()
+    except BodyError as exc:
+        raise NotAMessageError(f"an update is not JSON: {exc}") from exc
+
+
+def _event(name: str, data: str) -> AgentEvent | LargeUpdate | None:
+    """None for an unknown event. Raises `NotAMessageError` for a malformed update, if that is seen at once."""
     if name == "message_update":
-        return _update(data)
+        return _update(data) if len(data) <= _SMALL_MAX_CHARS else LargeUpdate(data)
     if name not in ("status_change", "agent_error") or len(data) > _SMALL_MAX_CHARS:
         return None
     fields = json_object(data)
@@ -92,12 +121,9 @@ def _event(name: str, data: str) -> AgentEvent | None:
     return None
 
 
-def _update(data: str) -> UndecodedMessage | None:
+def _update(data: str) -> UndecodedMessage:
     head = _HEAD.match(data)
     if head is not None:
         return UndecodedMessage(int(head[1]), head[2], partial(decode_update, data))
-    try:
-        message = decode_update(data)
-    except NotAMessageError:
-        return None
+    message = decode_update(data)
     return UndecodedMessage(message.id, message.role, lambda: message)

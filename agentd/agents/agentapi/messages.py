@@ -6,6 +6,7 @@ those. Its memory is bounded: `keep` messages, `CONTENT_MAX_BYTES` each, `WINDOW
 """
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 from agentd.agents.json_scan import LIST, MALFORMED, OBJECT, QUOTE, BodyError, JsonScan, JsonText, Scan
@@ -22,19 +23,64 @@ BODY_MAX_BYTES: Final = 2 * 1024**3
 _WORD_MAX_BYTES: Final = 256  # of a role or a time
 
 
-class MessageTail(JsonScan):
+class MessageScan(JsonScan):
+    """Reads single messages. `text` names the field of the content, as for `parse_message`."""
+
+    def __init__(self, *, text: str) -> None:
+        self._text = text
+        self._fields = {"id", "role", text, "time"}
+        super().__init__()
+
+    def entry(self) -> Scan[tuple[Message, JsonText]]:
+        """The object at this position. The message has no text yet. Raises `NotAMessageError` at the object's end."""
+        fields: dict[str, object] = {}
+        text = JsonText(b"")
+        name = yield from self.field(first=True)
+        while name is not None:
+            if name not in self._fields:
+                yield from self.skip()
+            elif (yield from self.peek()) != QUOTE:
+                fields[name] = yield from self.skip()
+            elif name == self._text:
+                text = yield from self.text(CONTENT_MAX_BYTES)
+                fields[name] = "" if text.is_valid else MALFORMED
+            else:
+                word = yield from self.text(_WORD_MAX_BYTES)
+                fields[name] = word.decode() if word.is_valid else MALFORMED
+            name = yield from self.field()
+        return parse_message(fields, text=self._text), text
+
+
+class UpdateScan(MessageScan):
+    """Push parser for the data of one `message_update`. `feed` and `close` raise `NotAMessageError` or `BodyError`."""
+
+    def __init__(self) -> None:
+        self._read: tuple[Message, JsonText] | None = None
+        super().__init__(text="message")
+
+    def document(self) -> Scan[None]:
+        if (yield from self.peek()) != OBJECT:
+            raise self.unexpected("an object")
+        self._read = yield from self.entry()
+
+    def close(self) -> Message:
+        if self._read is None or not self.whole:
+            raise BodyError("an update ends before the end of its JSON")
+        message, text = self._read
+        return message._replace(content=text.decode())
+
+
+class MessageTail(MessageScan):
     """Push parser for one `GET /messages` body.
 
     `{"$schema": …, "messages": [{"id": int, "role": str, "content": str, "time": str}, …]}`: fields in any order,
     unknown ones skipped, `null` for an empty list. `feed` it every chunk; `close()` then returns the newest `keep`
     messages, oldest first. The result does not depend on how the body was split into chunks.
-    An entry that is not a message is left out and counted, whatever its values are. `text` names the field of the content, as for `parse_message`.
+    An entry that is not a message is left out and counted, whatever its values are.
     """
 
     def __init__(self, keep: int, *, text: str = "content") -> None:
         self._keep = keep
-        self._text = text
-        self._fields = {"id", "role", text, "time"}
         # Only the messages that are kept in the end are decoded; until then a message has no text, and the raw text beside it.
         self._window: deque[tuple[Message, JsonText]] = deque()
         self._window_bytes = 0
@@ -43,7 +89,7 @@ class MessageTail(JsonScan):
         """Entries that are not messages."""
         self.skipped_because = ""
         """Why the last of them is none."""
-        super().__init__()
+        super().__init__(text=text)
 
     def feed(self, chunk: bytes) -> None:
         """Parse the next chunk. Raises `BodyError`; the parser is unusable then."""
@@ -53,11 +99,16 @@ class MessageTail(JsonScan):
 
     def close(self) -> list[Message]:
         """End the body. Returns its newest messages, oldest first. Raises `BodyError`."""
+        return list(self.messages())
+
+    def messages(self) -> Iterator[Message]:
+        """The same, one by one: to decode a large message can take 10 ms."""
         if not self.whole:
             raise BodyError(f"the body ended after {self.received_bytes} bytes, before the end of its JSON")
         if not self._listed:
             raise BodyError('the body has no "messages"')
-        return [message._replace(content=text.decode()) for message, text in self._window]
+        for message, text in self._window:
+            yield message._replace(content=text.decode())
 
     def document(self) -> Scan[None]:
         """The body's object."""
@@ -94,23 +145,8 @@ class MessageTail(JsonScan):
             more = yield from self.item()
 
     def _entry(self) -> Scan[None]:
-        fields: dict[str, object] = {}
-        text = JsonText(b"")
-        name = yield from self.field(first=True)
-        while name is not None:
-            if name not in self._fields:
-                yield from self.skip()
-            elif (yield from self.peek()) != QUOTE:
-                fields[name] = yield from self.skip()
-            elif name == self._text:
-                text = yield from self.text(CONTENT_MAX_BYTES)
-                fields[name] = "" if text.is_valid else MALFORMED
-            else:
-                word = yield from self.text(_WORD_MAX_BYTES)
-                fields[name] = word.decode() if word.is_valid else MALFORMED
-            name = yield from self.field()
         try:
-            message = parse_message(fields, text=self._text)
+            message, text = yield from self.entry()
         except NotAMessageError as exc:
             self._skip(exc)
             return

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import pytest
 from aiohttp import web
@@ -19,6 +19,7 @@ from agentd.agents.agentapi.client import (
     StatusReading,
 )
 from agentd.agents.agentapi.events import EVENT_MAX_BYTES, StatusChange
+from agentd.conversation.message import NotAMessageError
 from agentd.conversation.window import UndecodedMessage
 from agentd.simulator.agentapi import SimulatedAgentApi
 from agentd.tls import aiohttp
@@ -361,3 +362,37 @@ async def test_an_event_larger_than_the_cap_ends_the_stream(simulated, agent):
     simulated.load([{"content": "x" * EVENT_MAX_BYTES}])
     with pytest.raises(AgentBrokenError, match=r"(larger|longer) than"):
         await heard(agent, 1)
+
+
+def update(number, **fields):
+    return {"id": number, "role": "agent", "time": "t", "message": str(number)} | fields
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_malformed_update_costs_that_update_and_is_logged_once(session, aiohttp_server, size):
+    padding = "x" * size
+    updates = [
+        json.dumps(update(1, more=padding)),
+        '{"id":2,"role":"agent","message":"%s' % padding,
+        json.dumps(update(3, time=None, more=padding)),
+        json.dumps([padding]),
+        json.dumps(update(5, message="\ud83d\ude00" + padding)),
+    ]
+
+    async def events(_request):
+        body = "".join(f"event: message_update\ndata: {text}\n\n" for text in updates)
+        return web.Response(text=body, content_type="text/event-stream")
+
+    app = web.Application()
+    app.router.add_get("/events", events)
+    server = await aiohttp_server(app)
+    agent = AgentApiClient(f"http://127.0.0.1:{server.port}", session=session)
+    read = []
+    with capture_logs() as logs:
+        async with aclosing(agent.events()) as found:
+            async for event in found:
+                with suppress(NotAMessageError):
+                    read.append(event.decode())
+    assert [(message.id, message.content) for message in read] == [(1, "1"), (5, "\U0001f600" + padding)]
+    assert [(line["event"], line["messages"]) for line in logs] == [("agent.messages_skipped", 1)]
+    assert agent._skipped == 3

@@ -11,6 +11,7 @@ from agentd.agents.agentapi.events import (
     EVENT_MAX_BYTES,
     AgentErrorEvent,
     AgentEventDecoder,
+    LargeUpdate,
     StatusChange,
 )
 from agentd.conversation.message import Message, NotAMessageError
@@ -118,3 +119,10 @@ def test_a_full_screen_passes_and_an_endless_event_does_not():
     assert len(heard(update(1, "<" * 80_000))) == 1
     with pytest.raises(StreamTooLargeError):
         heard(b"data: ", *[b"x" * 65_536] * (EVENT_MAX_BYTES // 65_536 + 1))
+
+
+def test_a_large_update_keeps_its_place_and_is_not_decoded():
+    large = "<" * 80_000
+    events = heard(update(1, "a") + update(1, large) + update(1, "b"))
+    assert [type(event) for event in events] == [Message, LargeUpdate, Message]
+    assert json.loads(events[1].data)["message"] == large

@@ -380,3 +380,24 @@ def test_a_scan_without_a_reader_walks_any_value():
     assert scan.whole
     with pytest.raises(BodyError):
         scan.feed(b"1")
+
+
+@given(
+    st.text(st.sampled_from(' \r\n\0\\"nrué')),
+    st.integers(1, 20),
+    st.booleans(),
+    st.lists(st.integers(0, 1000), max_size=8),
+)
+@settings(max_examples=400)
+def test_padding_is_removed_in_parts_as_from_the_whole_text(text, part_bytes, ascii_only, cuts):
+    body = json.dumps(text, ensure_ascii=ascii_only).encode()
+    scan = OneText(1000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_scan, "_SQUEEZE_BYTES", part_bytes)
+        for piece in pieces(body, cuts):
+            scan.feed(piece)
+    assert not scan.found.cut
+    assert clean_text(scan.found.decode()) == clean_text(text)
+    whole = OneText(1000)
+    whole.feed(body)
+    assert scan.found.squeezed() == whole.found.squeezed()

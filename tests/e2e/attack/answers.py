@@ -214,6 +214,14 @@ def requests_to_the_daemon(host: str) -> list[bytes]:
     ]  # fmt: skip
 
 
+CONNECTIONS = {
+    "idle connections to the TCP port": 1_100,
+    "idle connections to the unix socket": 200,
+    "posts of 1 MB": 400,
+}
+"""Attacks by number, by the name under which docs/guarantees.md counts them."""
+
+
 def series(workspace_id: str = "", host: str = "agentd") -> dict[str, list[bytes]]:
     """The inputs of each attack, by the name under which docs/guarantees.md counts them."""
     agentapi = [*json_answers(AGENTAPI_FIELDS, STATUSES), *message_answers(), *broken_http()]

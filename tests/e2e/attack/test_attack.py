@@ -8,9 +8,12 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import stat
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,11 +56,12 @@ def rss_mb(pid):
     return int(found[1]) / 1024
 
 
-async def holds(testbed, daemon):
+async def holds(testbed, daemon, *, is_claimed=False):
     """The daemon still does its work, and its log shows no defect."""
     assert rss_mb(daemon.pid) < RSS_MAX_MB
     testbed.agent.add_message("agent", "the last words")
-    await testbed.claim(daemon)
+    if not is_claimed:
+        await testbed.claim(daemon)
     assert await daemon.stop() == 0
     assert testbed.stored()[-1]["content"] == "the last words"
     assert testbed.runs() == ["10-count 1"]
@@ -74,9 +78,9 @@ async def until_met(gate, path, *, wait_s, poke=None):
             await asyncio.sleep(0.02)
 
 
-async def attacked(testbed, name, daemon, count):
+async def attacked(testbed, name, daemon, count, **options):
     print(f"attack: {count} {name}, {rss_mb(daemon.pid):.0f} MB at most")
-    await holds(testbed, daemon)
+    await holds(testbed, daemon, **options)
 
 
 async def test_hostile_answers_to_the_claim_stream(testbed, coderd_gate):
@@ -179,6 +183,79 @@ async def test_hostile_requests_to_the_local_api(testbed, over, unused_tcp_port)
         writer.close()
         assert b" 500 " not in answer.split(b"\r\n", 1)[0], (each[:200], answer[:500])
     await attacked(testbed, f"requests over {over}", daemon, len(hostile))
+
+
+@pytest.fixture
+def many_descriptors():
+    """The test holds more connections than most shells allow."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_idle_connections_do_not_delay_a_claim(testbed, unused_tcp_port, many_descriptors):
+    started = testbed.home / "started"
+    testbed.hook(
+        "10-count", f'date +%s.%N > {started}\necho "$AGENTD_HOOK $AGENTD_ATTEMPT" >> {testbed.home}/runs'
+    )
+    daemon = await testbed.start(AGENTD_LOCAL_API_LISTEN=f"127.0.0.1:{unused_tcp_port}")
+    await daemon.status_until(lambda s: s["claims"]["state"] == "listening", what="listening")
+    tcp = [
+        asyncio.open_connection("127.0.0.1", unused_tcp_port)
+        for _ in range(answers.CONNECTIONS["idle connections to the TCP port"])
+    ]
+    unix = [
+        asyncio.open_unix_connection(str(daemon.socket))
+        for _ in range(answers.CONNECTIONS["idle connections to the unix socket"])
+    ]
+    testbed.coderd.claim_start(testbed.workspace)
+    idle = await asyncio.wait_for(asyncio.gather(*tcp[100:], *unix), 30)
+    # The others arrive with the claim.
+    late = asyncio.gather(*tcp[:100])
+    published = time.time()
+    await testbed.coderd.claim_finish(testbed.workspace)
+    idle += await asyncio.wait_for(late, 30)
+    status = await testbed.run("status")
+    await daemon.status_until(lambda s: s["claims"]["state"] == "settled", what="settled")
+    delay_s = float(started.read_text()) - published
+    print(f"attack: {len(idle)} idle connections, the hook of a claim started after {1000 * delay_s:.0f} ms")
+    assert status.code == 0, status
+    assert delay_s < 1
+    await attacked(testbed, "idle connections", daemon, len(idle), is_claimed=True)
+    for _, writer in idle:
+        writer.close()
+
+
+async def test_large_posts_cost_bounded_memory(testbed, unused_tcp_port, many_descriptors):
+    testbed.counting_hook("10-count")
+    address = f"127.0.0.1:{unused_tcp_port}"
+    daemon = await testbed.start(AGENTD_LOCAL_API_LISTEN=address)
+    body = b'{"state":"working","message":"' + b"x" * 1_000_000 + b'"}'
+    head = f"POST /v1/events HTTP/1.1\r\nHost: {address}\r\n"
+    head += "Content-Type: application/json\r\nConnection: close\r\n"
+    # One half names its length, the other half comes in chunks.
+    named = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    chunked = f"{head}Transfer-Encoding: chunked\r\n\r\n{len(body):x}\r\n".encode() + body + b"\r\n0\r\n\r\n"
+    codes = Counter()
+
+    async def post(request):
+        reader, writer = await asyncio.open_connection("127.0.0.1", unused_tcp_port)
+        answer = b""
+        with contextlib.suppress(OSError):
+            writer.write(request)
+            await writer.drain()
+        with contextlib.suppress(OSError):
+            answer = await asyncio.wait_for(reader.read(4096), 30)
+        codes[answer[9:12].decode() or "closed"] += 1
+        writer.close()
+
+    count = answers.CONNECTIONS["posts of 1 MB"]
+    await asyncio.gather(*(post((named, chunked)[number % 2]) for number in range(count)))
+    print(f"attack: {dict(codes)}")
+    assert codes.keys() <= {"413", "closed"}
+    assert codes["413"] > 0
+    await attacked(testbed, "posts of 1 MB", daemon, count)
 
 
 # Files.
