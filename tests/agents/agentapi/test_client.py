@@ -373,7 +373,7 @@ async def test_a_malformed_update_costs_that_update_and_is_logged_once(session, 
     padding = "x" * size
     updates = [
         json.dumps(update(1, more=padding)),
-        '{"id":2,"role":"agent","message":"%s' % padding,
+        '{"id":2,"role":"agent","message":"' + padding,
         json.dumps(update(3, time=None, more=padding)),
         json.dumps([padding]),
         json.dumps(update(5, message="\ud83d\ude00" + padding)),
