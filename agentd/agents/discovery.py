@@ -24,8 +24,8 @@ class Surroundings(NamedTuple):
     """What a kind that reads files gets. `folder` is the agent's own; files of another user than `owner` are not read.
 
     `directory`: the current session is one below it, if there is one. `keep`: messages to keep. Files are read in the thread `disk`.
-    `redact`, if any, is applied to every message before `Agent.messages` or a digest of it leaves the kind. `skipped`
-    counts the lines of session files that are left out (`kind`, `reason`).
+    `redact`, if any, is applied to every message before `Agent.messages` or a digest of it leaves the kind, and to the
+    evidence of an observation. `skipped` counts the lines of session files that are left out (`kind`, `reason`).
     """
 
     folder: Path

@@ -28,12 +28,20 @@ class Redactor:
 
     def __call__(self, messages: Iterable[Message]) -> list[Message]:
         """Return the messages with `REPLACEMENT` for each secret in their content."""
+        if self._finds_nothing():
+            return list(messages)
+        return [message._replace(content=self._redacted(message.content)) for message in messages]
+
+    def text(self, text: str) -> str:
+        """A text that an agent wrote, outside its messages. Apply it before the text is cut."""
+        return text if self._finds_nothing() else self._redacted(text)
+
+    def _finds_nothing(self) -> bool:
+        """Whether there is no secret. Reads the known ones."""
         known = frozenset(clean_text(value).strip() for value in self._values())
         if known != self._known:
             self._known, self._mask = known, Mask(known)
-        if self._mask.is_empty and not self._patterns:
-            return list(messages)
-        return [message._replace(content=self._redacted(message.content)) for message in messages]
+        return self._mask.is_empty and not self._patterns
 
     def _redacted(self, text: str) -> str:
         # A long message was truncated while it was read: the rest of a value may stand at the cut.

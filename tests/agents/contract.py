@@ -6,11 +6,12 @@ class TestMyKind(AgentContract):
 """
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Protocol
 
 import pytest
 
+from agentd import log
 from agentd.agents.agent import (
     Activity,
     Agent,
@@ -21,8 +22,13 @@ from agentd.agents.agent import (
     LastMessage,
     Strength,
 )
+from agentd.conversation.redaction import REPLACEMENT, Redactor
 from agentd.stability.tracker import AgentStatus, Tracker
 from agentd.stability.watcher import Watcher
+
+SECRET = "s3cr3t-4fbd0e1c9a7b45d2"
+REDACT = Redactor(values=log.registered_secrets, patterns=[r"pin-[0-9]+"])
+"""What the daemon gives to every kind. A stage gives it to its agent."""
 
 
 class Stage(Protocol):
@@ -149,6 +155,35 @@ class AgentContract:
         saved = [message.content for message in await agent.saved_messages(keep=3)]
         assert saved in ([], ["hello", "hello yourself"]), "what the agent left, or nothing"
 
+    @pytest.mark.parametrize("before", ["", "x " * 85, "x " * 97, "x " * 245])
+    async def test_no_message_and_no_evidence_has_a_secret(self, stage, agent, before):
+        log.register_secret(SECRET)
+        text = f"{before}{SECRET} and pin-1234"
+        shown = []
+        async with Following(agent) as following:
+            await stage.work(text)
+            shown.append((await agent.observe()).evidence)
+            with suppress(NotImplementedError):
+                await stage.ask(text)
+                shown.append((await agent.observe()).evidence)
+            await stage.finish(text)
+            shown.append((await agent.observe()).evidence)
+            read = [*await agent.messages(keep=3), *await agent.messages(keep=3, fresh=True)]
+            read += await agent.messages(keep=3)
+        await stage.stop()
+        shown.append((await agent.observe()).evidence)
+        read += await agent.saved_messages(keep=3)
+        shown += [message.content for message in read] + following.evidence
+        assert f"{before}{REPLACEMENT} and {REPLACEMENT}" in shown
+        # At most four characters of a secret are left where a text is cut.
+        assert [one for one in shown if SECRET[:5] in one or SECRET[-5:] in one or "pin-1" in one] == []
+
+    async def test_evidence_of_an_agent_that_cannot_be_understood_has_no_secret(self, stage, agent):
+        log.register_secret(SECRET)
+        await stage.work(SECRET)
+        await stage.break_down()
+        assert SECRET not in (await agent.observe()).evidence
+
     # Announcements.
 
     async def test_polling_alone_shows_a_turn(self, stage, watcher, fake_clock):
@@ -256,6 +291,7 @@ class Following:
 
     def __init__(self, agent) -> None:
         self.activities: list[Activity] = []
+        self.evidence: list[str] = []
         self.losses = 0
         self.error: BaseException | None = None
         self._agent = agent
@@ -289,3 +325,4 @@ class Following:
                 self.losses += change.lost
                 if change.observation is not None:
                     self.activities.append(change.observation.activity)
+                    self.evidence.append(change.observation.evidence)

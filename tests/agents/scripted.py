@@ -18,13 +18,15 @@ from agentd.agents.agent import (
     Strength,
 )
 from agentd.conversation.message import Message
+from agentd.conversation.redaction import Redactor
 
 
 class ScriptedAgent(Agent):
     kind = "scripted"
     can = Capabilities(send_input=True)
 
-    def __init__(self) -> None:
+    def __init__(self, redact: Redactor | None = None) -> None:
+        self._redact = redact or Redactor(values=tuple)
         self._is_announcing = False
         self.activity = Activity.IDLE
         self.question = ""
@@ -68,7 +70,7 @@ class ScriptedAgent(Agent):
             raise AgentGoneError("the script has ended")
         if self.activity is Activity.BROKEN:
             raise AgentBrokenError("the script makes no sense")
-        return self.history[-keep:]
+        return self._redact(self.history[-keep:])
 
     async def changes(self) -> AsyncGenerator[Change, None]:
         queue: asyncio.Queue[Change] = asyncio.Queue()
@@ -100,7 +102,7 @@ class ScriptedAgent(Agent):
         return Observation(
             self.activity,
             Strength.TOLD,
-            self.question or f"the script says {self.activity.value}",
-            last=LastMessage.of(self.history) if is_there else None,
+            self._redact.text(self.question) or f"the script says {self.activity.value}",
+            last=LastMessage.of(self._redact(self.history)) if is_there else None,
             readable=is_there,
         )

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from agents.claude_files import ClaudeHome
 from agents.codex_files import FakeDaemon, RolloutWriter, WriterLock
-from agents.contract import AgentContract
+from agents.contract import REDACT, AgentContract
 from agents.scripted import ScriptedAgent
 
 from agentd.agents.agent import Activity
@@ -17,13 +17,13 @@ from agentd.agents.agentapi.client import AgentApiClient
 from agentd.agents.claude_code.agent import ClaudeCodeAgent
 from agentd.agents.codex.agent import CodexAgent
 from agentd.agents.combined import Candidate, CombinedAgent
-from agentd.simulator.agentapi import SimulatedAgentApi
+from agentd.simulator.agentapi import SimulatedAgentApi, statefile
 from agentd.worker_thread import WorkerThread
 
 
 class ScriptedStage:
     def __init__(self) -> None:
-        self.agent = self.script = ScriptedAgent()
+        self.agent = self.script = ScriptedAgent(REDACT)
 
     async def work(self, prompt):
         self.script.say("user", prompt)
@@ -51,8 +51,9 @@ class ScriptedStage:
 
 
 class AgentApiStage:
-    def __init__(self, simulated, agent) -> None:
+    def __init__(self, simulated, agent, state_file) -> None:
         self.simulated = simulated
+        self.state_file = state_file
         self.agent = agent
 
     async def work(self, prompt):
@@ -67,6 +68,7 @@ class AgentApiStage:
         raise NotImplementedError
 
     async def stop(self):
+        statefile.save(self.simulated.conversation, self.state_file)
         await self.simulated.stop()
 
     async def start(self):
@@ -177,14 +179,16 @@ class TestCombined(AgentContract):
 
 class TestAgentApi(AgentContract):
     @pytest.fixture
-    async def stage(self, fake_clock, monkeypatch):
+    async def stage(self, fake_clock, monkeypatch, tmp_path):
+        state_file = tmp_path / "state.json"
         monkeypatch.setattr(client_module, "STATUS_TIMEOUT_S", 0.5)
         async with SimulatedAgentApi() as simulated, aiohttp.ClientSession() as session:
-            simulated.add_message("user", "hello")
-            simulated.add_message("agent", "hello yourself")
+            simulated.load([{"role": "user", "content": "hello"}, {"content": "hello yourself"}])
             client = AgentApiClient(simulated.url, session=session)
-            agent = AgentApiAgent(client, keep=3, clock=fake_clock.as_clock())
-            yield AgentApiStage(simulated, agent)
+            agent = AgentApiAgent(
+                client, keep=3, clock=fake_clock.as_clock(), state_file=state_file, redact=REDACT
+            )
+            yield AgentApiStage(simulated, agent, state_file)
             await agent.close()
 
 
@@ -193,7 +197,13 @@ class TestClaudeCode(AgentContract):
     async def stage(self, fake_clock, tmp_path):
         home, disk = ClaudeHome(tmp_path / ".claude"), WorkerThread("test")
         agent = ClaudeCodeAgent(
-            home.folder, owner=os.getuid(), directory=None, keep=3, clock=fake_clock.as_clock(), disk=disk
+            home.folder,
+            owner=os.getuid(),
+            directory=None,
+            keep=3,
+            clock=fake_clock.as_clock(),
+            disk=disk,
+            redact=REDACT,
         )
         yield ClaudeCodeStage(home, agent)
         await agent.close()
@@ -206,7 +216,9 @@ class TestCodex(AgentContract):
     async def stage(self, fake_clock, tmp_path):
         folder, disk = tmp_path / ".codex", WorkerThread("test")
         folder.mkdir()
-        agent = CodexAgent(folder, owner=os.getuid(), keep=3, clock=fake_clock.as_clock(), disk=disk)
+        agent = CodexAgent(
+            folder, owner=os.getuid(), keep=3, clock=fake_clock.as_clock(), disk=disk, redact=REDACT
+        )
         stage = CodexStage(folder, agent)
         yield stage
         await agent.close()

@@ -128,7 +128,7 @@ class AgentApiAgent(Agent):
             self._no_answer_since = self._status = None
             self._is_hanging = False
             activity = Activity.GONE if isinstance(exc, AgentGoneError) else Activity.BROKEN
-            return Observation(activity, evidence=str(exc), readable=False)
+            return Observation(activity, evidence=self._redact.text(str(exc)), readable=False)
         self._no_answer_since = None
         self._is_hanging = False
         poll_on = self._proof.is_worth_polling

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from agentd.agents.agent import Activity, Observation, Strength
 from agentd.agents.claude_code.transcript import Turn
+from agentd.masking import excerpt
 
 LAST_UNDERSTOOD: Final = "2.1.330"
 """The newest version whose files were tried."""
@@ -133,10 +134,10 @@ def _question(row: Row, turn: Turn) -> str:
 
 
 def _shown(value: object, longest: int = _DETAIL_MAX) -> str:
-    """A text of another program, on one line and of limited length; "" for anything else."""
+    """A text of another program, on one line, masked and of limited length; "" for anything else."""
     if not isinstance(value, str):
         return ""
-    return "".join(letter if letter.isprintable() else " " for letter in value[:longest])
+    return "".join(letter if letter.isprintable() else " " for letter in excerpt(value, longest))
 
 
 def _seconds(value: object) -> float:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from agentd.agents.agent import Activity, Observation, Session, Strength
 from agentd.agents.claude_code.registry import read_registry
 from agentd.agents.claude_code.row import Row, observation_of
-from agentd.agents.claude_code.transcript import Record, Transcript, skim
+from agentd.agents.claude_code.transcript import Record, Tool, Transcript, skim
 from agentd.agents.session_file import SessionFile
 from agentd.clock import rfc3339
 from agentd.conversation.message import Message
@@ -65,8 +65,8 @@ class _Followed:
 
 
 class SessionReader:
-    """`directory`: as `agent.directory`. `redact` is applied to every message. `skipped` is called with a reason and the
-    number of records that are left out.
+    """`directory`: as `agent.directory`. `redact` is applied to every message and to the evidence. `skipped` is called
+    with a reason and the number of records that are left out.
     """
 
     def __init__(
@@ -128,7 +128,10 @@ class SessionReader:
 
     def _read(self, row: Row, *, is_followed: bool) -> LiveSession:
         transcript = self._follow(row) if is_followed else Transcript(self._keep)
-        observation = observation_of(row, transcript.turn, now=self._wall())
+        # Before the question is shortened, which could leave a part of a secret.
+        tools = tuple(Tool(*map(self._redact.text, tool)) for tool in transcript.turn.tools)
+        observation = observation_of(row, transcript.turn._replace(tools=tools), now=self._wall())
+        observation = observation._replace(evidence=self._redact.text(observation.evidence))
         if observation.activity is Activity.IDLE and observation.strength is Strength.INFERRED:
             observation = self._unless_subagents(row, observation)
         session = Session(

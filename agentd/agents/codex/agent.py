@@ -65,9 +65,8 @@ class CodexAgent(Agent):
         self._owner = owner
         self._directory = directory
         self._disk = disk
-        self._threads = Threads(
-            folder, owner=owner, keep=keep, redact=redact or Redactor(values=tuple), skipped=skipped
-        )
+        self._redact = redact or Redactor(values=tuple)
+        self._threads = Threads(folder, owner=owner, keep=keep, redact=self._redact, skipped=skipped)
         self._control = ControlSocket(owner=owner, clock=clock)
         self._look = Look((), has_locks=True, rollouts=0, socket=None, skipped={})
         self._looking: Future[Look] | None = None
@@ -147,7 +146,7 @@ class CodexAgent(Agent):
             why = f", {self._reason()}" if thread is current else ""
             evidence = f"{evidence} (session {thread.id[:8]}{why})"
         return seen._replace(
-            evidence=evidence,
+            evidence=self._redact.text(evidence),
             last=LastMessage.of(current.messages) if current else None,
             readable=activity is not Activity.BROKEN,
             unread=current is not None and (current.id, current.version) != self._given,
