@@ -174,9 +174,15 @@ class AgentApiAgent(Agent):
         self._doubts_at_read = doubts
         return messages
 
+    def _collect(self, update: UndecodedMessage) -> None:
+        for updates in self._collecting:
+            updates[update.id] = update
+            if len(updates) > self._keep:  # a replay has them all
+                del updates[next(iter(updates))]
+
     @contextmanager
     def _updates_meanwhile(self) -> Iterator[dict[int, UndecodedMessage]]:
-        """Collect the announced messages until the end of the block: the last one of each id."""
+        """Collect the announced messages until the end of the block: the last one of each id, at most `keep`."""
         updates: dict[int, UndecodedMessage] = {}
         self._collecting.append(updates)
         try:
@@ -288,6 +294,7 @@ class AgentApiAgent(Agent):
     def _take(self, event: AgentEvent) -> Change | None:
         if isinstance(event, UndecodedMessage):
             event = event._replace(decode=partial(self._decoded, event))
+            self._collect(event)
         if isinstance(event, StatusChange):
             self._announced_busy = event.status == "running"
         if self.is_announcing:
@@ -310,8 +317,6 @@ class AgentApiAgent(Agent):
         return None
 
     def _update(self, update: UndecodedMessage) -> Change | None:
-        for updates in self._collecting:
-            updates[update.id] = update
         self._doubts += not self._window.update(update)
         now = self._clock.monotonic()
         if now - self._announced_at < ANNOUNCE_S or not self._is_current():

@@ -29,8 +29,9 @@ async def agent(simulated):
         await agent.close()
 
 
+@pytest.mark.parametrize("replayed", [False, True], ids=["announced", "replayed"])
 async def test_a_message_announced_during_a_read_is_not_lost_to_the_older_answer(
-    simulated, agent, monkeypatch
+    simulated, agent, monkeypatch, replayed
 ):
     answered, release = asyncio.Event(), asyncio.Event()
     messages = agent._client.messages
@@ -41,16 +42,23 @@ async def test_a_message_announced_during_a_read_is_not_lost_to_the_older_answer
         await release.wait()
         return answer
 
-    async with Following(agent):
-        monkeypatch.setattr(agent._client, "messages", late)
-        reading = asyncio.create_task(agent.messages(keep=10))
-        await answered.wait()
-        simulated.add_message("agent", "the news")
+    following = Following(agent)
+    if not replayed:
+        await following.__aenter__()
+    monkeypatch.setattr(agent._client, "messages", late)
+    reading = asyncio.create_task(agent.messages(keep=10))
+    await answered.wait()
+    simulated.add_message("agent", "the news")
+    if replayed:
+        await following.__aenter__()
+    try:
         async with asyncio.timeout(5):
-            while agent._window.live[-1].content != "the news":
+            while not agent._window.live or agent._window.live[-1].content != "the news":
                 await asyncio.sleep(0.005)
         release.set()
         assert (await reading)[-1].content == "hello yourself"
         newest = await agent.messages(keep=2)
         assert [message.content for message in newest] == ["hello yourself", "the news"]
         assert (await agent.observe()).last == LastMessage.of(newest)
+    finally:
+        await following.__aexit__()
