@@ -25,6 +25,8 @@ from agentd.agents.agent import (
     Session,
     Strength,
 )
+from agentd.agents.hook_only import HookOnlyAgent
+from agentd.agents.hook_states import HookStates
 from agentd.clock import Clock
 from agentd.conversation.message import Message
 from agentd.proc import read_name, read_stat
@@ -35,6 +37,8 @@ LOOK_EVERY_S: Final = 5.0
 LOOK_TIMEOUT_S: Final = 2.0
 AGENTAPI: Final = "agentapi"
 ANCESTORS_MAX: Final = 64
+HOOK_ONLY_MAX: Final = 8
+"""Agents that are known by their hooks only."""
 
 # The order of the activities: the first that any agent shows is the activity of all.
 _ORDER: Final = (Activity.BUSY, Activity.WAITING, Activity.IDLE, Activity.BROKEN, Activity.GONE)
@@ -49,7 +53,10 @@ class Candidate(NamedTuple):
 
 
 class CombinedAgent(Agent):
-    """`members` are there from the start, the first one is shown when none can be observed. `directory`: as `agent.directory`."""
+    """`members` are there from the start, the first one is shown when none can be observed. `directory`: as `agent.directory`.
+
+    `hooks`: what agents' own hooks said, of the `members` and `candidates`, and with `any_hook` of every other agent.
+    """
 
     def __init__(
         self,
@@ -59,12 +66,18 @@ class CombinedAgent(Agent):
         clock: Clock,
         disk: WorkerThread,
         directory: Path | None = None,
+        hooks: HookStates | None = None,
+        any_hook: bool = False,
     ) -> None:
         self._members = list(members)
         self._candidates = list(candidates)
         self._clock = clock
         self._disk = disk
         self._directory = directory
+        self._hooks = hooks
+        self._any_hook = any_hook
+        self._own: dict[Agent, Observation] = {}
+        """What each member observes itself, without hooks."""
         self._seen: dict[Agent, Observation] = {}
         self._sessions: dict[Agent, Sequence[Session]] = {}
         self._current: Agent | None = members[0] if members else None
@@ -122,11 +135,13 @@ class CombinedAgent(Agent):
     async def observe(self) -> Observation:
         if self._candidates and self._clock.monotonic() - self._looked_at >= LOOK_EVERY_S:
             await self.look()
+        self._add_hook_only()
         members = list(self._members)
         observations = await asyncio.gather(*(member.observe() for member in members))
-        self._seen = dict(zip(members, observations, strict=True))
+        self._own = dict(zip(members, observations, strict=True))
         sessions = await asyncio.gather(*(member.sessions() for member in members))
         self._sessions = dict(zip(members, sessions, strict=True))
+        self._seen = {member: self._with_hooks(member) for member in members}
         return self._combine()
 
     async def messages(
@@ -144,7 +159,7 @@ class CombinedAgent(Agent):
 
     async def changes(self) -> AsyncGenerator[Change, None]:
         """The announcements of every member, also of one that appears later."""
-        queue: asyncio.Queue[tuple[Agent, Change]] = asyncio.Queue(maxsize=64)
+        queue: asyncio.Queue[tuple[Agent | None, Change]] = asyncio.Queue(maxsize=64)
 
         async def follow(member: Agent) -> None:
             async with aclosing(member.changes()) as changes:
@@ -154,6 +169,7 @@ class CombinedAgent(Agent):
         async def follow_all() -> None:
             followed: set[Agent] = set()
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_hooks(queue), name="agents' hooks")
                 while True:
                     self._appeared.clear()
                     for member in self._members:
@@ -163,7 +179,7 @@ class CombinedAgent(Agent):
                     await self._appeared.wait()
 
         following = asyncio.create_task(follow_all(), name="agents' changes")
-        getting: asyncio.Task[tuple[Agent, Change]] | None = None
+        getting: asyncio.Task[tuple[Agent | None, Change]] | None = None
         try:
             while True:
                 getting = asyncio.create_task(queue.get(), name="next change")
@@ -171,7 +187,7 @@ class CombinedAgent(Agent):
                 if not getting.done():
                     following.result()  # raises what ended it
                 member, change = getting.result()
-                yield self._combined_change(member, change)
+                yield self._combined_change(member, change) if member else await self._after_hook()
         finally:
             if getting is not None:
                 getting.cancel()
@@ -227,6 +243,43 @@ class CombinedAgent(Agent):
             await member.close()
         self._disk.close(0)
 
+    # What hooks say.
+
+    async def _follow_hooks(self, queue: "asyncio.Queue[tuple[Agent | None, Change]]") -> None:
+        while self._hooks is not None:
+            await self._hooks.arrived.wait()
+            self._hooks.arrived.clear()
+            await queue.put((None, Change()))
+
+    def _add_hook_only(self) -> None:
+        """Add the agents that are known by their hooks only."""
+        if self._hooks is None or not self._any_hook:
+            return
+        known = {AGENTAPI, *(one.kind for one in self._members), *(one.kind for one in self._candidates)}
+        left = HOOK_ONLY_MAX - sum(isinstance(one, HookOnlyAgent) for one in self._members)
+        for name in [one for one in self._hooks.agents() if one not in known][:left]:
+            self._members.append(HookOnlyAgent(name, self._hooks))
+            self._log.info("agent.found", kind=name, folder="")
+            self._appeared.set()
+
+    def _with_hooks(self, member: Agent) -> Observation:
+        own = self._own[member]
+        if self._hooks is None or isinstance(member, HookOnlyAgent):
+            return own
+        return self._hooks.refined(member.kind, own, self._sessions.get(member, ()))
+
+    async def _after_hook(self) -> Change:
+        """What follows from an event of a hook, without asking the agents that have none."""
+        if not self._own:
+            return Change(lost=True)  # nothing was observed yet: a poll is due
+        self._add_hook_only()
+        for member in self._members:
+            if isinstance(member, HookOnlyAgent):
+                self._own[member] = await member.observe()
+                self._sessions[member] = await member.sessions()
+        self._seen = {member: self._with_hooks(member) for member in self._own}
+        return Change(self._combine(), lost=True)
+
     # What follows from the observations.
 
     def _present(self) -> list[Agent]:
@@ -261,10 +314,17 @@ class CombinedAgent(Agent):
         return f"{member.kind}: {seen.evidence}"
 
     def _choose(self, counted: dict[Agent, Observation]) -> None:
+        gone = (Activity.GONE, Activity.BROKEN)
+        # An agent that is known by its hooks only has no messages.
+        has_messages = any(
+            seen.activity not in gone and not isinstance(member, HookOnlyAgent)
+            for member, seen in counted.items()
+        )
         ranked = [
             (self._rank(session), -number, member)
             for number, member in enumerate(counted)
             for session in self._sessions.get(member, ())[:1]
+            if not (has_messages and isinstance(member, HookOnlyAgent))
         ]
         if not ranked:
             return
@@ -292,7 +352,8 @@ class CombinedAgent(Agent):
 
     def _combined_change(self, member: Agent, change: Change) -> Change:
         if change.observation is not None:
-            self._seen[member] = change.observation
+            self._own[member] = change.observation
+            self._seen[member] = self._with_hooks(member)
             change = change._replace(observation=self._combine())
         return change._replace(messages=change.messages and member is self._current)
 

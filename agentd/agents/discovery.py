@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from agentd.agents.agent import Agent
 from agentd.agents.agentapi.agent import AgentApiAgent
 from agentd.agents.agentapi.client import AgentApiClient
+from agentd.agents.hook_states import HookStates
 from agentd.clock import Clock
 from agentd.config import Config
 from agentd.conversation.redaction import Redactor
@@ -92,6 +93,12 @@ FILE_KINDS: Final[dict[str, FileKind]] = {
 """By the name of the kind, in the order in which they are looked for."""
 
 
+def hook_states(config: Config, clock: Clock) -> HookStates | None:
+    """What holds the states that agents' own hooks tell, None if `agent.sources` allows no agent that has hooks."""
+    sources = config.agent.sources
+    return HookStates(clock) if AUTO in sources or any(kind in sources for kind in FILE_KINDS) else None
+
+
 def agent_of(
     config: Config,
     *,
@@ -99,10 +106,11 @@ def agent_of(
     clock: Clock,
     redact: Redactor | None = None,
     metrics: Registry | None = None,
+    hooks: HookStates | None = None,
 ) -> Agent:
     """The agents that `agent.sources` names, as one. Raises `ConfigError` for an unreadable CA file.
 
-    `redact` is applied to every message of an agent, before any reader gets it.
+    `hooks` is what `hook_states` returned. `redact` is applied to every message of an agent, before any reader gets it.
     """
     skipped = None
     if metrics is not None:
@@ -135,7 +143,15 @@ def agent_of(
         )
         candidates.append(Candidate(kind, folder, partial(FILE_KINDS[kind].build, surroundings)))
     members = [_agentapi(config, session=session, clock=clock, redact=redact)] if has_agentapi else []
-    return CombinedAgent(members, candidates, clock=clock, disk=disk, directory=config.agent.directory)
+    return CombinedAgent(
+        members,
+        candidates,
+        clock=clock,
+        disk=disk,
+        directory=config.agent.directory,
+        hooks=hooks,
+        any_hook=AUTO in sources,
+    )
 
 
 def _agentapi(

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "stop": "stop the daemon and print the delivery result",
     "status": "print the state of the daemon",
     "report": "report the state of the task: working, idle, complete or failure",
+    "hook": "hand an event of a coding agent's own hook to the daemon, or print how to install it",
     "snapshot": "capture the conversation and deliver it now, or print a stored one",
     "claims": "list claims and their hooks, retry or forget a claim",
     "doctor": "check the installation and print what to correct",

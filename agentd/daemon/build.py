@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentd import __version__, log
 from agentd.agents.agent import Agent
-from agentd.agents.discovery import agent_of
+from agentd.agents.discovery import agent_of, hook_states
+from agentd.agents.hook_socket import HookSocket
+from agentd.agents.hook_states import HookStates
 from agentd.claims.events import ClaimEvent
 from agentd.claims.hook_runner import HookRunner
 from agentd.claims.ledger import Ledger
@@ -97,13 +99,21 @@ class Components:
         self.metrics = Registry()
         info = self.metrics.gauge("agentd_info", "Always 1; the version is a label.", "version")
         info.set(1, version=__version__)
+        agent_hooks = hook_states(config, clock)
         peers = connect(
             config,
             session,
             clock,
             workspace_id=lambda: ledger.workspace_id or "",
             metrics=self.metrics,
+            hooks=agent_hooks,
         )
+        self.hook_socket = (
+            HookSocket(config.local_api.socket, take=agent_hooks.take, clock=clock, metrics=self.metrics)
+            if agent_hooks is not None
+            else None
+        )
+        """None if `agent.sources` allows no agent that has hooks."""
         self.headers = peers.headers
         self.token = peers.token
         self.agent = peers.agent
@@ -310,6 +320,7 @@ def connect(
     *,
     workspace_id: Callable[[], str],
     metrics: Registry | None = None,
+    hooks: HookStates | None = None,
 ) -> Peers:
     """Build the clients of all peers without contacting one. The caller closes the agent. Raises `ConfigError`."""
     headers = extra_headers(config)
@@ -324,7 +335,7 @@ def connect(
     return Peers(
         headers=headers,
         token=token,
-        agent=agent_of(config, session=session, clock=clock, redact=redact, metrics=metrics),
+        agent=agent_of(config, session=session, clock=clock, redact=redact, metrics=metrics, hooks=hooks),
         stream=claim_stream(config, headers, clock) if config.claims.enabled and token is not None else None,
         status_client=client() if config.status.app_slug else None,
         destinations=_destinations(config, client, session, workspace_id),

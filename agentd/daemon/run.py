@@ -62,6 +62,8 @@ class Daemon:
         Raises `StateError` or `ConfigError` if the local API cannot listen.
         """
         await self._api.start()
+        if self._components.hook_socket is not None:
+            self._components.hook_socket.open()
         self._components.last_stop.warn_if_killed(self._components.delivery.receipt())
         await self._components.last_stop.running(timeout_s=START_RECORD_TIMEOUT_S)
         self._notifier.send(READY=1, STATUS="running")
@@ -83,6 +85,8 @@ class Daemon:
         await stopping
         receipt = await self._shutdown.run(tasks)
         self._receipt.set_result(receipt)
+        if self._components.hook_socket is not None:
+            self._components.hook_socket.close()
         await self._api.close()
         self._notifier.close()
         if self._shutdown.step_failed:

@@ -1,11 +1,15 @@
 """Several agents in one workspace are observed as one."""
 
+from contextlib import aclosing
+
 import pytest
 from agents.scripted import ScriptedAgent
 
 from agentd.agents import combined
 from agentd.agents.agent import Activity, Observation, Session, Strength
 from agentd.agents.combined import Candidate, CombinedAgent, runs_below
+from agentd.agents.hook_events import HookEvent
+from agentd.agents.hook_states import HookStates
 from agentd.worker_thread import WorkerThread
 
 
@@ -150,3 +154,88 @@ async def test_agents_that_cannot_be_observed_are_all_named(combine):
     own.turn(Activity.GONE)
     assert list(await combine(screen, own).diagnoses()) == ["agentapi", "one"]
     assert list(await combine().diagnoses()) == ["none"]
+
+
+# Hooks.
+
+
+def said(agent, state, *, session="s-1", text=""):
+    return HookEvent(agent, session, "/workspace", state, text)
+
+
+@pytest.fixture
+def hooks(fake_clock):
+    return HookStates(fake_clock.as_clock())
+
+
+async def test_an_agent_without_a_kind_of_its_own_is_known_by_its_hooks(combine, hooks):
+    agent = combine(hooks=hooks, any_hook=True)
+    assert (await agent.observe()).activity is Activity.GONE
+    for state, expected in (("busy", Activity.BUSY), ("waiting", Activity.WAITING), ("idle", Activity.IDLE)):
+        hooks.take(said("my-agent", state, text="which?"))
+        observation = await agent.observe()
+        assert (observation.activity, observation.strength) == (expected, Strength.TOLD)
+        assert agent.kind == "my-agent"
+        assert [one.id for one in await agent.sessions()] == ["s-1"]
+        assert await agent.messages(keep=5) == ()
+        assert (await agent.diagnoses())["my-agent"].severity == "ok"
+    assert observation.evidence == "its hook says idle: which?"
+    hooks.take(said("my-agent", "gone"))
+    assert (await agent.observe()).activity is Activity.GONE
+    assert (await agent.diagnoses())["my-agent"].severity == "warn"
+
+
+async def test_an_agent_that_is_known_by_its_hooks_hides_no_messages_of_another(combine, hooks):
+    other = Named("agentapi", strength=Strength.INFERRED)
+    agent = combine(other, hooks=hooks, any_hook=True)
+    hooks.take(said("my-agent", "busy"))
+    observation = await agent.observe()
+    assert (observation.activity, observation.evidence) == (Activity.BUSY, "my-agent: its hook says busy")
+    assert agent.kind == "agentapi"
+    assert len(await agent.messages(keep=5)) == 2
+    other.turn(Activity.GONE)
+    await agent.observe()
+    assert agent.kind == "my-agent"
+
+
+async def test_a_hook_refines_the_kind_that_is_observed_by_its_files(combine, hooks):
+    codex = Named("codex", strength=Strength.RECORDED, id="s-1")
+    codex.turn(Activity.BUSY)
+    agent = combine(codex, hooks=hooks, any_hook=True)
+    hooks.take(said("codex", "waiting", text="which?"))
+    observation = await agent.observe()
+    assert (observation.activity, observation.evidence) == (Activity.WAITING, "which?")
+    assert [one.kind for one in agent.members] == ["codex"]
+
+
+@pytest.mark.parametrize(
+    ("name", "any_hook"), [("agentapi", True), ("codex", True), ("codex", False), ("my-agent", False)]
+)
+async def test_a_hook_of_a_kind_that_is_not_allowed_or_has_no_files_yet_does_not_count(
+    combine, hooks, tmp_path, name, any_hook
+):
+    candidate = Candidate("codex", tmp_path / "missing", ScriptedAgent)
+    agent = combine(candidates=[candidate], hooks=hooks, any_hook=any_hook)
+    hooks.take(said(name, "busy"))
+    assert (await agent.observe()).activity is Activity.GONE
+
+
+async def test_agents_that_are_known_by_their_hooks_are_bounded(combine, hooks):
+    agent = combine(hooks=hooks, any_hook=True)
+    for number in range(50):
+        hooks.take(said(f"agent-{number}", "busy"))
+    await agent.observe()
+    assert len(agent.members) == combined.HOOK_ONLY_MAX
+
+
+async def test_a_hook_is_announced_at_once(combine, hooks):
+    agent = combine(Named("one"), hooks=hooks, any_hook=True)
+    async with aclosing(agent.changes()) as changes:
+        hooks.take(said("my-agent", "busy"))
+        first = await anext(changes)
+        assert (first.observation, first.lost) == (None, True)  # nothing was observed yet
+        await agent.observe()
+        hooks.take(said("my-agent", "waiting", text="which?"))
+        second = await anext(changes)
+        assert second.observation.activity is Activity.WAITING
+        assert second.observation.evidence == "which?"
