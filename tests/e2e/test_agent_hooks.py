@@ -26,7 +26,7 @@ async def test_an_agent_is_observed_by_its_hooks_alone(testbed):
         f'#!/bin/sh\necho "$AGENTD_REASON $AGENTD_AGENT $AGENTD_SESSION_ID" >> {testbed.home}/runs\n'
     )
     (folder / "10-note").chmod(0o755)
-    daemon = await testbed.start(HOME=str(testbed.home))
+    daemon = await testbed.start(AGENTD_AGENT_SOURCES="auto", AGENTD_AGENT_HOME=str(testbed.home))
     socket = testbed.state_dir / "agentd.sock.hook"
     assert socket.is_socket()
     await agent_is(daemon, "unreachable")
