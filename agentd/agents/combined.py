@@ -135,13 +135,12 @@ class CombinedAgent(Agent):
     async def observe(self) -> Observation:
         if self._candidates and self._clock.monotonic() - self._looked_at >= LOOK_EVERY_S:
             await self.look()
-        self._add_hook_only()
-        members = list(self._members)
+        members = [one for one in self._members if not isinstance(one, HookOnlyAgent)]
         observations = await asyncio.gather(*(member.observe() for member in members))
         self._own = dict(zip(members, observations, strict=True))
         sessions = await asyncio.gather(*(member.sessions() for member in members))
         self._sessions = dict(zip(members, sessions, strict=True))
-        self._seen = {member: self._with_hooks(member) for member in members}
+        await self._take_hooks()  # at last: they may have come during the questions above
         return self._combine()
 
     async def messages(
@@ -272,13 +271,17 @@ class CombinedAgent(Agent):
         """What follows from an event of a hook, without asking the agents that have none."""
         if not self._own:
             return Change(lost=True)  # nothing was observed yet: a poll is due
+        await self._take_hooks()
+        return Change(self._combine(), lost=True)
+
+    async def _take_hooks(self) -> None:
+        """Bring what the members were seen to do up to date with the hooks."""
         self._add_hook_only()
         for member in self._members:
             if isinstance(member, HookOnlyAgent):
                 self._own[member] = await member.observe()
                 self._sessions[member] = await member.sessions()
         self._seen = {member: self._with_hooks(member) for member in self._own}
-        return Change(self._combine(), lost=True)
 
     # What follows from the observations.
 

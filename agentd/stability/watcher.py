@@ -77,6 +77,7 @@ class Watcher:
         self._log = log.get("stability")
         self._poll_now = asyncio.Event()
         self._poll_on = False
+        self._announced = 0
         self._last: LastMessage | None = None
         self._read_at = float("-inf")
         self._read_took_s = 0.0
@@ -91,6 +92,7 @@ class Watcher:
 
     async def poll(self) -> None:
         """Observe the agent once, and read its messages if they can have changed."""
+        announced = self._announced
         try:
             observation = await self._asked(self._agent.observe())
             self.sessions = await self._asked(self._agent.sessions())
@@ -101,6 +103,8 @@ class Watcher:
             observation = self._after_read(observation, await self._read())
         if observation.activity is Activity.GONE and self._tracker.status is not AgentStatus.UNREACHABLE:
             await self._read_saved()
+            if self._announced != announced:
+                return  # the agent announced an activity meanwhile, which is newer
         self._apply(observation)
         if self._is_read_due(observation):
             await self._read()
@@ -188,6 +192,10 @@ class Watcher:
     async def _take(self, change: Change) -> None:
         if change.messages:
             await self._read()
+        if change.observation is not None:
+            self._announced += 1
+            # Before the subscribers are called: they show the session beside the status.
+            self.sessions = await self._asked(self._agent.sessions())
         has_new_status = change.observation is not None and self._apply(change.observation)
         if has_new_status or change.lost:
             self._poll_now.set()

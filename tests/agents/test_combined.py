@@ -1,5 +1,6 @@
 """Several agents in one workspace are observed as one."""
 
+import asyncio
 from contextlib import aclosing
 
 import pytest
@@ -239,3 +240,24 @@ async def test_a_hook_is_announced_at_once(combine, hooks):
         second = await anext(changes)
         assert second.observation.activity is Activity.WAITING
         assert second.observation.evidence == "which?"
+
+
+async def test_a_hook_that_comes_while_another_agent_is_asked_counts_in_that_answer(combine, hooks):
+    other = Named("agentapi", strength=Strength.INFERRED)
+    other.turn(Activity.GONE)
+    agent = combine(other, hooks=hooks, any_hook=True)
+    asked, answer = asyncio.Event(), asyncio.Event()
+    observe = other.observe
+
+    async def slow():
+        asked.set()
+        await answer.wait()
+        return await observe()
+
+    other.observe = slow
+    observing = asyncio.create_task(agent.observe())
+    await asked.wait()
+    hooks.take(said("my-agent", "busy"))
+    answer.set()
+    assert (await observing).activity is Activity.BUSY
+    assert (await agent.sessions())[0].id == "s-1"

@@ -1,10 +1,15 @@
 """The watcher with the event stream up: sooner, and while nothing else answers."""
 
+import asyncio
+
+from agents.scripted import ScriptedAgent
 from structlog.testing import capture_logs
 
+from agentd.agents.agent import Activity
 from agentd.agents.agentapi import agent as agent_module
 from agentd.stability.task_reports import TaskReports
-from agentd.stability.tracker import AgentStatus
+from agentd.stability.tracker import AgentStatus, Tracker
+from agentd.stability.watcher import Watcher
 from agentd.worker_thread import WorkerThread
 
 UNKNOWN, RUNNING, WAITING, SETTLING, STABLE, UNREACHABLE = AgentStatus
@@ -224,3 +229,35 @@ async def test_a_window_that_lags_behind_a_fresh_read_does_not_replace_its_messa
     assert following.windows[-1][-1] == "my last words"
     await following.seconds(8)
     assert following.windows[-1][-1] == "my last words"
+
+
+class LateAgent(ScriptedAgent):
+    """An agent that is gone at a poll, and announces that it works while the poll reads what it saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.saved_asked, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def saved_messages(self, *, keep):
+        self.saved_asked.set()
+        await self.go_on.wait()
+        return ()
+
+
+async def test_an_announcement_during_a_poll_is_newer_than_its_answer_and_comes_with_its_session(fake_clock):
+    agent, statuses = LateAgent(), []
+    watcher = Watcher(
+        agent=agent, tracker=Tracker(5.0), clock=fake_clock.as_clock(), poll_interval_s=1.0, checkpoint_s=5.0,
+        keep_messages=3,
+    )  # fmt: skip
+    watcher.status_changed.add(lambda change: statuses.append((change.new, watcher.sessions[0].is_live)))
+    agent.turn(Activity.GONE)
+    task = asyncio.create_task(watcher.run(), name="watcher")
+    await agent.saved_asked.wait()
+    agent.turn(Activity.BUSY)
+    await fake_clock.settle()
+    agent.go_on.set()
+    await fake_clock.settle()
+    task.cancel()
+    await asyncio.wait({task})
+    assert statuses == [(AgentStatus.RUNNING, True)]
