@@ -209,3 +209,33 @@ def test_the_longest_event_fits_into_a_datagram():
 )
 def test_a_datagram_that_is_no_event_is_none(datagram):
     assert decoded(datagram) is None
+
+
+STATES_OF = {
+    "UserPromptSubmit": {"busy"},
+    "BeforeAgent": {"busy"},
+    "PostToolUse": {"busy"},
+    "AfterTool": {"busy"},
+    "PermissionRequest": {"waiting"},
+    "Notification": {"waiting"},
+    "Stop": {"idle", "busy"},  # busy while a background agent runs
+    "StopFailure": {"idle"},
+    "AfterAgent": {"idle"},
+    "agent-turn-complete": {"idle"},
+    "SessionEnd": {"gone"},
+}
+
+
+@pytest.mark.parametrize("agent", ["claude-code", "codex", "gemini"])
+def test_every_recorded_payload_gives_the_state_of_its_event(data_dir, agent):
+    count = 0
+    for file in sorted((data_dir / "sessions").glob(f"{agent.partition('-')[0]}-*/[hn]o*.jsonl")):
+        for line in file.read_text("utf-8").splitlines():
+            payload = json.loads(line)["payload"]
+            found = reduced(agent, json.dumps(payload).encode())
+            name = payload.get("hook_event_name") or payload["type"]
+            expected = set() if "agent_id" in payload else STATES_OF.get(name, set())
+            assert {found.state} <= expected if found else not expected, payload
+            assert found is None or found.session == (payload.get("session_id") or payload["thread-id"])
+            count += 1
+    assert count > 50
