@@ -37,6 +37,7 @@ UPDATE = b'event: message_update\ndata: {"id":1,"role":"agent","time":"t","messa
 LARGE_UPDATES = {
     "nested": lambda size: UPDATE % (b"m", b"[" * size),
     "fields": lambda size: UPDATE % (b"m", b'{"a":1' + b',"a":1' * (size // 6) + b"}"),
+    "objects": lambda size: UPDATE % (b"m", b"[" + b'{"a":{}},' * (size // 9) + b"1]"),
     "padding": lambda size: UPDATE % (b"  \\n" * (size // 4), b"1"),
     "escapes": lambda size: UPDATE % (b'\\"\\\\' * (size // 4), b"1"),
     "no UTF-8": lambda size: UPDATE % (b"\xff" * size, b"1"),

@@ -31,7 +31,7 @@ _SCALAR_MAX_BYTES: Final = 1024
 _DEPTH_MAX: Final = 1024**2
 # A larger chunk is split: a string keeps at most one piece more than its limit.
 _PIECE_BYTES: Final = 256 * 1024
-# A longer string is squeezed, a part of this size at a time: padding takes 4 ms.
+# A longer string is squeezed, a part of this size at a time: padding takes 5 ms.
 _SQUEEZE_BYTES: Final = 64 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
 

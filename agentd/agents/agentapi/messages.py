@@ -102,7 +102,7 @@ class MessageTail(MessageScan):
         return list(self.messages())
 
     def messages(self) -> Iterator[Message]:
-        """The same, one by one: to decode a large message can take 10 ms."""
+        """The same, one by one: to decode the largest takes 2 ms."""
         if not self.whole:
             raise BodyError(f"the body ended after {self.received_bytes} bytes, before the end of its JSON")
         if not self._listed:
