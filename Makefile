@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 60
 # Many tests wait for a process or a timer: more workers than processors keep the processors busy.
-WORKERS ?= 4
+WORKERS ?= 3
 PARALLEL := --numprocesses=$(WORKERS) --dist=worksteal
 
 .PHONY: help demo test lint types imports unit test-long attack fuzz test-systemd test-image test-ui single-file lock format docs bench clean
@@ -36,7 +36,8 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term
 
 test-long: $(VENV)/.dev ## run the long series completely: kills, storms, all scenarios
-	$(BIN)/pytest -m long $(PARALLEL)
+	$(BIN)/pytest -m long $(PARALLEL) --ignore=tests/test_loop_lag.py
+	$(BIN)/pytest -m long tests/test_loop_lag.py # alone: it measures the time that one turn of the event loop takes
 
 attack: $(VENV)/.dev ## attack the installed daemon with hostile peers, requests and files (part of test-long)
 	$(BIN)/pytest -m long $(PARALLEL) tests/e2e/attack

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -125,13 +126,15 @@ async def assert_no_long_turn(start, flood, total, read):
     """While `read` reads a flood, no turn of the loop is 50 ms longer than the longest of an idle loop on this machine.
 
     A turn that is long because the machine was stopped does not come again, so the shortest of three attempts counts.
+    The measurement of coverage makes Python several times slower; the limit then is 500 ms.
     """
+    limit_s = 0.05 if sys.gettrace() is None else 0.5
     for _ in range(3):
         idle_s = await lag_of(asyncio.sleep(0.1))
         async with Flood(start, flood, total) as url:
             lag_s = await lag_of(read(url))
         print(f"longest turn {1000 * lag_s:.0f} ms, idle {1000 * idle_s:.0f} ms")
-        if lag_s < 0.05 + idle_s:
+        if lag_s < limit_s + idle_s:
             return
     raise AssertionError(f"each attempt had a long turn, the last one of {1000 * lag_s:.0f} ms")
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from agents.claude_files import START, Records
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentd.agents import session_file
@@ -295,6 +295,7 @@ def small(monkeypatch):
 
 
 @pytest.mark.property
+@settings(max_examples=40)
 @given(seed=SEEDS, keep=st.integers(1, 12), cuts=st.lists(st.floats(0, 1), max_size=6))
 def test_following_a_file_in_any_pieces_gives_what_a_whole_read_gives(
     tmp_path_factory, request, seed, keep, cuts

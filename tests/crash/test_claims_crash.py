@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from children import environ_without_coverage
 
 pytestmark = pytest.mark.crash
 
@@ -17,7 +16,7 @@ DRIVER = Path(__file__).with_name("claims_driver.py")
 def check_cases(seeds: Iterable[int], tmp_path: Path, *, kills_per_case: float) -> None:
     ran = subprocess.run(
         [sys.executable, DRIVER, tmp_path, *map(str, seeds)],
-        env=environ_without_coverage(), capture_output=True, text=True, timeout=570, check=False,
+        capture_output=True, text=True, timeout=570, check=False,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr[-2000:]
     cases = [json.loads(line) for line in ran.stdout.splitlines()]

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from children import environ_without_coverage
 
 from agentd.conversation.fit import messages_of
 from agentd.simulator.agentapi import SimulatedAgentApi
@@ -142,7 +141,7 @@ async def run_conversation(conversation: Conversation, start, lengths: list[int]
 async def kill_series(home: Path, chance: random.Random, *, kills: int, words: tuple[int, int]) -> list[Kill]:
     """Kill a daemon `kills` times, each after a number of words in the range `words`; check what is on the disk."""
     fork_server = await asyncio.create_subprocess_exec(
-        sys.executable, str(FORK_SERVER), env=environ_without_coverage(),
+        sys.executable, str(FORK_SERVER),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     one_at_a_time = asyncio.Lock()
