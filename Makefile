@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SECONDS ?= 60
 # Many tests wait for a process or a timer: more workers than processors keep the processors busy.
-WORKERS ?= 3
+WORKERS ?= 4
 PARALLEL := --numprocesses=$(WORKERS) --dist=worksteal
 
 .PHONY: help demo test lint types imports unit test-long attack fuzz test-systemd test-image test-ui single-file lock format docs bench clean
