@@ -155,6 +155,10 @@ class HookRun:
             except OSError as exc:
                 # Text file busy, no such interpreter, no permission, no memory: the hook has failed.
                 return HookResult(HookOutcome.NOT_STARTED, None, f"cannot be started: {exc.strerror or exc}")
+            except asyncio.CancelledError:
+                # asyncio has ended the process, if it had started it, but not what the process has detached.
+                await self._end_for_stop(None, None)
+                raise
             finally:
                 os.close(out)
             leader = identify(child.pid)
@@ -180,14 +184,17 @@ class HookRun:
             return None
 
     async def _end(
-        self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None, grace_s: float
+        self, child: asyncio.subprocess.Process | None, leader: ProcessIdentity | None, grace_s: float
     ) -> None:
         run_id = self._env[RUN_ID]
         if not await end_run(run_id, leader, clock=self._clock, grace_s=grace_s, leader_was_child=True):
-            raise HookSurvivedError(f"hook {self._path.name} (pid {child.pid}) survived SIGKILL")
-        await self._exit_code(child, DRAIN_S)
+            raise HookSurvivedError(f"hook {self._path.name} (run {run_id}) survived SIGKILL")
+        if child is not None:
+            await self._exit_code(child, DRAIN_S)
 
-    async def _end_for_stop(self, child: asyncio.subprocess.Process, leader: ProcessIdentity | None) -> None:
+    async def _end_for_stop(
+        self, child: asyncio.subprocess.Process | None, leader: ProcessIdentity | None
+    ) -> None:
         try:
             await self._end(child, leader, self._policy.stop_grace_s)
         except HookSurvivedError as exc:
@@ -195,7 +202,8 @@ class HookRun:
         except asyncio.CancelledError:
             # A second signal: no grace. Wait for the exit, or asyncio reports it after the loop has closed.
             kill_now(self._env[RUN_ID], leader)
-            await self._exit_code(child, DRAIN_S)
+            if child is not None:
+                await self._exit_code(child, DRAIN_S)
             raise
 
     def _result(self, exit_code: int | None) -> HookResult:
