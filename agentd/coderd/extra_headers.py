@@ -17,6 +17,7 @@ from agentd.config import formats
 from agentd.programs import program_environment
 
 TIMEOUT_S: Final = 10.0
+KILL_TIMEOUT_S: Final = 1.0
 OUTPUT_MAX_BYTES: Final = 64 * 1024
 
 
@@ -106,7 +107,12 @@ async def _output(command: str, coder_url: str) -> bytes:
         # Kills also the processes that the command left running.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        # asyncio reports the exit only after the end of the output, and reads no further while much of it is unread.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(KILL_TIMEOUT_S):
+                while process.stdout is not None and await process.stdout.read(OUTPUT_MAX_BYTES):
+                    pass
+                await process.wait()
     if code != 0:
         raise _error(f"exit {code}" if code > 0 else f"killed by signal {-code}")
     return bytes(output)
